@@ -1,0 +1,106 @@
+"""Every error the governor raises.
+
+::
+
+    GovernorError
+    ├── ConfigurationError       a setting or an environment that cannot work
+    │   └── DeclarationError     a limit, upstream or task declared wrongly
+    ├── StoreUnavailable         the limiter store did not answer within its time
+    ├── DatabaseUnavailable      the dead-letter database did not answer
+    ├── Throttled                the upstream said "not now": the call did not happen
+    ├── Overloaded               load shed at the door
+    └── ReplayRefused            policy forbids this replay
+
+Each class's docstring is its default message.
+"""
+
+from __future__ import annotations
+
+
+class GovernorError(Exception):
+    """The governor failed."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().partition("\n")[0])
+
+
+class ConfigurationError(GovernorError):
+    """A governor setting cannot work."""
+
+
+class DeclarationError(ConfigurationError, ValueError):
+    """A limit, upstream or task is declared wrongly."""
+
+    def __init__(self, field: str, problem: str, remedy: str) -> None:
+        self.field = field
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{field}: {problem}. {remedy}")
+
+    def __reduce__(self) -> tuple[type[DeclarationError], tuple[str, str, str]]:
+        return type(self), (self.field, self.problem, self.remedy)
+
+
+class StoreUnavailable(GovernorError):
+    """The limiter store did not answer within its time budget."""
+
+
+class DatabaseUnavailable(GovernorError):
+    """The dead-letter database did not answer within its time budget."""
+
+
+class Throttled(GovernorError):
+    """The upstream said not now: the call did not happen.
+
+    Raise it from a task body (or let an ``httpx``/``requests`` 429 or 503 response be
+    recognised as one). The whole fleet stops calling the upstream until
+    ``retry_after`` has passed; the task waits and spends no retry. Allowed for every
+    task, idempotent or not, because nothing happened yet.
+
+    Outside a worker it tells the caller how long to wait.
+
+    Attributes:
+        retry_after: seconds until the upstream may be called again; ``None`` when the
+            upstream did not say, in which case the governor backs off by itself.
+        upstream: the upstream's name, when known.
+        limit: the name of the limit that is exhausted, when known.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        retry_after: float | None = None,
+        upstream: str | None = None,
+        limit: str | None = None,
+    ) -> None:
+        if retry_after is not None and not 0 <= retry_after < 10 * 365 * 86_400:
+            raise DeclarationError(
+                "retry_after", f"{retry_after!r} is not a wait", "Give seconds from now, 0 or more"
+            )
+        self.message = message
+        self.retry_after = retry_after
+        self.upstream = upstream
+        self.limit = limit
+        if message is None:
+            when = "later" if retry_after is None else f"in {retry_after:g} s"
+            who = f"Upstream {upstream!r}" if upstream else "The upstream"
+            message = f"{who} cannot be called now; try {when}"
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_throttled, (self.message, self.retry_after, self.upstream, self.limit)
+
+
+def _rebuild_throttled(
+    message: str | None, retry_after: float | None, upstream: str | None, limit: str | None
+) -> Throttled:
+    return Throttled(message, retry_after=retry_after, upstream=upstream, limit=limit)
+
+
+class Overloaded(GovernorError):
+    """The upstream's backlog is beyond what it may keep waiting."""
+
+
+class ReplayRefused(GovernorError):
+    """Policy forbids replaying this dead letter."""

@@ -1,0 +1,1 @@
+"""What a waiting or dying task's message turns into."""

@@ -1,0 +1,117 @@
+"""Every seam of the governor on one page.
+
+A port is a :class:`~typing.Protocol`; each has at least two implementations and one
+conformance suite that is run against all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+
+class Reason(StrEnum):
+    """Why a task will not run again by itself. The list is closed."""
+
+    RETRIES_EXHAUSTED = "retries_exhausted"
+    NOT_RETRYABLE = "not_retryable"
+    NOT_IDEMPOTENT = "not_idempotent"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    DEFERRAL_BUDGET_EXHAUSTED = "deferral_budget_exhausted"
+    DEFER_PUBLISH_FAILED = "defer_publish_failed"
+    HARD_TIME_LIMIT = "hard_time_limit"
+    WORKER_LOST = "worker_lost"
+    MEMORY_ERROR = "memory_error"
+    SYSTEM_EXIT = "system_exit"
+    REJECTED = "rejected"
+    UNKNOWN_TASK = "unknown_task"
+    UNDECODABLE = "undecodable"
+    INVALID_MESSAGE = "invalid_message"
+    EXPIRED = "expired"
+    POISON_REDELIVERY = "poison_redelivery"
+    MANUAL = "manual"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageCopy:
+    """A broker message, exact enough to be sent again.
+
+    Attributes:
+        body: the bytes as published (before any transport encoding).
+        headers: the message headers, ``governor`` included.
+        properties: ``content_type``, ``content_encoding``, ``correlation_id``, ``reply_to``,
+            ``priority``, ``delivery_mode``; nothing the broker adds.
+        exchange, routing_key: where it was published.
+        queue: the queue it was consumed from, when known.
+    """
+
+    body: bytes
+    headers: Mapping[str, Any]
+    properties: Mapping[str, Any]
+    exchange: str
+    routing_key: str
+    queue: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """What is known when a task dies: the input from which a dead-letter row is made.
+
+    Times are wall-clock microseconds. Texts are not yet redacted: the repository redacts
+    before anything is written.
+
+    Attributes:
+        delivery: the attempt at death (Celery's ``retries``), unique with ``task_id``.
+        exc_chain: exception type names, outermost first (``__cause__``/``__context__``).
+        last_frame: ``(module, function)`` of the last frame of the user's own code.
+        http_status: status of the upstream's response, when there was one.
+        waited_seconds: from the first admission decision to death.
+    """
+
+    reason: Reason
+    message: MessageCopy
+    dead_at: int
+    task_id: str | None = None
+    task_name: str | None = None
+    delivery: int = 0
+    upstream: str | None = None
+    limit_keys: Sequence[str] = ()
+    tenant: str | None = None
+    idempotent: bool | None = None
+    idempotency_key: str | None = None
+    exc_type: str | None = None
+    exc_message: str | None = None
+    exc_chain: Sequence[str] = ()
+    last_frame: tuple[str, str] | None = None
+    http_status: int | None = None
+    traceback: str | None = None
+    args_redacted: str | None = None
+    deferrals: int = 0
+    waited_seconds: float = 0.0
+    first_failed_at: int | None = None
+    hostname: str | None = None
+    trace_id: str | None = None
+    attempt_log: Sequence[Mapping[str, Any]] = field(default=())
+
+
+class DeadLetters(Protocol):
+    """Where deaths are written. Called from a thread, never from the worker's event loop."""
+
+    def record(self, death: Death) -> str:
+        """Write one row and return its id; writing the same (task_id, delivery) again
+        returns the id of the first row and changes nothing.
+
+        Raises:
+            DatabaseUnavailable: nothing was written; the caller spills or keeps the message.
+        """
+        ...
+
+    def replay_succeeded(self, replay_task_id: str, at: int) -> None:
+        """The replay with this task id succeeded: its dead letter becomes ``resolved``.
+
+        Raises:
+            DatabaseUnavailable: nothing was changed.
+        """
+        ...

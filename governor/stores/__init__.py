@@ -1,0 +1,1 @@
+"""Limiter stores: in memory (the specification at work) and Redis."""

@@ -1,0 +1,1 @@
+"""What users and store authors need to test against the governor."""

@@ -1,0 +1,1 @@
+"""The interface to Celery: task base class, signals, consumer bootstep."""
