@@ -1,0 +1,28 @@
+"""A Celery app the governor has no part in: proves the test servers, not the governor."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from celery import Celery
+
+app = Celery("plain")
+
+
+@app.task
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@app.task
+def pool_process() -> int:
+    """Process id of the pool place that ran it."""
+    return os.getpid()
+
+
+@app.task
+def nap(seconds: float) -> str:
+    print("napping", flush=True)
+    time.sleep(seconds)
+    return "rested"
