@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from governor.policy.decision import Answer, Ask, ClaimAsk
+
 
 class Reason(StrEnum):
     """Why a task will not run again by itself. The list is closed."""
@@ -114,4 +116,57 @@ class DeadLetters(Protocol):
         Raises:
             DatabaseUnavailable: nothing was changed.
         """
+        ...
+
+
+class ClaimAction(StrEnum):
+    """What a settlement does with the claim of the execution it settles."""
+
+    FINISH = "finish"
+    RELEASE = "release"
+    RENEW = "renew"
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The store's answer to a settlement: its time, and until when the upstream is paused."""
+
+    now: int
+    pause: int
+
+
+class LimiterStore(Protocol):
+    """Where limits are kept, shared by the fleet. All calls are bounded by a timeout."""
+
+    def admit(self, ask: Ask) -> Answer:
+        """Decide and, all or nothing, charge. One round trip.
+
+        Raises:
+            StoreUnavailable: no answer in time; the call may or may not have been charged.
+        """
+        ...
+
+    def settle(
+        self,
+        upstream: str,
+        claim: ClaimAsk | None = None,
+        action: ClaimAction | None = None,
+        pause: int = 0,
+    ) -> Settled:
+        """Record what an execution leaves behind; without a claim or a pause, make the
+        upstream known to the store, from when on its buckets fill up their burst.
+
+        A claim is only touched while ``claim.token`` holds it.
+
+        Args:
+            pause: microseconds from now in which nobody shall call the upstream. A pause is
+                only ever made longer.
+
+        Raises:
+            StoreUnavailable: no answer in time; it may or may not have been recorded.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back connections."""
         ...

@@ -1,0 +1,48 @@
+"""Names of everything the governor keeps in Redis.
+
+Every key of an upstream carries the hash tag ``{upstream}``, so one script may touch them
+all on Redis Cluster too. Values of task arguments never appear in a key: they are hashed,
+which bounds the key's length and keeps secrets and personal data out of it.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+DEFAULT_PREFIX = "gov"
+
+
+def digest(value: object) -> str:
+    """Eleven URL-safe characters naming an argument's value.
+
+    ``1`` and ``"1"`` name the same bucket: the same account arrives as either after a
+    round trip through JSON.
+    """
+    raw = blake2b(str(value).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return _base62(int.from_bytes(raw, "big"))
+
+
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def _base62(number: int) -> str:
+    characters = []
+    for _ in range(11):
+        number, index = divmod(number, 62)
+        characters.append(_ALPHABET[index])
+    return "".join(characters)
+
+
+def state_key(prefix: str, upstream: str) -> str:
+    """The hash of what belongs to the upstream as a whole: ``since`` and ``pause``."""
+    return f"{prefix}:{{{upstream}}}"
+
+
+def bucket_key(prefix: str, upstream: str, bucket: str) -> str:
+    """One bucket of one limit."""
+    return f"{prefix}:{{{upstream}}}:{bucket}"
+
+
+def claim_key(prefix: str, upstream: str, task_id: str, attempt: int) -> str:
+    """The claim of one execution of a non-idempotent task."""
+    return f"{prefix}:{{{upstream}}}:c:{task_id}:{attempt}"

@@ -1,0 +1,133 @@
+"""The question an admission asks and the answers it may get. Values, not exceptions.
+
+All instants are microseconds on the store's clock, all durations microseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one call takes from one bucket of one limit.
+
+    Attributes:
+        bucket: names the bucket within its upstream (limit key, and the hashed argument
+            for a ``per=`` limit).
+        limit: the limit's name, as people read it.
+        interval: how long the bucket takes to leak this call's cost.
+        capacity: how far ahead of the leak the bucket may be filled: the effective burst.
+            Never less than ``interval``.
+    """
+
+    bucket: str
+    limit: str
+    interval: int
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A slot already charged to one bucket, good from ``slot`` until the grace is over."""
+
+    bucket: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimAsk:
+    """Asks to mark (task id, attempt) as begun, together with the admission.
+
+    Attributes:
+        task_id, attempt: what is claimed.
+        token: names this delivery of it; the same token may ask again.
+        lease: how long the claim counts as alive without a renewal.
+        keep: how long the mark of a finished execution is kept.
+    """
+
+    task_id: str
+    attempt: int
+    token: str
+    lease: int
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One admission: may this call be made now?
+
+    Attributes:
+        reserved: the slot this task holds from an earlier answer.
+        grace: how long after its slot a reservation is still good.
+        give_up_at: refuse instead of making the task wait beyond this instant.
+        max_wait: with ``give_up_at`` unknown (the first admission), the same bound
+            counted from now.
+    """
+
+    upstream: str
+    charges: tuple[Charge, ...]
+    grace: int
+    max_wait: int
+    give_up_at: int | None = None
+    reserved: Reservation | None = None
+    claim: ClaimAsk | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """The call may be made now; every limit is charged.
+
+    Attributes:
+        now: the store's time of the decision. The admission is good until ``slot`` plus
+            the grace.
+        slot: the reserved instant, or ``now`` when nothing had to be waited for.
+    """
+
+    now: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The call may be made at ``until``, not before.
+
+    Attributes:
+        limit: the binding limit's name, ``"pause"`` for an upstream paused without limits,
+            ``"claim"`` for another delivery of this task that is still running.
+        reserved: the slot now held in the binding limit, if one is.
+        paused: the upstream itself is paused.
+    """
+
+    now: int
+    until: int
+    limit: str
+    reserved: Reservation | None
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The earliest slot, ``until``, is beyond the task's patience. Nothing was charged."""
+
+    now: int
+    until: int
+    limit: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyDone:
+    """This (task id, attempt) has finished elsewhere: drop this delivery."""
+
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeUnknown:
+    """An execution of this (task id, attempt) began and its worker died: nobody knows whether
+    the call was made."""
+
+    now: int
+
+
+Answer = Admit | Wait | Refuse | AlreadyDone | OutcomeUnknown

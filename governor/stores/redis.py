@@ -1,0 +1,220 @@
+"""The limiter store in Redis: one script call for each admission, one for each settlement.
+
+A call takes a connection off a small stack, writes one pre-packed ``EVALSHA`` and reads one
+reply. redis-py's client is not used: its command layer costs more than the decision, and
+its default of ten retries would block the worker for seconds. Nothing is retried here
+except a script the server has forgotten, because a lost reply may have been charged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+from redis.retry import Retry
+
+from governor import keys
+from governor.clock import SECOND
+from governor.errors import ConfigurationError, StoreUnavailable
+from governor.policy.decision import (
+    Admit,
+    AlreadyDone,
+    Answer,
+    Ask,
+    ClaimAsk,
+    OutcomeUnknown,
+    Refuse,
+    Reservation,
+    Wait,
+)
+from governor.ports import ClaimAction, Settled
+from governor.stores.scripts import Script, load
+
+_PAUSED = 10
+
+
+class RedisStore:
+    """Limits kept in one Redis or Valkey server, version 6.2 or later.
+
+    Safe between threads, greenlets and forked processes: each call has a connection to
+    itself, and a child never uses its parent's.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``.
+        timeout: microseconds for connecting and for each reply.
+        prefix: of every key.
+
+    Raises:
+        ConfigurationError: the URL cannot be used.
+    """
+
+    def __init__(
+        self, url: str, *, timeout: int = SECOND // 5, prefix: str = keys.DEFAULT_PREFIX
+    ) -> None:
+        self._prefix = prefix
+        self._timeout = timeout
+        try:
+            self._pool = redis.ConnectionPool.from_url(
+                url,
+                socket_timeout=timeout / SECOND,
+                socket_connect_timeout=timeout / SECOND,
+                retry=Retry(NoBackoff(), 0),
+                health_check_interval=0,
+                decode_responses=False,
+            )
+        except ValueError as exc:
+            raise ConfigurationError(
+                "governor_redis_url: this is not a Redis URL. "
+                "Write redis://HOST:PORT/DB, rediss://… or unix://PATH"
+            ) from exc
+        self._idle: deque[Any] = deque(maxlen=64)
+        self._pid = os.getpid()
+        self._admit = load("admit")
+        self._settle = load("settle")
+
+    def admit(self, ask: Ask) -> Answer:
+        names = [keys.state_key(self._prefix, ask.upstream)]
+        names += [keys.bucket_key(self._prefix, ask.upstream, c.bucket) for c in ask.charges]
+        reserved, slot = 0, 0
+        if ask.reserved is not None:
+            slot = ask.reserved.slot
+            for number, charge in enumerate(ask.charges, 1):
+                if charge.bucket == ask.reserved.bucket:
+                    reserved = number
+        arguments: list[object] = [
+            ask.grace,
+            ask.max_wait,
+            "" if ask.give_up_at is None else ask.give_up_at,
+            reserved,
+            slot,
+        ]
+        if ask.claim is None:
+            arguments += ["", 0, 0]
+        else:
+            claim = ask.claim
+            names.append(
+                keys.claim_key(self._prefix, ask.upstream, claim.task_id, claim.attempt)
+            )
+            arguments += [claim.token, claim.lease, claim.keep // 1000]
+        for charge in ask.charges:
+            arguments += [charge.interval, charge.capacity]
+        status, now, at, number = self._call(self._admit, names, arguments)
+        return _answer(ask, status, now, at, number)
+
+    def settle(
+        self,
+        upstream: str,
+        claim: ClaimAsk | None = None,
+        action: ClaimAction | None = None,
+        pause: int = 0,
+    ) -> Settled:
+        names = [keys.state_key(self._prefix, upstream)]
+        arguments: list[object] = ["", "", 0, 0, pause]
+        if claim is not None:
+            names.append(keys.claim_key(self._prefix, upstream, claim.task_id, claim.attempt))
+            arguments = [
+                claim.token,
+                (action or ClaimAction.RENEW).value,
+                claim.lease,
+                claim.keep // 1000,
+                pause,
+            ]
+        now, until = self._call(self._settle, names, arguments)
+        return Settled(now, until)
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().disconnect()
+
+    def _call(self, script: Script, names: list[str], arguments: list[object]) -> list[int]:
+        try:
+            connection = self._connection()
+        except (RedisError, OSError) as exc:
+            raise StoreUnavailable(f"The limiter store cannot be reached: {_why(exc)}") from exc
+        try:
+            reply: list[int] = self._evaluate(connection, script, names, arguments)
+        except (RedisError, OSError) as exc:
+            # Whatever went wrong, a reply may still be on its way, or the server may have
+            # become a replica: the next call starts on a fresh connection.
+            connection.disconnect()
+            raise StoreUnavailable(f"The limiter store did not answer: {_why(exc)}") from exc
+        except BaseException:
+            # A greenlet or a signal ended the wait: the reply of this call must never be
+            # read as that of the next.
+            connection.disconnect()
+            raise
+        if len(self._idle) < (self._idle.maxlen or 0):
+            self._idle.append(connection)
+        else:
+            connection.disconnect()
+        return reply
+
+    def _evaluate(
+        self, connection: Any, script: Script, names: list[str], arguments: list[object]
+    ) -> Any:
+        rest = [str(len(names)), *names, *map(str, arguments)]
+        connection.send_packed_command(_pack(b"EVALSHA", script.sha, rest), check_health=False)
+        try:
+            return connection.read_response()
+        except NoScriptError:
+            # Not executed, so safe to send again: the script cache does not survive a
+            # restart, a failover or SCRIPT FLUSH.
+            packed = _pack(b"EVAL", script.source, rest)
+            connection.send_packed_command(packed, check_health=False)
+            return connection.read_response()
+
+    def _connection(self) -> Any:
+        if self._pid != os.getpid():
+            # Forked: these sockets are the parent's. Forget them without closing the
+            # connection under its feet.
+            self._pid = os.getpid()
+            self._pool.reset()
+            self._idle = deque(maxlen=self._idle.maxlen)
+        try:
+            return self._idle.pop()
+        except IndexError:
+            connection: Any = self._pool.make_connection()
+            try:
+                connection.connect()
+            except BaseException:
+                connection.disconnect()
+                raise
+            return connection
+
+
+def _pack(command: bytes, script: bytes, rest: list[str]) -> list[bytes]:
+    parts = [b"*%d\r\n" % (len(rest) + 2), _bulk(command), _bulk(script)]
+    parts += [_bulk(item.encode()) for item in rest]
+    return [b"".join(parts)]
+
+
+def _bulk(item: bytes) -> bytes:
+    return b"$%d\r\n%s\r\n" % (len(item), item)
+
+
+def _why(exc: BaseException) -> str:
+    """The kind of error only: a connection error's text may hold the URL's password."""
+    return type(exc).__name__
+
+
+def _answer(ask: Ask, status: int, now: int, at: int, number: int) -> Answer:
+    paused = status > _PAUSED
+    status %= _PAUSED
+    limit = ask.charges[number - 1].limit if number else "pause"
+    if status == 0:
+        return Admit(now, at)
+    if status in {1, 2}:
+        return Wait(now, at, limit, Reservation(ask.charges[number - 1].bucket, at), paused)
+    if status == 3:
+        return Wait(now, at, "pause", None, paused=True)
+    if status == 4:
+        return Wait(now, at, "claim", None)
+    if status == 5:
+        return Refuse(now, at, limit)
+    if status == 6:
+        return AlreadyDone(now)
+    return OutcomeUnknown(now)

@@ -1,0 +1,24 @@
+"""Loads the Lua scripts that ship beside this module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script's source, and the digest Redis caches it under."""
+
+    source: bytes
+    sha: bytes
+
+
+@cache
+def load(name: str) -> Script:
+    """The script ``lua/<name>.lua``."""
+    source = (files(__package__) / "lua" / f"{name}.lua").read_bytes()
+    # Redis names cached scripts by SHA-1; nothing here relies on it being secure.
+    return Script(source, sha1(source, usedforsecurity=False).hexdigest().encode())

@@ -1,0 +1,45 @@
+"""The Redis store with a clock that tests move by hand.
+
+The scripts are the shipped ones but for their source of time: ``TIME`` is replaced by two
+keys of the server under test.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1
+
+import redis
+
+from governor.clock import SECOND
+from governor.stores.redis import RedisStore
+from governor.stores.scripts import Script
+from governor.testing.clock import START
+
+_CLOCK = "redis.call('MGET', 'test:seconds', 'test:micros')"
+
+
+class ScriptedRedis:
+    """A store on ``url`` whose ``now`` only :meth:`advance` changes."""
+
+    def __init__(self, url: str) -> None:
+        self.client = redis.Redis.from_url(url)
+        self.store = RedisStore(url, timeout=2 * SECOND)
+        self.store._admit = _with_clock(self.store._admit)
+        self.store._settle = _with_clock(self.store._settle)
+        self.now = START
+        self.advance(0)
+
+    def advance(self, micros: int) -> None:
+        self.now += micros
+        seconds, rest = divmod(self.now, SECOND)
+        self.client.mset({"test:seconds": seconds, "test:micros": rest})
+
+    def close(self) -> None:
+        self.store.close()
+        self.client.close()
+
+
+def _with_clock(script: Script) -> Script:
+    source = script.source.replace(b"redis.call('TIME')", _CLOCK.encode())
+    assert source != script.source
+    return Script(source, sha1(source).hexdigest().encode())

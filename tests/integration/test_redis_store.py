@@ -1,0 +1,219 @@
+"""The Redis store keeps the limiter store's contract, and answers as the specification does."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from governor.clock import SECOND
+from governor.errors import ConfigurationError, StoreUnavailable
+from governor.keys import bucket_key
+from governor.policy.decision import Admit, Ask, Charge, ClaimAsk, Wait
+from governor.policy.limits import CallPlan, Limit, Upstream
+from governor.ports import ClaimAction
+from governor.stores.memory import MemoryStore
+from governor.stores.redis import RedisStore
+from governor.testing.clock import FakeClock
+from governor.testing.conformance import LimiterStoreConformance, StoreHarness
+from tests.integration.scripted_clock import ScriptedRedis
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+def scripted(redis_url: str) -> Iterator[ScriptedRedis]:
+    scripted = ScriptedRedis(redis_url)
+    yield scripted
+    scripted.close()
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[RedisStore]:
+    store = RedisStore(redis_url, timeout=2 * SECOND)
+    yield store
+    store.close()
+
+
+class TestRedisStore(LimiterStoreConformance):
+    @pytest.fixture
+    def harness(self, scripted: ScriptedRedis) -> StoreHarness:
+        return StoreHarness(scripted.store, advance=scripted.advance)
+
+
+CHARGES = [
+    # plain pacing
+    Charge("s", "10/s", interval=100_000, capacity=100_000),
+    # a burst of five less a margin of 50 ms
+    Charge("s5", "10/s", interval=100_000, capacity=450_000),
+    # an interval that is no round number
+    Charge("m", "7/min", interval=8_571_429, capacity=25_000_000),
+    # a costly call
+    Charge("d", "1000/day", interval=259_200_000, capacity=8_640_000_000),
+]
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["admit", "admit", "admit", "pause", "finish", "release", "renew"]),
+        # the clock's step before it; backward, as a server's clock may step
+        st.integers(-200_000, 20_000_000),
+        st.sets(st.integers(0, len(CHARGES) - 1), max_size=3),
+        st.booleans(),  # come back with the reservation held, if any
+        st.sampled_from([None, "first", "second"]),  # claim under this token
+        st.sampled_from([3_600 * SECOND, 150_000]),  # patience
+    ),
+    max_size=25,
+)
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(steps=steps)
+def test_lua_answers_as_the_specification(steps: list, scripted: ScriptedRedis) -> None:
+    """The same arrivals get the same answers from the script and from the pure policy."""
+    scripted.client.flushall()
+    scripted.advance(0)
+    clock = FakeClock(scripted.now)
+    specification = MemoryStore(clock.wall)
+    held = None
+    for kind, step, indices, use_held, token, max_wait in steps:
+        scripted.advance(step)
+        clock.advance(step)
+        claim = token and ClaimAsk("t", 0, token, 5 * SECOND, 3600 * SECOND)
+        if kind == "admit":
+            charges = tuple(CHARGES[index] for index in sorted(indices))
+            ask = Ask("api", charges, 50_000, max_wait, None, held if use_held else None, claim)
+            answer = scripted.store.admit(ask)
+            assert answer == specification.admit(ask)
+            if isinstance(answer, Wait) and answer.reserved:
+                held = answer.reserved
+        else:
+            action = None if kind == "pause" else ClaimAction(kind)
+            pause = 3 * SECOND if kind == "pause" else 0
+            settled = scripted.store.settle("api", claim, action, pause)
+            assert settled == specification.settle("api", claim, action, pause)
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    gaps=st.lists(st.integers(0, 400_000), min_size=1, max_size=60),
+    burst=st.integers(1, 5),
+    window=st.integers(1, 3_000_000),
+)
+def test_never_more_than_the_burst_and_the_rate(
+    gaps: list[int], burst: int, window: int, scripted: ScriptedRedis
+) -> None:
+    """In any window W, at most burst + rate × W calls are admitted, whatever the arrivals."""
+    scripted.client.flushall()
+    scripted.advance(0)
+    limit = Limit("10/s", burst=burst, margin=0)
+    plan = CallPlan.of("t", Upstream("api", limit))
+    admitted: list[int] = []
+    for gap in gaps:
+        scripted.advance(gap)
+        answer = scripted.store.admit(Ask("api", plan.charges((), {}), 0, 0))
+        if isinstance(answer, Admit):
+            admitted.append(answer.now)
+    for start in admitted:
+        calls = sum(start <= moment < start + window for moment in admitted)
+        assert calls <= burst + window / 100_000
+
+
+def test_a_bucket_takes_at_most_125_bytes(store: RedisStore, redis_url: str) -> None:
+    """The memory of one bucket per account stays within its stated bound."""
+    upstream = Upstream("stripe", Limit("25/s", per="account"))
+    plan = CallPlan.of("t", upstream)
+    charges = plan.charges((), {"account": "acct_1NqsT2eZvKYlo2C" * 3})
+    store.admit(Ask("stripe", charges, 50_000, 10 * SECOND))
+    client = redis.Redis.from_url(redis_url)
+    key = bucket_key("gov", "stripe", charges[0].bucket)
+    assert client.exists(key)
+    assert client.memory_usage(key) <= 125
+    client.close()
+
+
+def test_a_bucket_expires_once_it_is_empty_and_not_before(
+    store: RedisStore, redis_url: str
+) -> None:
+    """A key lives until its reserved horizon and about a second longer."""
+    charge = Charge("m", "1/min", interval=60 * SECOND, capacity=60 * SECOND)
+    wait = store.admit(Ask("api", (charge,), 50_000, 3600 * SECOND))
+    assert isinstance(wait, Wait)
+    horizon = wait.until + charge.capacity - wait.now
+    client = redis.Redis.from_url(redis_url)
+    ttl = client.pttl(bucket_key("gov", "api", "m")) * 1000
+    client.close()
+    assert horizon <= ttl + 100_000
+    assert ttl <= horizon + 1_100_000
+
+
+def test_a_forgotten_script_is_sent_again(store: RedisStore, redis_url: str) -> None:
+    """SCRIPT FLUSH between two decisions goes unnoticed."""
+    charge = Charge("s", "10/s", interval=100_000, capacity=100_000)
+    store.admit(Ask("api", (charge,), 50_000, SECOND))
+    with redis.Redis.from_url(redis_url) as client:
+        client.script_flush()
+    assert isinstance(store.admit(Ask("api", (charge,), 50_000, SECOND)), Wait)
+
+
+def test_threads_share_one_store(store: RedisStore) -> None:
+    """Decisions made from many threads at once are counted exactly."""
+    store.settle("api")
+    charge = Charge("d", "1/h", interval=3600 * SECOND, capacity=3600 * SECOND)
+    ask = Ask("api", (charge,), 50_000, 10**15)
+    answers: list[object] = []
+
+    def decide() -> None:
+        for _ in range(25):
+            answers.append(store.admit(ask))
+
+    threads = [threading.Thread(target=decide) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    slots = sorted(answer.until for answer in answers if isinstance(answer, Wait))
+    assert len(slots) == 200
+    assert {b - a for a, b in zip(slots, slots[1:], strict=False)} == {3600 * SECOND}
+
+
+def test_a_forked_child_has_connections_of_its_own(store: RedisStore) -> None:
+    """A child process never reads a reply meant for its parent."""
+    store.settle("api")
+    assert store._idle
+    child = os.fork()
+    if child == 0:
+        try:
+            store.settle("api", pause=SECOND)
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    assert store.settle("api").pause > 0
+
+
+def test_a_server_that_is_gone_is_an_error_with_a_name() -> None:
+    """Nobody listening: StoreUnavailable, at once, and without the URL's password."""
+    store = RedisStore("redis://:hunter2@127.0.0.1:1/0")
+    with pytest.raises(StoreUnavailable) as caught:
+        store.settle("api")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_url_that_is_none_names_the_setting() -> None:
+    """A wrong URL is a configuration error that says what to write."""
+    with pytest.raises(ConfigurationError, match="governor_redis_url"):
+        RedisStore("localhost:6379")
