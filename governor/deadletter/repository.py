@@ -1,0 +1,401 @@
+"""Dead letters in SQL: written once for each death, read in groups, replayed once.
+
+::
+
+    dead ──claim──▶ replaying ──published──▶ replayed ──success──▶ resolved
+     ▲                  │
+     └── idempotent ────┤ lease over, or the publish failed
+          needs_review ◀┘ not idempotent: the copy may have been sent
+
+A success seen for the replay's task id resolves the row from whichever of these states.
+A row in ``needs_review`` may be claimed again when the operator confirms: the task id is the
+same one, so the worker's claim drops the copy that comes second.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, or_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DataError, IntegrityError
+
+from governor.clock import SECOND, Clock, SystemClock
+from governor.deadletter import reading
+from governor.deadletter.engine import TIMEOUT, bounded, bounded_engine
+from governor.deadletter.errors import Changed, RowRefused, UnknownDeadLetter
+from governor.deadletter.identity import replay_id
+from governor.deadletter.models import DEAD_LETTERS, State
+from governor.deadletter.reading import AuditEntry, Filters, Group
+from governor.deadletter.rows import (
+    MAX_PAYLOAD_BYTES,
+    DeadLetter,
+    row_values,
+    stored_message,
+)
+from governor.deadletter.texts import Redact
+from governor.deadletter.transitions import MOVABLE, WORKER, Transitions
+from governor.deadletter.verdict import Verdict
+from governor.errors import DatabaseUnavailable, ReplayRefused
+from governor.ports import Death, MessageCopy
+
+LEASE = 60 * SECOND
+"""How long a claimed replay may take to be published."""
+RESOLVED_KEPT = 30 * 86_400 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayClaim:
+    """The right to publish one replay until ``lease_until`` (µs).
+
+    ``message`` is the recorded one; ``execution.replay.replay_message`` makes the new one.
+    """
+
+    dead_letter_id: str
+    replay_task_id: str
+    generation: int
+    message: MessageCopy
+    payload_sha256: str
+    idempotency_key: str | None
+    lease_until: int
+
+
+class SqlDeadLetters:
+    """Dead letters in SQLite or PostgreSQL; implements :class:`governor.ports.DeadLetters`.
+
+    Safe to share between threads and to inherit over a fork.
+
+    Args:
+        database: a database URL, or an engine from :func:`.engine.bounded_engine`.
+        redact: applied to every text of a death before it is written.
+        clock: says when a row was written; all other times are arguments.
+        timeout: seconds a call may take.
+        entropy: as :func:`os.urandom`, for ids.
+
+    Raises:
+        ConfigurationError: the URL names no database the governor can use.
+    """
+
+    def __init__(
+        self,
+        database: str | URL | Engine,
+        *,
+        redact: Redact,
+        clock: Clock | None = None,
+        timeout: float = TIMEOUT,
+        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._engine = (
+            database if isinstance(database, Engine) else bounded_engine(database, timeout=timeout)
+        )
+        self._redact = redact
+        self._clock = clock or SystemClock()
+        self._timeout = timeout
+        self._max_payload_bytes = max_payload_bytes
+        self._edges = Transitions(redact, entropy)
+        self._pid = os.getpid()
+
+    def close(self) -> None:
+        """Close every connection; the next call opens new ones."""
+        self._engine.dispose()
+
+    # ------------------------------------------------------------------ writing deaths
+
+    def record(self, death: Death) -> str:
+        """See :meth:`governor.ports.DeadLetters.record`.
+
+        Raises:
+            RowRefused: the database is there and refuses this row.
+        """
+        recorded_at = self._clock.wall()
+        values = row_values(
+            death,
+            row_id=self._edges.new_id(death.dead_at),
+            recorded_at=recorded_at,
+            redact=self._redact,
+            max_payload_bytes=self._max_payload_bytes,
+        )
+        governed = death.message.headers.get("governor")
+        governed = governed if isinstance(governed, Mapping) else {}
+        if values["idempotency_key"] is None and isinstance(governed.get("idem"), str):
+            values["idempotency_key"] = governed["idem"]
+        try:
+            with self._transaction(write=True) as connection:
+                return self._record(connection, death, values, governed.get("replay_of"))
+        except DatabaseUnavailable as error:
+            if isinstance(error.__cause__, (DataError, IntegrityError)):
+                raise RowRefused(str(error)) from error.__cause__
+            raise
+
+    def _record(
+        self, connection: Connection, death: Death, values: dict[str, Any], replay_of: object
+    ) -> str:
+        parent = None
+        if isinstance(replay_of, str):
+            parent = connection.execute(
+                reading.columns("id", "origin_id", "generation", "state", "version").where(
+                    DEAD_LETTERS.c.id == replay_of
+                )
+            ).first()
+        if parent is not None:
+            values["origin_id"] = parent.origin_id or parent.id
+            values["generation"] = parent.generation + 1
+        # Both dialects; whoever comes second waits for the first and then does nothing.
+        upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        written = connection.execute(upsert(DEAD_LETTERS).values(**values).on_conflict_do_nothing())
+        if written.rowcount != 1:
+            return self._first_id(connection, death, values)
+        row_id = str(values["id"])
+        self._edges.log(
+            connection, row_id, values["recorded_at"], action="died", to_state=State.DEAD, version=1
+        )
+        if parent is not None:
+            self._edges.log(
+                connection,
+                parent.id,
+                values["recorded_at"],
+                action="replay_died",
+                from_state=State(parent.state),
+                to_state=State(parent.state),
+                version=parent.version,
+                reason=f"died again as {row_id}",
+            )
+        return row_id
+
+    def _first_id(self, connection: Connection, death: Death, values: dict[str, Any]) -> str:
+        if death.task_id is not None:
+            same_death = (DEAD_LETTERS.c.task_id == values["task_id"]) & (
+                DEAD_LETTERS.c.delivery == values["delivery"]
+            )
+        else:
+            same_death = (
+                DEAD_LETTERS.c.task_id.is_(None)
+                & (DEAD_LETTERS.c.message_sha256 == values["message_sha256"])
+                & (DEAD_LETTERS.c.state == State.DEAD.value)
+            )
+        found = connection.execute(reading.columns("id").where(same_death)).scalar()
+        if found is None:
+            raise DatabaseUnavailable("The first row of this death was removed meanwhile")
+        return str(found)
+
+    # ------------------------------------------------------------------ reading
+
+    def groups(self, since: int | None = None, *, limit: int = 100) -> tuple[Group, ...]:
+        """The largest groups of rows in state ``dead`` that died at ``since`` (µs) or later.
+
+        Raises:
+            DatabaseUnavailable
+        """
+        with self._transaction(write=False) as connection:
+            return reading.groups(connection, since, limit)
+
+    def count(self, filters: Filters) -> int:
+        """How many dead letters match.
+
+        Raises:
+            DatabaseUnavailable
+        """
+        with self._transaction(write=False) as connection:
+            return reading.count(connection, filters)
+
+    def list(self, filters: Filters, limit: int = 100) -> tuple[DeadLetter, ...]:
+        """The newest dead letters that match, newest first.
+
+        Raises:
+            DatabaseUnavailable
+        """
+        with self._transaction(write=False) as connection:
+            return reading.newest(connection, filters, limit)
+
+    def get(self, dead_letter_id: str) -> DeadLetter:
+        """One dead letter.
+
+        Raises:
+            UnknownDeadLetter, DatabaseUnavailable
+        """
+        with self._transaction(write=False) as connection:
+            found = reading.one(connection, dead_letter_id)
+        if found is None:
+            raise UnknownDeadLetter(f"There is no dead letter {dead_letter_id}")
+        return found
+
+    def audit(self, dead_letter_id: str) -> tuple[AuditEntry, ...]:
+        """Every change of one dead letter, oldest first.
+
+        Raises:
+            DatabaseUnavailable
+        """
+        with self._transaction(write=False) as connection:
+            return reading.audit(connection, dead_letter_id)
+
+    # ------------------------------------------------------------------ replaying
+
+    def claim_replay(
+        self,
+        dead_letter_id: str,
+        version: int,
+        now: int,
+        actor: str,
+        reason: str,
+        *,
+        confirm_not_idempotent: bool = False,
+    ) -> ReplayClaim:
+        """Take the right to publish this replay; its task id is committed before it is sent.
+
+        Args:
+            version: the row's version when the operator saw it.
+
+        Raises:
+            Changed: it is not as it was seen, or it is being replayed, or it was.
+            ReplayRefused: it cannot be replayed, or must be confirmed and was not.
+            UnknownDeadLetter, DatabaseUnavailable
+        """
+        with self._transaction(write=True) as connection:
+            row = self._edges.locked(connection, dead_letter_id, with_message=True)
+            state = State(row["state"])
+            if row["version"] != version or state not in {State.DEAD, State.NEEDS_REVIEW}:
+                raise Changed(
+                    f"{dead_letter_id} is {state.value}, version {row['version']}; "
+                    f"it was version {version} when it was read"
+                )
+            verdict = Verdict(row["replay_verdict"])
+            if verdict is Verdict.IMPOSSIBLE or (
+                verdict is Verdict.NEEDS_CONFIRMATION and not confirm_not_idempotent
+            ):
+                raise ReplayRefused(f"{dead_letter_id}: {row['replay_why']}")
+            try:
+                message = stored_message(row)
+            except ValueError as error:
+                raise ReplayRefused(f"{dead_letter_id}: {error}") from error
+            claim = ReplayClaim(
+                dead_letter_id=dead_letter_id,
+                replay_task_id=replay_id(dead_letter_id, row["generation"]),
+                generation=row["generation"],
+                message=message,
+                payload_sha256=row["payload_sha256"],
+                idempotency_key=row["idempotency_key"] or row["task_id"],
+                lease_until=now + LEASE,
+            )
+            self._edges.move(
+                connection,
+                row,
+                State.REPLAYING,
+                now,
+                actor=actor,
+                action="replay_claimed",
+                reason=reason,
+                replay_task_id=claim.replay_task_id,
+                replay_count=row["replay_count"] + 1,
+                lease_until=claim.lease_until,
+            )
+            return claim
+
+    def mark_replayed(self, claim: ReplayClaim, now: int, actor: str) -> State:
+        """The broker confirmed this replay; returns the state the row is in now.
+
+        A row whose lease ended meanwhile becomes ``replayed`` all the same (it was sent); one
+        whose success was already seen stays ``resolved``.
+
+        Raises:
+            UnknownDeadLetter, DatabaseUnavailable
+        """
+        with self._transaction(write=True) as connection:
+            row = self._edges.locked(connection, claim.dead_letter_id)
+            state = State(row["state"])
+            ours = row["replay_task_id"] == claim.replay_task_id
+            if not ours or state in {State.REPLAYED, State.RESOLVED}:
+                return state
+            self._edges.move(
+                connection,
+                row,
+                State.REPLAYED,
+                now,
+                actor=actor,
+                action="replay_published",
+                lease_until=None,
+            )
+            return State.REPLAYED
+
+    def release_claim(self, claim: ReplayClaim, now: int, actor: str, why: str) -> State:
+        """The publish failed, and may have succeeded unseen; returns the new state.
+
+        Raises:
+            UnknownDeadLetter, DatabaseUnavailable
+        """
+        with self._transaction(write=True) as connection:
+            row = self._edges.locked(connection, claim.dead_letter_id)
+            if row["state"] != State.REPLAYING or row["lease_until"] != claim.lease_until:
+                return State(row["state"])
+            return self._edges.release(connection, row, now, actor, f"publish failed: {why}")
+
+    def release_expired(self, now: int, *, limit: int = 500) -> int:
+        """Release claims whose lease is over; returns how many.
+
+        Raises:
+            DatabaseUnavailable
+        """
+        over = (
+            reading.columns(*MOVABLE)
+            .where(DEAD_LETTERS.c.state == State.REPLAYING.value, DEAD_LETTERS.c.lease_until <= now)
+            .order_by(DEAD_LETTERS.c.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        with self._transaction(write=True) as connection:
+            rows = connection.execute(over).mappings().all()
+            for row in rows:
+                self._edges.release(connection, row, now, WORKER, "the claim's lease is over")
+        return len(rows)
+
+    def replay_succeeded(self, replay_task_id: str, at: int) -> None:
+        """See :meth:`governor.ports.DeadLetters.replay_succeeded`.
+
+        The whole lineage is resolved: the dead letters whose replays died on the way here too.
+        """
+        with self._transaction(write=True) as connection:
+            found = connection.execute(
+                reading.columns("id", "origin_id", "generation").where(
+                    DEAD_LETTERS.c.replay_task_id == replay_task_id
+                )
+            ).first()
+            if found is None:
+                return
+            origin = found.origin_id or found.id
+            lineage = (
+                reading.columns(*MOVABLE)
+                .where(
+                    or_(
+                        DEAD_LETTERS.c.id == found.id,
+                        or_(DEAD_LETTERS.c.id == origin, DEAD_LETTERS.c.origin_id == origin)
+                        & (DEAD_LETTERS.c.generation < found.generation)
+                        & (DEAD_LETTERS.c.state == State.REPLAYED.value),
+                    )
+                )
+                .where(DEAD_LETTERS.c.state != State.RESOLVED.value)
+                .order_by(DEAD_LETTERS.c.id)
+                .with_for_update()
+            )
+            for row in connection.execute(lineage).mappings().all():
+                self._edges.move(
+                    connection,
+                    row,
+                    State.RESOLVED,
+                    at,
+                    actor=WORKER,
+                    action="replay_succeeded",
+                    reason=f"task {replay_task_id} succeeded",
+                    lease_until=None,
+                    expires_at=at + RESOLVED_KEPT,
+                )
+
+    def _transaction(self, *, write: bool) -> Any:
+        if os.getpid() != self._pid:
+            # After a fork the connections belong to the parent: leave them, open our own.
+            self._engine.dispose(close=False)
+            self._pid = os.getpid()
+        return bounded(self._engine, timeout=self._timeout, write=write)

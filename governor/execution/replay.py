@@ -1,0 +1,56 @@
+"""The message a dead letter is sent again as."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from governor.ports import MessageCopy
+
+HEADER = "governor"
+_HEADER_VERSION = 1
+# What the governor knew about the death's waiting; a replay asks for admission afresh.
+_OLD_WAIT = frozenset({"first", "deferrals", "slot", "limit"})
+# Written by RabbitMQ; it drops a message it believes to run in a circle.
+_BROKER_HEADERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count")
+# A kombu ``expiration`` passed back is multiplied; the others name one delivery.
+_DELIVERY_PROPERTIES = frozenset({"expiration", "delivery_tag", "delivery_info", "message_id"})
+
+
+def replay_message(
+    message: MessageCopy,
+    *,
+    replay_task_id: str,
+    dead_letter_id: str,
+    idempotency_key: str | None,
+) -> MessageCopy:
+    """``message`` as a new task with the same work: same body bytes, route, callbacks, root.
+
+    It starts over: no retries counted, no ETA, no expiry, no slot. Its ``governor`` header
+    says which dead letter it replays, and carries the idempotency key of the first run.
+    """
+    known = message.headers.get(HEADER)
+    governed: dict[str, Any] = dict(known) if isinstance(known, dict) else {}
+    governed = {key: value for key, value in governed.items() if key not in _OLD_WAIT}
+    governed.setdefault("v", _HEADER_VERSION)
+    governed["replay_of"] = dead_letter_id
+    if idempotency_key is not None:
+        governed["idem"] = idempotency_key
+    headers = {
+        key: value
+        for key, value in message.headers.items()
+        if not str(key).startswith(_BROKER_HEADERS)
+    }
+    headers.update(id=replay_task_id, retries=0, eta=None, expires=None)
+    headers[HEADER] = governed
+    properties = {
+        key: value for key, value in message.properties.items() if key not in _DELIVERY_PROPERTIES
+    }
+    properties["correlation_id"] = replay_task_id
+    return MessageCopy(
+        body=message.body,
+        headers=headers,
+        properties=properties,
+        exchange=message.exchange,
+        routing_key=message.routing_key,
+        queue=message.queue,
+    )
