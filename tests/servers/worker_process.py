@@ -30,21 +30,15 @@ QUICK_START = ("--without-mingle", "--without-gossip", "--without-heartbeat")
 READY = " ready."
 
 
-class WorkerProcess:
-    """A worker that has started and takes tasks.
+class CeleryProcess:
+    """A worker started by a given command; :class:`WorkerProcess` composes one.
 
     Args:
-        app_module: value of ``celery -A``.
-        broker_url: broker, e.g. of the ``redis_url`` fixture.
-        directory: folder for the log; ``tmp_path`` in a test.
-        pool: prefork, threads, gevent or solo.
-        concurrency: places in the pool.
-        queues: queue names; the app's default when ``None``.
-        backend_url: result backend; the app's own when ``None``.
-        env: added to our environment.
-        cwd: working directory, first on the worker's import path.
-        arguments: further arguments of ``celery worker``.
-        name: node name before the ``@``; a fresh one by default.
+        command: ``celery … worker …`` with the node name in it, log level INFO.
+        name: the node name, host included.
+        directory: folder for the log.
+        env: the whole environment.
+        cwd: working directory.
         ready_timeout: seconds to wait until it is ready.
 
     Raises:
@@ -53,30 +47,18 @@ class WorkerProcess:
 
     def __init__(
         self,
-        app_module: str,
-        broker_url: str,
+        command: Sequence[str],
         *,
+        name: str,
         directory: Path,
-        pool: str = "prefork",
-        concurrency: int = 2,
-        queues: Sequence[str] | None = None,
-        backend_url: str | None = None,
-        env: Mapping[str, str] | None = None,
-        cwd: Path = ROOT,
-        arguments: Sequence[str] = QUICK_START,
-        name: str | None = None,
+        env: Mapping[str, str],
+        cwd: Path,
         ready_timeout: float = 30,
     ) -> None:
-        self.name = f"{name or f'w{uuid.uuid4().hex[:8]}'}@localhost"
-        self.log_path = directory / f"{self.name}.log"
-        command = [sys.executable, "-m", "celery", "-A", app_module, "-b", broker_url]
-        if backend_url is not None:
-            command += ["--result-backend", backend_url]
-        command += ["worker", "-P", pool, "-c", str(concurrency), "-n", self.name, "-l", "INFO"]
-        if queues is not None:
-            command += ["-Q", ",".join(queues)]
-        self._command = [*command, *arguments]
-        self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+        self.name = name
+        self.log_path = directory / f"{name}.log"
+        self._command = command
+        self._env = env
         self._cwd = cwd
         self._ready_timeout = ready_timeout
         self.start()
@@ -166,3 +148,57 @@ class WorkerProcess:
 
     def __exit__(self, *exc: object) -> None:
         self._process.kill()
+
+
+class WorkerProcess(CeleryProcess):
+    """A worker that has started and takes tasks.
+
+    Args:
+        app_module: value of ``celery -A``.
+        broker_url: broker, e.g. of the ``redis_url`` fixture.
+        directory: folder for the log; ``tmp_path`` in a test.
+        pool: prefork, threads, gevent or solo.
+        concurrency: places in the pool.
+        queues: queue names; the app's default when ``None``.
+        backend_url: result backend; the app's own when ``None``.
+        env: added to our environment.
+        cwd: working directory, first on the worker's import path.
+        arguments: further arguments of ``celery worker``.
+        name: node name before the ``@``; a fresh one by default.
+        ready_timeout: seconds to wait until it is ready.
+
+    Raises:
+        AssertionError: it ended or was not ready in time; carries its log.
+    """
+
+    def __init__(
+        self,
+        app_module: str,
+        broker_url: str,
+        *,
+        directory: Path,
+        pool: str = "prefork",
+        concurrency: int = 2,
+        queues: Sequence[str] | None = None,
+        backend_url: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path = ROOT,
+        arguments: Sequence[str] = QUICK_START,
+        name: str | None = None,
+        ready_timeout: float = 30,
+    ) -> None:
+        node = f"{name or f'w{uuid.uuid4().hex[:8]}'}@localhost"
+        command = [sys.executable, "-m", "celery", "-A", app_module, "-b", broker_url]
+        if backend_url is not None:
+            command += ["--result-backend", backend_url]
+        command += ["worker", "-P", pool, "-c", str(concurrency), "-n", node, "-l", "INFO"]
+        if queues is not None:
+            command += ["-Q", ",".join(queues)]
+        super().__init__(
+            [*command, *arguments],
+            name=node,
+            directory=directory,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+            cwd=cwd,
+            ready_timeout=ready_timeout,
+        )
