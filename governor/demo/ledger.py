@@ -16,8 +16,13 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
+from governor.deadletter.engine import bounded
+from governor.demo.scenario import run_of
+
 NOT_EXECUTED = frozenset({"rejected", "throttled"})
 """Verdicts of calls that the upstream turned away: they did not happen."""
+
+_DEAD = sa.text("SELECT task_id, reason FROM governor_dead_letters WHERE task_id LIKE :run")
 
 _EFFECT = frozenset({"ok", "repeated"})
 
@@ -95,6 +100,7 @@ class CallLedger:
     """The upstream's ledger, kept up to date by :meth:`read`."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._lines = JsonLines(path)
         self._by_number: dict[int, Call] = {}
         self.port: int | None = None
@@ -134,12 +140,18 @@ def read_dead_rows(database: sa.Engine, task_ids: Iterable[str]) -> list[DeadRow
     """The dead letters of these tasks, from the table itself.
 
     Raises:
-        sqlalchemy.exc.SQLAlchemyError: the database cannot be read.
+        DatabaseUnavailable: the database did not answer.
     """
     wanted = set(task_ids)
-    with database.connect() as connection:
-        rows = connection.execute(sa.text("SELECT task_id, reason FROM dead_letters"))
-        return [DeadRow(row.task_id, row.reason) for row in rows if row.task_id in wanted]
+    runs = {run_of(task_id) for task_id in wanted}
+    with bounded(database, write=False) as connection:
+        rows = [
+            row
+            for run in runs
+            for row in connection.execute(_DEAD, {"run": f"{run}-%"})
+            if row.task_id in wanted
+        ]
+    return [DeadRow(row.task_id, row.reason) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,8 +132,9 @@ class Api:
     (4xx), ``transient`` (5xx); and two that mean the call did not happen: ``rejected`` (over
     quota) and ``throttled`` (unprovoked).
 
-    Faults depend on the seed, the end of the task id and how often that task has called, never
-    on the order of arrival: the same tasks meet the same faults.
+    A body may ask for its own slowness with ``work_ms``. Faults depend on the seed, the end of
+    the task id and how often that task has called, never on the order of arrival: the same
+    tasks meet the same faults.
     """
 
     def __init__(self, config: Mapping[str, Any], seed: int) -> None:
@@ -175,7 +176,7 @@ class Api:
             return "rejected", 429, {"Retry-After": str(math.ceil(wait))}, 0.0
         for quota in quotas:
             quota.take(now)
-        work = self._work(task_id)
+        work = body["work_ms"] / 1000 if "work_ms" in body else self._work(task_id)
         if self._dice("unprovoked", task_id) < self._unprovoked_share:
             status = (429, 503)[int(self._dice("status", task_id) * 2)]
             return "throttled", status, {"Retry-After": "1"}, 0.0
