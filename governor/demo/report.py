@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy.engine import make_url
 
 from governor.clock import seconds
 from governor.demo.run import Outcome
@@ -81,9 +82,10 @@ def print_report(outcome: Outcome, console: Console) -> None:
     for sentence in faults(outcome):
         console.print(Text(sentence, style="bold red"), soft_wrap=True)
     console.print("\nLook further:", highlight=False)
+    database = make_url(outcome.database_url).render_as_string(hide_password=True)
     for command in ("groups", "list"):
         # Plain text, whole: these lines are meant to be copied.
-        shown = f"  governor dead {command} --database {outcome.database_url}"
+        shown = f"  governor dead {command} --database {database}"
         console.print(Text(shown, style="cyan"), soft_wrap=True)
 
 

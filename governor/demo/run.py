@@ -122,6 +122,7 @@ def run(options: Options, show: Show) -> Outcome:
 def _run(options: Options, show: Show, stack: ExitStack) -> Outcome:
     planned = _plan(options)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="governor-demo-")))
+    _check_redis_url(options.redis_url)
     redis_url = options.redis_url or stack.enter_context(PrivateRedis(folder)).url
     broker = BrokerKeys(redis_url, f"governor-demo-{uuid.uuid4().hex[:8]}:", QUEUE)
     stack.callback(broker.close)
@@ -144,11 +145,13 @@ def _run(options: Options, show: Show, stack: ExitStack) -> Outcome:
     )
     ideal = scenario.ideal_micros(planned, limits(settings))
     stack.callback(broker.remove)
-    workers = _start_workers(stack, options.pool, settings, folder)
+    # Before the workers start: on a small machine the producer would take the processor from
+    # them, and the makespan would measure that.
     watch.stage("publishing")
     producer_log = folder / "producer.jsonl"
     _publish(build(settings), planned, producer_log, watch)
     watch.stage("working")
+    workers = _start_workers(stack, options.pool, settings, folder)
     _wait_until_drained(watch, broker, workers, time.monotonic() + 30 + 1.5 * ideal / SECOND)
     watch.stage("stopping")
     _stop(workers)
@@ -168,6 +171,14 @@ def _check_pool(pool: str) -> None:
     if pool == "gevent" and importlib.util.find_spec("gevent") is None:
         raise ConfigurationError(
             "--pool gevent: gevent is not installed. pip install 'celery-governor[gevent]'"
+        )
+
+
+def _check_redis_url(url: str | None) -> None:
+    if url is not None and not url.startswith(("redis://", "rediss://")):
+        raise ConfigurationError(
+            f"--redis: {url.partition('//')[0]!r} is no Redis the broker can use. "
+            "Write redis://HOST:PORT/NUMBER or rediss://HOST:PORT/NUMBER"
         )
 
 
