@@ -92,10 +92,14 @@ class Limit:
 
     def charge(self, bucket: str, arguments: Mapping[str, Any], cost: int) -> Charge:
         """The charge of ``cost`` on the bucket these arguments belong to."""
-        interval = self.rate.interval(cost)
-        capacity = max(self.rate.interval(self.burst) - self.margin, interval)
         if self.per is not None:
             bucket = f"{bucket}:{digest(arguments.get(self.per))}"
+        return self.charge_on(bucket, cost)
+
+    def charge_on(self, bucket: str, cost: int) -> Charge:
+        """The charge of ``cost`` on ``bucket``."""
+        interval = self.rate.interval(cost)
+        capacity = max(self.rate.interval(self.burst) - self.margin, interval)
         return Charge(bucket, self.name, interval, capacity)
 
     def __repr__(self) -> str:
@@ -238,6 +242,19 @@ class CallPlan:
             limit.charge(bucket, arguments, cost)
             for (bucket, limit), cost in zip(self.limits, self.costs(args, kwargs), strict=True)
         )
+
+    def charges_named(self, costs: Mapping[str, int]) -> tuple[Charge, ...] | None:
+        """The charges for buckets a producer has named with their costs; ``None`` when they are
+        not those of these limits, as after a change of the declaration."""
+        if len(costs) != len(self.limits):
+            return None
+        charges = []
+        for (bucket, limit), (named, cost) in zip(self.limits, costs.items(), strict=True):
+            expected = named.rpartition(":")[0] if limit.per is not None else named
+            if expected != bucket or not 1 <= cost <= limit.burst:
+                return None
+            charges.append(limit.charge_on(named, cost))
+        return tuple(charges)
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         if not any(limit.per for _, limit in self.limits):

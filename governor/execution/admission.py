@@ -1,0 +1,111 @@
+"""Asks the store for one task's admission and keeps what the answer means for the task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from governor.clock import Clock
+from governor.execution.header import Header
+from governor.policy.decision import Admit, Answer, Ask, Charge, ClaimAsk, Wait
+from governor.policy.limits import CallPlan
+from governor.ports import LimiterStore
+from governor.settings import Settings
+from governor.telemetry.stats import Stats
+
+
+@dataclass(slots=True)
+class Call:
+    """One governed execution on its way to its admission.
+
+    Attributes:
+        charges: what it takes from each limit.
+        header: what is known about the message; replaced as answers come in.
+        claim: for a non-idempotent task, its claim on (task id, attempt).
+        slot: monotonic microseconds of the slot held, once an answer named one.
+        settled: the held slot covers everything: no second question is needed at it.
+    """
+
+    plan: CallPlan
+    charges: tuple[Charge, ...]
+    header: Header
+    claim: ClaimAsk | None = None
+    slot: int | None = None
+    settled: bool = False
+
+    @property
+    def upstream(self) -> str:
+        return self.plan.upstream.name
+
+
+def charges_of(
+    plan: CallPlan, header: Header, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Charge, ...]:
+    """The charges the header names, or else those computed from the arguments.
+
+    Raises:
+        DeclarationError: a cost function failed.
+    """
+    if header.upstream == plan.upstream.name:
+        found = plan.charges_named(header.limits)
+        if found is not None:
+            return found
+    return plan.charges(args, kwargs)
+
+
+class Admission:
+    """The one way to ask: in the worker's gate, in a late body, in a direct call."""
+
+    def __init__(
+        self, store: LimiterStore, settings: Settings, clock: Clock, stats: Stats
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._stats = stats
+
+    def ask(self, call: Call, patience: int | None = None) -> Answer:
+        """Ask once. On ``Wait`` the call's header and slot are brought up to date.
+
+        Args:
+            patience: of a caller that blocks, instead of the task's own.
+
+        Raises:
+            StoreUnavailable: no answer in time.
+        """
+        header = call.header
+        started = self._clock.monotonic()
+        answer = self._store.admit(
+            Ask(
+                upstream=call.upstream,
+                charges=call.charges,
+                grace=self._settings.grace,
+                max_wait=call.plan.upstream.max_wait if patience is None else patience,
+                give_up_at=header.give_up_at if patience is None else None,
+                reserved=header.reserved,
+                claim=call.claim,
+            )
+        )
+        ended = self._clock.monotonic()
+        self._stats.decided(ended - started)
+        if header.first is None:
+            call.header = header = replace(
+                header, first=answer.now, give_up_at=answer.now + call.plan.upstream.max_wait
+            )
+        if isinstance(answer, Wait):
+            call.header = replace(header, reserved=answer.reserved)
+            call.slot = ended + answer.until - answer.now
+            # With one limit, nothing is left to ask at the slot; a claim is taken there.
+            call.settled = (
+                answer.reserved is not None and len(call.charges) == 1 and call.claim is None
+            )
+        elif isinstance(answer, Admit):
+            call.header = replace(header, reserved=None)
+            call.slot = ended - (answer.now - answer.slot)
+        return answer
+
+    def good_until(self, call: Call) -> int:
+        """Monotonic instant after which an admitted body must ask afresh."""
+        assert call.slot is not None
+        return call.slot + self._settings.grace

@@ -1,0 +1,37 @@
+"""The message that waits: the same one, with a countdown.
+
+Id, body, chord, callbacks, root, priority, stamps and expiry are untouched; a deferral does
+not change ``retries`` either, because waiting costs no attempt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from governor.execution.header import NAME, Header
+from governor.ports import MessageCopy
+
+# RabbitMQ records each dead-lettering hop here and drops a message it has seen before.
+_BROKER_HEADERS = ("x-death", "x-first-death-exchange", "x-first-death-queue",
+                   "x-first-death-reason", "x-delivery-count", "x-opt-deaths")  # fmt: skip
+
+
+def deferred(message: MessageCopy, header: Header, eta: datetime) -> MessageCopy:
+    """``message`` to be delivered again at ``eta`` (aware, UTC)."""
+    return replace(message, headers=_headers(message, header, eta))
+
+
+def retried(message: MessageCopy, header: Header, eta: datetime) -> MessageCopy:
+    """``message`` as its next attempt at ``eta``."""
+    headers = _headers(message, header.next_attempt(), eta)
+    headers["retries"] = int(headers.get("retries") or 0) + 1
+    return replace(message, headers=headers)
+
+
+def _headers(message: MessageCopy, header: Header, eta: datetime) -> dict[str, Any]:
+    headers = {k: v for k, v in message.headers.items() if k not in _BROKER_HEADERS}
+    headers[NAME] = header.to_message()
+    headers["eta"] = eta.isoformat()
+    return headers

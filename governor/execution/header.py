@@ -1,0 +1,103 @@
+"""The ``governor`` message header: a versioned contract between producers and workers.
+
+It travels as a plain dictionary under the message header ``governor``. A worker reads
+version 1 and ignores keys it does not know, so a newer producer may add some. A header of a
+newer version, or a broken one, is treated as absent: the worker then computes everything
+from the task's arguments, which is slower and never wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from governor.policy.decision import Reservation
+
+NAME = "governor"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the governor knows about one message.
+
+    Attributes:
+        upstream: its name.
+        limits: each bucket's cost, as computed by the producer.
+        idem: the idempotency key: the id of the task as first published.
+        give_up_at: store time beyond which the task does not wait.
+        first: store time of the first admission decision.
+        deferrals: how often it was handed back to the broker to wait.
+        throttles: how often in a row the upstream itself said "not now".
+        reserved: the slot it holds.
+        began: wall time at which its first attempt began.
+        replay_of: the dead letter it replays.
+    """
+
+    upstream: str = ""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    idem: str | None = None
+    give_up_at: int | None = None
+    first: int | None = None
+    deferrals: int = 0
+    throttles: int = 0
+    reserved: Reservation | None = None
+    began: int | None = None
+    replay_of: str | None = None
+
+    def to_message(self) -> dict[str, Any]:
+        """The wire form; what is unset is left out."""
+        wire: dict[str, Any] = {"v": VERSION, "upstream": self.upstream}
+        wire["limits"] = dict(self.limits)
+        for name in ("idem", "give_up_at", "first", "deferrals", "throttles", "began", "replay_of"):
+            if value := getattr(self, name):
+                wire[name] = value
+        if self.reserved is not None:
+            wire["slot"] = [self.reserved.bucket, self.reserved.slot]
+        return wire
+
+    @classmethod
+    def from_message(cls, headers: Mapping[str, Any]) -> Header:
+        """Read a message's header; an empty one when there is none that can be read."""
+        wire = headers.get(NAME)
+        if not isinstance(wire, Mapping) or wire.get("v") != VERSION:
+            return cls()
+        try:
+            slot = wire.get("slot")
+            return cls(
+                upstream=_text(wire.get("upstream", "")),
+                limits={_text(k): _number(v) for k, v in dict(wire.get("limits", {})).items()},
+                idem=_optional(_text, wire.get("idem")),
+                give_up_at=_optional(_number, wire.get("give_up_at")),
+                first=_optional(_number, wire.get("first")),
+                deferrals=_number(wire.get("deferrals", 0)),
+                throttles=_number(wire.get("throttles", 0)),
+                reserved=Reservation(_text(slot[0]), _number(slot[1])) if slot else None,
+                began=_optional(_number, wire.get("began")),
+                replay_of=_optional(_text, wire.get("replay_of")),
+            )
+        except (TypeError, ValueError, KeyError, IndexError):
+            return cls()
+
+    def next_attempt(self) -> Header:
+        """For a retry: a fresh patience, the same identity."""
+        return replace(
+            self, give_up_at=None, first=None, deferrals=0, throttles=0, reserved=None
+        )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError
+    return value
+
+
+def _optional(read: Any, value: Any) -> Any:
+    return None if value is None else read(value)

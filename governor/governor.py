@@ -1,0 +1,221 @@
+"""The composition root: builds each part once, from the app's settings, and wires them.
+
+It decides nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from celery import Celery, signals
+
+from governor import settings as settings_
+from governor.clock import Clock, SystemClock
+from governor.deadletter.repository import SqlDeadLetters
+from governor.deadletter.spill import Spill
+from governor.errors import ConfigurationError, DeclarationError
+from governor.execution.admission import Admission
+from governor.execution.header import NAME, Header
+from governor.policy.limits import CallPlan, Limit, Upstream
+from governor.policy.retry import Retry
+from governor.ports import LimiterStore
+from governor.redaction import Redactor
+from governor.settings import Settings
+from governor.stores.redis import RedisStore
+from governor.telemetry.stats import Stats
+
+_log = logging.getLogger("governor")
+
+# Named, not imported: the bootstep is an interface and lies above this module.
+_BOOTSTEP = "governor.worker.bootsteps:GateStep"
+
+
+@dataclass(frozen=True, slots=True)
+class Governance:
+    """What is declared about one governed task type."""
+
+    plan: CallPlan
+    idempotent: bool
+    retry: Retry | None
+
+
+class Governor:
+    """Governs one Celery app.
+
+    Creating it installs everything: the ``before_task_publish`` hook that stamps messages, and
+    the worker bootstep that decides and captures. Settings are read from ``app.conf``
+    (``governor_*``) when first needed.
+
+    Args:
+        app: the Celery app.
+        clock: the machine's clocks; tests pass their own.
+        store: where limits are kept; by default the Redis of ``governor_redis_url``.
+
+    Raises:
+        ConfigurationError: the app has a governor already.
+    """
+
+    def __init__(
+        self, app: Celery, *, clock: Clock | None = None, store: LimiterStore | None = None
+    ) -> None:
+        if getattr(app, "governor", None) is not None:
+            raise ConfigurationError("Governor(app): this app already has a governor. Create one")
+        self.app = app
+        self.clock: Clock = clock or SystemClock()
+        self.stats = Stats()
+        self.gate: Any = None  # the worker's, once there is one
+        self._store = store
+        self._governances: dict[str, Governance | None] = {}
+        app.governor = self
+        app.steps["consumer"].add(_BOOTSTEP)
+        signals.before_task_publish.connect(self._before_publish)
+
+    @staticmethod
+    def of(app: Any) -> Governor:
+        """The app's governor.
+
+        Raises:
+            ConfigurationError: it has none.
+        """
+        governor = getattr(app, "governor", None)
+        if not isinstance(governor, Governor):
+            raise ConfigurationError(
+                f"App {getattr(app, 'main', None)!r} has governed tasks but no governor. "
+                "Write Governor(app) where the app is created"
+            )
+        return governor
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The validated settings.
+
+        Raises:
+            ConfigurationError: naming the setting and the remedy.
+        """
+        conf = self.app.conf
+        known = {
+            key for mapping in conf.maps for key in mapping if key.startswith(settings_.PREFIX)
+        }
+        return settings_.load(conf, known)
+
+    @cached_property
+    def store(self) -> LimiterStore:
+        """Where limits are kept."""
+        if self._store is not None:
+            return self._store
+        settings = self.settings
+        return RedisStore(settings.redis_url, timeout=settings.timeout, prefix=settings.prefix)
+
+    @cached_property
+    def admission(self) -> Admission:
+        """The way to ask for a call's admission."""
+        return Admission(self.store, self.settings, self.clock, self.stats)
+
+    @cached_property
+    def redactor(self) -> Redactor:
+        """Hides secrets in whatever is shown or written."""
+        return Redactor(keys=self.settings.redact)
+
+    @cached_property
+    def dead_letters(self) -> SqlDeadLetters:
+        """The dead-letter table."""
+        return SqlDeadLetters(
+            self.settings.database_url, redact=self.redactor.text, clock=self.clock
+        )
+
+    @cached_property
+    def spill(self) -> Spill:
+        """Where dead letters wait while the database is away."""
+        return Spill(self.settings.spill_dir, redact=self.redactor.text)
+
+    @cached_property
+    def upstreams(self) -> Mapping[str, Upstream]:
+        """Every upstream by name: those of the registered tasks, and ``governor_upstreams``.
+
+        Raises:
+            DeclarationError: two declarations share a name.
+        """
+        found: dict[str, Upstream] = {}
+        declared: list[Any] = [getattr(task, "upstream", None) for task in self.app.tasks.values()]
+        for upstream in [*self.settings.upstreams, *declared]:
+            if upstream is None or found.setdefault(upstream.name, upstream) is upstream:
+                continue
+            raise DeclarationError(
+                "upstream",
+                f"{upstream.name!r} is declared twice",
+                "Declare it once and import it where it is used",
+            )
+        return found
+
+    def governance(self, task: str) -> Governance | None:
+        """How a task type is governed, by its declaration or by ``governor_routes``; ``None`` when
+        it is not.
+
+        Raises:
+            DeclarationError: its declaration cannot work.
+        """
+        try:
+            return self._governances[task]
+        except KeyError:
+            governance = self._governances[task] = self._find_governance(task)
+            return governance
+
+    def _find_governance(self, name: str) -> Governance | None:
+        task = self.app.tasks.get(name)
+        upstream: Upstream | None = getattr(task, "upstream", None)
+        signature = None if task is None else inspect.signature(task.run)
+        if upstream is not None:
+            own: Sequence[Limit] = getattr(task, "limits", ())
+            plan = CallPlan.of(name, upstream, own, signature)
+            return Governance(plan, bool(task.idempotent), task.retry_policy)
+        routed = self.settings.route(name)
+        if routed is None:
+            return None
+        if routed not in self.upstreams:
+            known = ", ".join(sorted(self.upstreams)) or "none"
+            raise DeclarationError(
+                "governor_routes",
+                f"task {name} is routed to {routed!r}, which no upstream is called ({known})",
+                "Add it to governor_upstreams",
+            )
+        plan = CallPlan.of(name, self.upstreams[routed], (), signature)
+        return Governance(plan, idempotent=False, retry=None)
+
+    def _before_publish(
+        self, sender: str = "", body: Any = None, headers: Any = None, **_: Any
+    ) -> None:
+        """The ``before_task_publish`` hook. A message it cannot stamp is sent as it is: the
+        worker computes what the header lacks."""
+        try:
+            if isinstance(headers, dict):
+                self._stamp(sender, body, headers)
+        except Exception:
+            _log.exception("Task %s was published without a governor header", sender)
+
+    def _stamp(self, name: str, body: Any, headers: dict[str, Any]) -> None:
+        registered = self.app.tasks.get(name)
+        if registered is not None and registered.app is not self.app:
+            return
+        governance = self.governance(name)
+        if governance is None or not isinstance(body, tuple):
+            return
+        args, kwargs = body[0], body[1]
+        plan = governance.plan
+        before = Header.from_message(headers)
+        header = Header(
+            upstream=plan.upstream.name,
+            limits={c.bucket: n for c, n in zip(
+                plan.charges(args, kwargs), plan.costs(args, kwargs), strict=True)},
+            idem=before.idem or headers.get("id"),
+            began=before.began,
+            replay_of=before.replay_of,
+        )  # fmt: skip
+        headers[NAME] = header.to_message()
+        headers["argsrepr"], headers["kwargsrepr"] = self.redactor.arguments(
+            args, kwargs, plan.names()
+        )

@@ -1,0 +1,174 @@
+"""Every setting, read once from ``app.conf`` and validated into a frozen object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+from governor.clock import SECOND, micros
+from governor.errors import ConfigurationError
+from governor.keys import DEFAULT_PREFIX
+
+PREFIX = "governor_"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings, ``governor_`` left off their names. Durations are microseconds here,
+    seconds in ``app.conf``.
+
+    Attributes:
+        redis_url: where limits are kept; the broker's URL when that is a Redis.
+        database_url: SQLAlchemy URL of the dead-letter database.
+        spill_dir: where dead letters wait on disk while the database is away.
+        routes: patterns of task names, each with the upstream that governs them.
+        upstreams: those that only ``routes`` name.
+        hold: the longest wait inside the worker; a longer one hands the message back.
+        grace: how long after its slot a task may still start.
+        timeout: the most any call to the limiter store may take.
+        max_countdown: the longest countdown put on a message; longer waits hop.
+        inline_wait: the longest a direct or eager call blocks for its slot.
+        claim_lease: how long a non-idempotent execution counts as alive unrenewed.
+        claim_keep: how long a finished non-idempotent execution is remembered.
+        prefix: of every Redis key.
+        redact: further argument names whose values are never shown.
+        stats_file: path prefix of the counters each worker process writes for tools.
+    """
+
+    redis_url: str
+    database_url: str
+    spill_dir: str
+    routes: tuple[tuple[str, str], ...]
+    upstreams: tuple[Any, ...]
+    hold: int
+    grace: int
+    timeout: int
+    max_countdown: int
+    inline_wait: int
+    claim_lease: int
+    claim_keep: int
+    prefix: str
+    redact: tuple[str, ...]
+    stats_file: str | None
+
+    def route(self, task: str) -> str | None:
+        """The upstream the first matching pattern names."""
+        return next((name for glob, name in self.routes if fnmatchcase(task, glob)), None)
+
+
+def load(conf: Mapping[str, Any], known: Iterable[str]) -> Settings:
+    """Read the settings.
+
+    Args:
+        conf: Celery's configuration; only ``get`` is used.
+        known: the ``governor_`` keys that are set in it.
+
+    Raises:
+        ConfigurationError: naming the setting and the remedy.
+    """
+    names = {PREFIX + field.name for field in fields(Settings)}
+    for key in known:
+        if key not in names:
+            close = get_close_matches(key, names, n=1)
+            hint = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(sorted(names))}"
+            raise ConfigurationError(f"{key}: there is no such setting. {hint}")
+
+    def get(name: str, default: Any) -> Any:
+        value = conf.get(PREFIX + name)
+        return default if value is None else value
+
+    def duration(name: str, default: float, low: float, high: float) -> int:
+        value = get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigurationError(f"{PREFIX}{name}: {value!r} is not a number of seconds")
+        if not low <= value <= high:
+            raise ConfigurationError(
+                f"{PREFIX}{name}: {value:g} s is out of range. Give {low:g} to {high:g} seconds"
+            )
+        return micros(value)
+
+    timeout = duration("timeout", 0.2, 0.005, 10)
+    patience = broker_patience(conf)
+    max_countdown = duration("max_countdown", patience, 1, 86_400)
+    if max_countdown > micros(patience):
+        raise ConfigurationError(
+            f"{PREFIX}max_countdown: {max_countdown / SECOND:g} s is beyond the broker's patience; "
+            f"the task would run several times. Give at most {patience:g}, or raise "
+            "broker_transport_options['visibility_timeout']"
+        )
+    return Settings(
+        redis_url=_redis_url(conf, get("redis_url", None)),
+        database_url=_text("database_url", get("database_url", "sqlite:///governor.sqlite")),
+        spill_dir=_text("spill_dir", get("spill_dir", "governor-spill")),
+        routes=_routes(get("routes", {})),
+        upstreams=_upstreams(get("upstreams", ())),
+        hold=duration("hold", 1.0, 0, 60),
+        grace=duration("grace", 0.05, 0, 10),
+        timeout=timeout,
+        max_countdown=max_countdown,
+        inline_wait=duration("inline_wait", 10.0, 0, 3600),
+        claim_lease=duration("claim_lease", 30.0, 1, 3600),
+        claim_keep=micros(max(86_400.0, 2 * visibility_timeout(conf))),
+        prefix=_text("prefix", get("prefix", DEFAULT_PREFIX)),
+        redact=tuple(get("redact", ())),
+        stats_file=get("stats_file", None),
+    )
+
+
+def visibility_timeout(conf: Mapping[str, Any]) -> float:
+    """Seconds after which a Redis broker hands an unacknowledged message out again."""
+    options: Mapping[str, Any] = conf.get("broker_transport_options") or {}
+    return float(options.get("visibility_timeout") or 3600.0)
+
+
+def broker_patience(conf: Mapping[str, Any]) -> float:
+    """The longest countdown, in seconds, a message may safely carry.
+
+    Half the Redis visibility timeout, so that waiting and running fit into it; and half of
+    RabbitMQ's default consumer timeout of 30 minutes.
+    """
+    if is_redis(str(conf.get("broker_url") or "")):
+        return visibility_timeout(conf) / 2
+    return 900.0
+
+
+def is_redis(url: str) -> bool:
+    """Whether this URL is one the limiter store understands."""
+    return url.startswith(("redis://", "rediss://", "unix://"))
+
+
+def _redis_url(conf: Mapping[str, Any], url: str | None) -> str:
+    if url is None:
+        broker = str(conf.get("broker_url") or "")
+        if not is_redis(broker):
+            raise ConfigurationError(
+                "governor_redis_url: not set, and the broker is not a Redis to borrow. "
+                "Set it to where limits are kept, like redis://localhost:6379/1"
+            )
+        return broker
+    return _text("redis_url", url)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(f"{PREFIX}{name}: {value!r} is not a text")
+    return value
+
+
+def _routes(routes: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(routes, Mapping):
+        raise ConfigurationError(
+            f"{PREFIX}routes: {type(routes).__name__} is not a dictionary. "
+            'Write {"vendor.tasks.*": "stripe"}'
+        )
+    return tuple((str(pattern), str(upstream)) for pattern, upstream in routes.items())
+
+
+def _upstreams(upstreams: Any) -> tuple[Any, ...]:
+    values: Sequence[Any] = tuple(upstreams.values() if isinstance(upstreams, Mapping) else upstreams)
+    return tuple(values)
+
+

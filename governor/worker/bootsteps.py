@@ -1,0 +1,163 @@
+"""The consumer bootstep that puts the gate into a worker.
+
+No Celery signal can veto a task. What works in every pool is to stand where the consumer hands
+a request to the pool: ``consumer.on_task_request``, wrapped before Celery's own steps copy
+it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from celery import bootsteps, signals
+from celery.worker.consumer.connection import Connection
+
+from governor.clock import Clock, seconds
+from governor.governor import Governor
+from governor.ports import Reason
+from governor.worker.gate import Gate
+from governor.worker.loop import HubLoop, Loop, ThreadLoop, guarded
+from governor.worker.places import CountedPlaces, Places, PreforkPlaces
+from governor.worker.task import GovernedTask, govern
+
+_log = logging.getLogger("governor")
+
+_STATS_EVERY = 0.5
+_LAST_WORDS = 5.0
+"""Seconds a worker that shuts down waits for its dead letters to be written."""
+
+
+class GateStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Installs the gate; named by ``Governor(app)``."""
+
+    requires = (Connection,)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        governor = Governor.of(consumer.app)
+        _govern_tasks(governor)
+        self._clock: Clock = governor.clock
+        self._loop: Loop
+        if consumer.hub is not None:
+            self._loop = HubLoop(consumer.hub, consumer.timer, governor.clock)
+        else:
+            self._loop = ThreadLoop(governor.clock)
+        controller = consumer.controller
+        uses_semaphore = controller.process_task == controller._process_task_sem
+        places: Places
+        if uses_semaphore:
+            places = PreforkPlaces(controller, self._loop)
+        else:
+            places = CountedPlaces(controller, consumer.pool, self._loop)
+        self.gate = Gate(
+            governor, consumer, self._loop, places, consumer.on_task_request,
+            counted=not uses_semaphore,
+        )  # fmt: skip
+        governor.gate = self.gate
+        consumer.on_task_request = self.gate.on_request
+        _capture_messages(consumer, self.gate)
+        if governor.settings.stats_file is not None:
+            self._start_stats(governor, governor.settings.stats_file)
+
+    def register_with_event_loop(self, _consumer: Any, hub: Any) -> None:
+        """Called by Celery at each connection, after the hub forgot its readers."""
+        if isinstance(self._loop, HubLoop):
+            self._loop.register(hub)
+
+    def start(self, _consumer: Any) -> None:
+        """Nothing: the gate was put in place before the first message."""
+
+    def stop(self, _consumer: Any) -> None:
+        """The connection ends, for a reconnection or for good."""
+        self.gate.disconnected()
+
+    def shutdown(self, consumer: Any) -> None:
+        """The pool has ended: hear what it still had to say, and write it down."""
+        deadline = self._clock.monotonic() + int(_LAST_WORDS * 1_000_000)
+        self._loop.drain()
+        while not self.gate.funeral.idle() and self._clock.monotonic() < deadline:
+            self._clock.sleep(10_000)
+            self._loop.drain()
+        self._loop.drain()
+        if consumer.hub is not None:
+            # The acknowledgements wait in a loop that has ended.
+            guarded(partial(_flush, consumer.hub))
+
+    def _start_stats(self, governor: Governor, prefix: str) -> None:
+        over = threading.Event()
+
+        def write() -> None:
+            while not over.wait(_STATS_EVERY):
+                guarded(partial(governor.stats.write, prefix))
+
+        def end(**_: Any) -> None:
+            over.set()
+            guarded(partial(governor.stats.write, prefix))
+
+        threading.Thread(target=write, name="governor-stats", daemon=True).start()
+        signals.worker_shutdown.connect(end, weak=False)
+
+
+def _govern_tasks(governor: Governor) -> None:
+    """Give the task types that only a route governs their governed body."""
+    for name, task in governor.app.tasks.items():
+        if governor.governance(name) is None or isinstance(task, GovernedTask):
+            continue
+        retried = getattr(task, "autoretry_for", None)
+        if retried:
+            _log.warning(
+                "Task %s retries by itself (autoretry_for) but is governed by a route, which knows "
+                "nothing of idempotence: its retries stay Celery's", name,
+            )  # fmt: skip
+        govern(task)
+
+
+def _flush(hub: Any) -> None:
+    for _ in range(2):
+        hub.run_once()
+
+
+class _Withheld:
+    """A message as Celery's log may show it: without its body and its arguments."""
+
+    def __init__(self, message: Any) -> None:
+        self._message = message
+        self.body = f"<{len(message.body or b'')} bytes, kept in the dead letter>"
+        self.headers = {
+            key: value
+            for key, value in (message.headers or {}).items()
+            if key not in {"argsrepr", "kwargsrepr"}
+        }
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._message, name)
+
+
+def _capture_messages(consumer: Any, gate: Gate) -> None:
+    """Messages that never become a request get their dead letter before Celery lets them go."""
+
+    def wrap(name: str, reason: Reason, find: Callable[..., tuple[Any, BaseException | None]],
+             hand_on: Callable[..., tuple[Any, ...]]) -> None:  # fmt: skip
+        celery = getattr(consumer, name)
+
+        def captured(*args: Any) -> None:
+            message, exc = find(*args)
+            then = partial(guarded, partial(celery, *hand_on(*args)))
+            gate.on_loop(partial(gate.funeral.hold_message, message, reason, exc, then))
+
+        setattr(consumer, name, captured)
+
+    wrap("on_unknown_task", Reason.UNKNOWN_TASK, lambda _, m, exc: (m, exc),
+         lambda _, m, exc: (None, _Withheld(m), exc))  # fmt: skip
+    wrap("on_invalid_task", Reason.INVALID_MESSAGE, lambda _, m, exc: (m, exc),
+         lambda _, m, exc: (None, _Withheld(m), exc))  # fmt: skip
+    wrap("on_unknown_message", Reason.INVALID_MESSAGE, lambda _, m: (m, None),
+         lambda _, m: (None, _Withheld(m)))  # fmt: skip
+    wrap("on_decode_error", Reason.UNDECODABLE, lambda m, exc: (m, exc),
+         lambda m, exc: (_Withheld(m), exc))  # fmt: skip
+
+

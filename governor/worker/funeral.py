@@ -1,0 +1,203 @@
+"""Writes dead letters from the worker: to the database, else to disk, and only then lets the
+message go."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from governor.clock import SECOND, seconds
+from governor.deadletter.fingerprint import ExceptionFacts, exception_facts
+from governor.errors import DatabaseUnavailable
+from governor.governor import Governor
+from governor.ports import Death, MessageCopy, Reason
+from governor.worker.loop import Loop
+from governor.worker.messages import copy_of
+from governor.worker.outbox import Outbox
+from governor.worker.verdicts import exception_of
+
+_log = logging.getLogger("governor")
+
+_DATABASE_AGAIN = 5 * SECOND
+"""How long a database that did not answer is not asked: the spill is faster than its timeout."""
+
+_WRITE_AGAIN = 5 * SECOND
+
+
+class Funeral:
+    """Dead letters of one worker, written in order by a thread of their own."""
+
+    def __init__(self, governor: Governor, loop: Loop) -> None:
+        self._governor = governor
+        self._clock = governor.clock
+        self._loop = loop
+        self._outbox = Outbox("dead-letters", loop)
+        self._away_until = 0
+        self._drain_planned = False
+        self._plan_drain(0)
+
+    def hold(
+        self, request: Any, reason: Reason, why: str | None, exc_info: Any,
+        then: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """Write the death of a request's task, then call ``then`` on the loop."""
+        copy = copy_of(request.message)
+        now = self._clock.wall()
+        self._write(partial(self._death_of, request, copy, reason, why, exc_info, now), then)
+
+    def hold_message(
+        self, message: Any, reason: Reason, exc: BaseException | None, then: Callable[[], None]
+    ) -> None:
+        """Write the death of a message that never became a request."""
+        copy = copy_of(message)
+        now = self._clock.wall()
+        self._write(partial(_death_of_message, copy, reason, exc, now), then)
+
+    def resolve(self, task_id: str) -> None:
+        """A replay succeeded."""
+        now = self._clock.wall()
+
+        def report(error: Exception | None) -> None:
+            if error is not None:
+                _log.error("Replay %s succeeded, but its dead letter still says replayed", task_id)
+
+        self._outbox.submit(
+            partial(self._governor.dead_letters.replay_succeeded, task_id, now), report
+        )
+
+    def idle(self) -> bool:
+        """Whether every death is written."""
+        return self._outbox.idle()
+
+    def _write(self, make: Callable[[], Death], then: Callable[[], None]) -> None:
+        def done(error: Exception | None) -> None:
+            if error is None:
+                then()
+                return
+            _log.critical(
+                "A dead letter could be written neither to the database nor to disk (%s); its "
+                "message stays unacknowledged", error,
+            )  # fmt: skip
+            self._loop.at(self._clock.monotonic() + _WRITE_AGAIN, submit)
+
+        def submit() -> None:
+            self._outbox.submit(partial(self._record, make), done)
+
+        submit()
+
+    def _record(self, make: Callable[[], Death]) -> None:
+        death = make()
+        now = self._clock.monotonic()
+        if now >= self._away_until:
+            try:
+                self._governor.dead_letters.record(death)
+            except DatabaseUnavailable as exc:
+                self._away_until = self._clock.monotonic() + _DATABASE_AGAIN
+                _log.error("%s Dead letters go to %s", exc, self._governor.settings.spill_dir)
+            else:
+                _log.warning("Task %s[%s] is dead: %s", death.task_name, death.task_id,
+                             death.reason.value)  # fmt: skip
+                return
+        self._governor.spill.append(death)
+        self._loop.soon(partial(self._plan_drain, _DATABASE_AGAIN))
+
+    def _plan_drain(self, delay: int) -> None:
+        if not self._drain_planned:
+            self._drain_planned = True
+            self._loop.at(self._clock.monotonic() + delay, self._drain)
+
+    def _drain(self) -> None:
+        def done(error: Exception | None) -> None:
+            self._drain_planned = False
+            if error is not None:
+                self._plan_drain(_DATABASE_AGAIN)
+
+        self._outbox.submit(self._drain_spill, done)
+
+    def _drain_spill(self) -> None:
+        spill = self._governor.spill
+        if not spill.pending():
+            return
+        drained = spill.drain(self._governor.dead_letters)
+        _log.warning("%d spilled dead letters written to the database", drained.recorded)
+
+    def _death_of(
+        self, request: Any, copy: MessageCopy, reason: Reason, why: str | None, exc_info: Any,
+        now: int,
+    ) -> Death:  # fmt: skip
+        facts = _facts(exc_info, request.task.name)
+        call = request.call
+        header = None if call is None else call.header
+        governance = self._governor.governance(request.task.name)
+        args, kwargs = self._governor.redactor.arguments(
+            _sequence(request.args),
+            _mapping(request.kwargs),
+            governance.plan.names() if governance else (),
+        )
+        return Death(
+            reason=reason,
+            message=copy,
+            dead_at=now,
+            task_id=request.id,
+            task_name=request.task.name,
+            delivery=int(request.request_dict.get("retries") or 0),
+            upstream=governance.plan.upstream.name if governance else None,
+            limit_keys=[] if call is None else [charge.bucket for charge in call.charges],
+            idempotent=governance.idempotent if governance else None,
+            idempotency_key=(header.idem if header else None) or request.id,
+            exc_type=facts.exc_type,
+            exc_message=facts.exc_message or why,
+            exc_chain=facts.exc_chain,
+            last_frame=facts.last_frame,
+            http_status=facts.http_status,
+            traceback=facts.traceback,
+            args_redacted=f"{args} {kwargs}",
+            deferrals=header.deferrals if header else 0,
+            waited_seconds=seconds(max(0, now - header.first)) if header and header.first else 0.0,
+            hostname=request.hostname,
+        )
+
+
+def _death_of_message(
+    copy: MessageCopy, reason: Reason, exc: BaseException | None, now: int
+) -> Death:
+    facts = exception_facts(type(exc) if exc else None, exc, None)
+    headers = copy.headers
+    return Death(
+        reason=reason,
+        message=copy,
+        dead_at=now,
+        task_id=_text(headers.get("id")),
+        task_name=_text(headers.get("task")),
+        delivery=_retries(headers.get("retries")),
+        exc_type=facts.exc_type,
+        exc_message=facts.exc_message,
+        exc_chain=facts.exc_chain,
+    )
+
+
+def _facts(exc_info: Any, task_name: str) -> ExceptionFacts:
+    if exc_info is None:
+        return exception_facts(None, None, None)
+    exc = exception_of(exc_info)
+    return exception_facts(type(exc), exc, exc_info.traceback, task_name=task_name)
+
+
+def _sequence(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _mapping(value: Any) -> Any:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _retries(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+
+

@@ -1,0 +1,510 @@
+"""The worker's gate: every governed request passes here before it takes a place in the pool,
+and again when it ends.
+
+The life of a request::
+
+    received → a place is free → ask ─ Admit ──→ run → settle → acknowledge
+                    ↑              ├ Wait ─────→ hold (short) or defer (publish, acknowledge)
+                    └──── held ────┘
+                                   ├ Refuse ───→ dead letter, acknowledge
+                                   ├ done ─────→ acknowledge
+                                   └ unknown ──→ dead letter, acknowledge
+
+All of it happens on the worker's loop. Publishing and writing to the database happen in
+outboxes; their end comes back to the loop, and only then is anything acknowledged.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from typing import Any
+
+from celery.worker.state import task_ready, task_reserved
+
+from governor.clock import SECOND, as_datetime, seconds
+from governor.errors import DeclarationError, GovernorError, StoreUnavailable
+from governor.execution.admission import Call, charges_of
+from governor.execution.deferral import deferred, retried
+from governor.execution.header import Header
+from governor.governor import Governor
+from governor.policy.decision import (
+    Admit,
+    AlreadyDone,
+    Answer,
+    ClaimAsk,
+    OutcomeUnknown,
+    Refuse,
+    Wait,
+)
+from governor.ports import ClaimAction, Reason
+from governor.worker.claims import RunningClaims
+from governor.worker.funeral import Funeral
+from governor.worker.loop import Loop, guarded
+from governor.worker.messages import Publisher, copy_of
+from governor.worker.outbox import Outbox
+from governor.worker.places import Places
+from governor.worker.request import GovernedRequest
+from governor.worker.task import RUN_KEY
+from governor.worker.verdicts import Verdict, judge
+from governor.worker.waiting import WaitingRoom
+
+_log = logging.getLogger("governor")
+
+_STORE_AGAIN = SECOND
+"""How long nobody asks a store that did not answer."""
+
+_PUBLISH_AGAIN = SECOND
+_LONGEST_LEAD = SECOND // 2
+"""A deferred task comes back this long before its slot, so that Celery's timers, which fire ten
+at a pass and may sleep a second, do not make it late."""
+
+_MOST_HELD = 1_000
+"""Beyond so many held tasks the prefetch window is not widened any further."""
+
+
+class Gate:
+    """Admission and settlement of one worker.
+
+    Args:
+        consumer: Celery's consumer.
+        pass_on: what Celery does with a request: ``consumer.on_task_request`` as it was.
+    """
+
+    def __init__(
+        self,
+        governor: Governor,
+        consumer: Any,
+        loop: Loop,
+        places: Places,
+        pass_on: Callable[[Any], None],
+        *,
+        counted: bool,
+    ) -> None:
+        self._governor = governor
+        self._settings = governor.settings
+        self._clock = governor.clock
+        self._stats = governor.stats
+        self._consumer = consumer
+        self._loop = loop
+        self._places = places
+        self._pass_on = pass_on
+        self._counted = counted
+        self._epoch = 0
+        self._room = WaitingRoom(loop, governor.clock, self._released)
+        self._publisher = Publisher(governor.app)
+        self._publishing = Outbox("publish", loop)
+        self.funeral = Funeral(governor, loop)
+        self.claims = RunningClaims(governor.store, governor.clock)
+        self._identity = os.urandom(6).hex()
+        self._delivery = count()
+        self._store_down_until = 0
+        self._outage = False
+        for upstream in {g.plan.upstream.name for g in self._governances()}:
+            self._make_known(upstream)
+
+    # ------------------------------------------------------------------ the way in
+
+    def on_request(self, request: Any) -> None:
+        """Celery's hand-over of a request that wants a place in the pool."""
+        guarded(partial(self._received, request))
+
+    def on_loop(self, work: Callable[[], None]) -> None:
+        """Run ``work`` on the loop: now, when this is it."""
+        if self._loop.here():
+            guarded(work)
+        else:
+            self._loop.soon(work)
+
+    def _received(self, request: Any) -> None:
+        if not isinstance(request, GovernedRequest):
+            if self._counted:
+                self.on_loop(partial(self._places.acquire, self._places.run, request))
+            else:
+                self._pass_on(request)
+            return
+        governance = self._governor.governance(request.task.name)
+        assert governance is not None
+        header = Header.from_message(request.request_dict)
+        request.token = f"{self._identity}.{next(self._delivery)}"
+        request.epoch = self._epoch
+        try:
+            charges = charges_of(governance.plan, header, request.args, request.kwargs)
+        except DeclarationError as exc:
+            self._bury(request, Reason.INVALID_MESSAGE, str(exc))
+            return
+        claim = None
+        if not governance.idempotent:
+            claim = ClaimAsk(
+                request.id, int(request.request_dict.get("retries") or 0), request.token,
+                self._settings.claim_lease, self._settings.claim_keep,
+            )  # fmt: skip
+        request.call = Call(governance.plan, charges, header, claim)
+        self._waits(request, True)
+        self.on_loop(partial(self._enter, request))
+
+    def _enter(self, request: GovernedRequest) -> None:
+        self._places.acquire(self._occupy, request)
+
+    def _released(self, request: GovernedRequest) -> None:
+        self._unhold(request)
+        self._enter(request)
+
+    def _occupy(self, request: GovernedRequest) -> None:
+        """A place is ours: decide, then use it or give it back. Called by Celery's semaphore, so
+        nothing may get out."""
+        if request.epoch != self._epoch:
+            # Its message went back to the broker with a lost connection.
+            self._places.give_back()
+            return
+        try:
+            run = self._decide(request)
+        except Exception:
+            _log.exception("Task %s[%s]: no decision", request.name, request.id)
+            self._hold(request, self._clock.monotonic() + _STORE_AGAIN)
+            run = False
+        if run:
+            guarded(partial(self._run, request))
+        else:
+            self._places.give_back()
+
+    # ------------------------------------------------------------------ the decision
+
+    def _decide(self, request: GovernedRequest) -> bool:
+        """Whether to run it now. If not, it is held, deferred or buried already."""
+        call = _call(request)
+        if request.revoked():
+            self._waits(request, False)
+            return False
+        now = self._clock.monotonic()
+        if call.settled and call.slot is not None:
+            if call.slot <= now <= call.slot + self._settings.grace:
+                call.settled = False
+                call.header = replace(call.header, reserved=None)
+                return True
+            call.settled = False
+        if now < self._store_down_until:
+            self._hold(request, self._store_down_until)
+            return False
+        try:
+            answer = self._governor.admission.ask(call)
+        except StoreUnavailable as exc:
+            self._store_failed(exc)
+            self._hold(request, self._store_down_until)
+            return False
+        self._store_answered()
+        return self._act(request, call, answer)
+
+    def _act(self, request: GovernedRequest, call: Call, answer: Answer) -> bool:
+        match answer:
+            case Admit():
+                return True
+            case Wait():
+                self._wait(request, call, answer)
+            case Refuse():
+                wait = seconds(answer.until - answer.now)
+                self._bury(
+                    request,
+                    Reason.DEFERRAL_BUDGET_EXHAUSTED,
+                    f"{answer.limit} has its next slot in {wait:.0f} s, beyond max_wait",
+                )
+            case AlreadyDone():
+                _log.info("Task %s[%s] has already run: dropped", request.name, request.id)
+                self._count(request, "dropped")
+                self._let_go(request)
+            case OutcomeUnknown():
+                self._bury(
+                    request,
+                    Reason.OUTCOME_UNKNOWN,
+                    "the worker that began it died; whether the call was made is not known",
+                )
+        return False
+
+    def _wait(self, request: GovernedRequest, call: Call, answer: Wait) -> None:
+        assert call.slot is not None
+        self._stats.next_slot[call.upstream] = self._clock.wall() + answer.until - answer.now
+        if answer.paused:
+            self._recall(call.upstream)
+        if answer.until - answer.now <= self._settings.hold:
+            self._count(request, "held")
+            self._hold(request, call.slot)
+        else:
+            self._defer(request, call)
+
+    def _run(self, request: GovernedRequest) -> None:
+        call = _call(request)
+        if call.header.began is None:
+            call.header = replace(call.header, began=self._clock.wall())
+        request.request_dict[RUN_KEY] = {
+            "until": self._governor.admission.good_until(call),
+            "began": call.header.began,
+            "throttles": call.header.throttles,
+        }
+        if call.claim is not None:
+            self.claims.add(call.upstream, call.claim)
+        self._count(request, "admitted")
+        self._waits(request, False)
+        self._places.run(request)
+
+    # ------------------------------------------------------------------ waiting
+
+    def _hold(self, request: GovernedRequest, until: int) -> None:
+        if not request.held and len(self._room) < _MOST_HELD:
+            # A held message occupies the prefetch window; others must not wait behind it.
+            request.held = True
+            self._consumer.qos.increment_eventually()
+        self._room.hold(request, until)
+
+    def _unhold(self, request: GovernedRequest) -> None:
+        if request.held:
+            request.held = False
+            self._consumer.qos.decrement_eventually()
+
+    def _recall(self, upstream: str) -> None:
+        """The upstream is paused: slots that were to be used without asking are asked about."""
+        for request in self._room.requests():
+            call = request.call
+            if call is not None and call.upstream == upstream:
+                call.settled = False
+
+    def _defer(self, request: GovernedRequest, call: Call) -> None:
+        assert call.slot is not None
+        delay = call.slot - self._clock.monotonic()
+        delay -= min(self._settings.hold, _LONGEST_LEAD)
+        delay = max(0, min(delay, self._settings.max_countdown))
+        call.header = replace(call.header, deferrals=call.header.deferrals + 1)
+        copy = deferred(
+            copy_of(request.message), call.header, as_datetime(self._clock.wall() + delay)
+        )
+        self._publishing.submit(
+            partial(self._publisher, copy), partial(self._deferred, request, call)
+        )
+
+    def _deferred(self, request: GovernedRequest, call: Call, error: Exception | None) -> None:
+        if error is not None:
+            _log.error("Task %s[%s]: not deferred, %s; the message stays here",
+                       request.name, request.id, type(error).__name__)  # fmt: skip
+            self._hold(request, self._clock.monotonic() + _PUBLISH_AGAIN)
+            return
+        self._stats.broker_messages += 1
+        self._count(request, "deferred")
+        _log.info("Task %s[%s] waits for %s until its slot in %.1f s", request.name, request.id,
+                  call.upstream, seconds((call.slot or 0) - self._clock.monotonic()))  # fmt: skip
+        self._let_go(request)
+
+    # ------------------------------------------------------------------ the ends
+
+    def succeeded(self, request: GovernedRequest) -> None:
+        """The body returned; called before its message is acknowledged, from any thread."""
+        self._settle(request, ClaimAction.FINISH)
+        if request.call is not None and request.call.header.replay_of:
+            self.funeral.resolve(request.id)
+
+    def failed(
+        self, request: GovernedRequest, exc_info: Any, celery: Callable[..., None]
+    ) -> None:
+        """The body, or its process, ended with an exception."""
+        governance = self._governor.governance(request.task.name)
+        assert governance is not None
+        verdict = judge(request, exc_info, governance)
+        match verdict.kind:
+            case Verdict.Kind.NOT_NOW:
+                self._not_now(request, verdict.pause)
+            case Verdict.Kind.AGAIN:
+                self._again(request, verdict.wait, partial(celery, verdict.exc_info))
+            case Verdict.Kind.PASS:
+                self._settle(request, ClaimAction.FINISH)
+                request.settled = True
+                celery(verdict.exc_info)
+            case Verdict.Kind.LEAVE:
+                celery(verdict.exc_info)
+            case Verdict.Kind.ABANDON:
+                task_ready(request)
+            case Verdict.Kind.DEAD:
+                assert verdict.reason is not None
+                self._bury(
+                    request, verdict.reason, None, exc_info, partial(celery, verdict.exc_info)
+                )
+
+    def timed_out(
+        self, request: GovernedRequest, timeout: float, celery: Callable[[], None]
+    ) -> None:
+        """The pool killed the body's process at its hard time limit."""
+        self._bury(request, Reason.HARD_TIME_LIMIT, f"hard time limit of {timeout} s", None, celery)
+
+    def revoked(
+        self, request: GovernedRequest, expired: bool, celery: Callable[[], None]
+    ) -> None:
+        """It expired, or a person revoked it. A revocation is a person's own record."""
+        if expired:
+            self._bury(request, Reason.EXPIRED, "it expired while it waited", None, celery)
+        else:
+            self._settle(request, ClaimAction.FINISH)
+            request.settled = True
+            celery()
+
+    def _not_now(self, request: GovernedRequest, pause: int | None) -> None:
+        """The body did not make its call; it waits like any other, with no attempt spent."""
+        call = _call(request)
+        if pause is not None:
+            self._count(request, "throttled")
+            call.header = replace(call.header, throttles=call.header.throttles + 1)
+        self._settle(request, ClaimAction.RELEASE, pause or 0)
+        if pause is not None:
+            self._recall(call.upstream)
+        call.settled = False
+        request.request_dict.pop(RUN_KEY, None)
+        self._waits(request, True)
+        task_ready(request)
+        task_reserved(request)
+        self._enter(request)
+
+    def _again(
+        self, request: GovernedRequest, wait: int, celery: Callable[[], None]
+    ) -> None:
+        """Publish the next attempt; when the broker has it, Celery may acknowledge this one."""
+        call = _call(request)
+        now = self._clock.wall()
+        delay = min(wait, self._settings.max_countdown)
+        copy = retried(copy_of(request.message), call.header, as_datetime(now + delay))
+
+        def done(error: Exception | None) -> None:
+            if error is None:
+                self._stats.broker_messages += 1
+                self._count(request, "retried")
+                self._settle(request, ClaimAction.FINISH)
+                request.settled = True
+                celery()
+                return
+            _log.error("Task %s[%s]: its next attempt was not published, %s; trying again",
+                       request.name, request.id, type(error).__name__)  # fmt: skip
+            self._loop.at(self._clock.monotonic() + _PUBLISH_AGAIN, submit)
+
+        def submit() -> None:
+            self._publishing.submit(partial(self._publisher, copy), done)
+
+        submit()
+
+    def _bury(
+        self,
+        request: GovernedRequest,
+        reason: Reason,
+        why: str | None,
+        exc_info: Any = None,
+        celery: Callable[[], None] | None = None,
+    ) -> None:
+        """Write the dead letter, then let Celery finish. One burial for each request, however many
+        ways Celery reports its death."""
+        then = celery or partial(self._fail, request, reason, why or reason.value)
+        if request.burial is not None:
+            request.burial.append(then)
+            return
+        if request.buried:
+            guarded(then)
+            return
+        request.burial = [then]
+        self._waits(request, False)
+        self.funeral.hold(request, reason, why, exc_info, partial(self._buried, request))
+
+    def _buried(self, request: GovernedRequest) -> None:
+        self._count(request, "dead")
+        self._settle(request, ClaimAction.FINISH)
+        request.settled = True
+        request.buried = True
+        waiting, request.burial = request.burial or [], None
+        for then in waiting:
+            guarded(then)
+
+    def _fail(self, request: GovernedRequest, reason: Reason, why: str) -> None:
+        """A task that never ran has failed: its result, errbacks and chord hear of it."""
+        task_ready(request)
+        try:
+            request.task.backend.mark_as_failure(
+                request.id,
+                GovernorError(f"{reason.value}: {why}"),
+                request=request._context,
+                store_result=request.store_errors,
+            )
+        except Exception:
+            _log.exception("Task %s[%s]: its failure was not stored", request.name, request.id)
+        request.acknowledge()
+
+    def _let_go(self, request: GovernedRequest) -> None:
+        """Acknowledge a delivery that left nothing to settle."""
+        self._waits(request, False)
+        request.settled = True
+        task_ready(request)
+        request.acknowledge()
+
+    # ------------------------------------------------------------------ the store
+
+    def _settle(self, request: GovernedRequest, action: ClaimAction, pause: int = 0) -> None:
+        """One call, and only where there is something to say."""
+        call = request.call
+        if call is None:
+            return
+        claim = call.claim
+        if claim is not None:
+            self.claims.remove(claim)
+        ran = RUN_KEY in request.request_dict
+        if not pause and (claim is None or not (ran or request.buried or request.burial)):
+            return
+        self._stats.settled()
+        try:
+            self._governor.store.settle(call.upstream, claim, action if claim else None, pause)
+        except StoreUnavailable as exc:
+            # The claim stays and runs out: a second delivery would not call again.
+            self._store_failed(exc)
+
+    def _make_known(self, upstream: str) -> None:
+        """From now on the upstream's buckets earn their burst."""
+        try:
+            self._governor.store.settle(upstream)
+        except StoreUnavailable as exc:
+            self._store_failed(exc)
+
+    def _store_failed(self, exc: StoreUnavailable) -> None:
+        self._store_down_until = self._clock.monotonic() + _STORE_AGAIN
+        if not self._outage:
+            self._outage = True
+            _log.error("%s Governed tasks wait until it does", exc)
+
+    def _store_answered(self) -> None:
+        if self._outage:
+            self._outage = False
+            _log.warning("The limiter store answers again")
+
+    # ------------------------------------------------------------------ the worker's life
+
+    def disconnected(self) -> None:
+        """The broker connection is gone, and with it every message that is not running: the
+        broker hands them out again."""
+        self._epoch += 1
+        for request in self._room.clear():
+            request.held = False
+            self._waits(request, False)
+        self._places.clear()
+
+    def _governances(self) -> list[Any]:
+        found = (self._governor.governance(name) for name in self._governor.app.tasks)
+        return [governance for governance in found if governance is not None]
+
+    def _waits(self, request: GovernedRequest, waits: bool) -> None:
+        if request.waits is not waits:
+            request.waits = waits
+            self._count(request, "waiting", 1 if waits else -1)
+
+    def _count(self, request: GovernedRequest, what: str, by: int = 1) -> None:
+        if request.call is not None:
+            self._stats.count(request.call.upstream, what, by)
+
+
+def _call(request: GovernedRequest) -> Call:
+    assert request.call is not None
+    return request.call
+
+

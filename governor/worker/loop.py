@@ -1,0 +1,141 @@
+"""The worker's event loop as the gate sees it: run soon, run at a time, from any thread.
+
+Celery has two: kombu's hub (prefork, threads and solo over Redis and RabbitMQ) and a plain
+blocking loop (gevent, and transports without asynchronous I/O), which has no place for our
+work, so a thread of ours does it; under gevent that thread is a greenlet.
+
+Everything the gate does happens on its loop, one thing at a time, and nothing that fails
+there gets out: an exception in Celery's loop would end the worker.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Protocol
+
+from governor.clock import Clock, seconds
+
+_log = logging.getLogger("governor")
+
+Work = Callable[[], None]
+
+
+class Loop(Protocol):
+    """Where the gate's work happens."""
+
+    def soon(self, work: Work) -> None:
+        """Run ``work`` on the loop, not from inside the caller. From any thread."""
+        ...
+
+    def at(self, moment: int, work: Work) -> None:
+        """Run ``work`` on the loop at monotonic microseconds ``moment``. On the loop only."""
+        ...
+
+    def here(self) -> bool:
+        """Whether the caller is on the loop."""
+        ...
+
+    def drain(self) -> None:
+        """Run what is due now; used while the worker shuts down and its loop has ended."""
+        ...
+
+
+def guarded(work: Work) -> None:
+    """Run ``work``; whatever it raises is logged and goes no further."""
+    try:
+        work()
+    except Exception:
+        _log.exception("The governor failed in the worker's event loop")
+
+
+class HubLoop:
+    """kombu's hub. A byte in a pipe wakes it for work that other threads bring."""
+
+    def __init__(self, hub: Any, timer: Any, clock: Clock) -> None:
+        self._hub = hub
+        self._timer = timer
+        self._clock = clock
+        self._owner = threading.get_ident()
+        self._brought: deque[Work] = deque()
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+
+    def register(self, hub: Any) -> None:
+        """Listen for other threads. The hub forgets its readers at each reconnection."""
+        self._hub = hub
+        self._owner = threading.get_ident()
+        hub.add_reader(self._reader, self.drain)
+
+    def soon(self, work: Work) -> None:
+        self._brought.append(work)
+        try:
+            os.write(self._writer, b"\0")
+        except BlockingIOError:
+            pass  # the pipe is full of wake-ups already
+
+    def at(self, moment: int, work: Work) -> None:
+        delay = max(0, moment - self._clock.monotonic())
+        self._timer.call_after(seconds(delay), guarded, (work,))
+
+    def here(self) -> bool:
+        return threading.get_ident() == self._owner
+
+    def drain(self) -> None:
+        try:
+            os.read(self._reader, 65_536)
+        except BlockingIOError:
+            pass
+        # Work that brings more work waits for the next round, so that Celery gets its turn.
+        for _ in range(len(self._brought)):
+            guarded(self._brought.popleft())
+
+
+class ThreadLoop:
+    """A thread (under gevent: a greenlet) of the governor's own."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._brought: deque[Work] = deque()
+        self._timed: list[tuple[int, int, Work]] = []
+        self._number = count()
+        self._thread = threading.Thread(target=self._run, name="governor-loop", daemon=True)
+        self._thread.start()
+
+    def soon(self, work: Work) -> None:
+        with self._changed:
+            self._brought.append(work)
+            self._changed.notify()
+
+    def at(self, moment: int, work: Work) -> None:
+        with self._changed:
+            heapq.heappush(self._timed, (moment, next(self._number), work))
+            self._changed.notify()
+
+    def here(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    def drain(self) -> None:
+        """Nothing to do: this loop runs until the process ends."""
+
+    def _run(self) -> None:
+        while True:
+            guarded(self._next())
+
+    def _next(self) -> Work:
+        with self._changed:
+            while True:
+                if self._brought:
+                    return self._brought.popleft()
+                now = self._clock.monotonic()
+                if self._timed and self._timed[0][0] <= now:
+                    return heapq.heappop(self._timed)[2]
+                delay = seconds(self._timed[0][0] - now) if self._timed else None
+                self._changed.wait(delay)

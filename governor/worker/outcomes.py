@@ -1,0 +1,61 @@
+"""What a governed body tells the worker's main process.
+
+Decisions are values; these exceptions only carry them over Celery's border. The main
+process acts on them, because it alone has the exact message: it publishes first and
+acknowledges after.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.exceptions import Ignore, Retry
+
+from governor.errors import GovernorError
+
+
+class NotNow(Ignore):  # type: ignore[misc]
+    """The body did not call: ask for another admission and run then.
+
+    Attributes:
+        pause: microseconds the upstream asked everyone to stay away, ``None`` when nobody
+            asked: the body was merely too late for its slot.
+    """
+
+    def __init__(self, pause: int | None = None) -> None:
+        self.pause = pause
+        super().__init__(pause)
+
+    def __str__(self) -> str:
+        return "too late for its slot" if self.pause is None else "throttled by the upstream"
+
+
+class Again(Retry):  # type: ignore[misc]
+    """The call failed and the task is idempotent: publish its next attempt.
+
+    Attributes:
+        wait: microseconds until then.
+    """
+
+    def __init__(self, message: Any = None, exc: Any = None, when: Any = None, wait: int = 0) -> None:
+        self.wait = wait
+        super().__init__(message, exc, when)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.exc, self.when, self.wait)
+
+
+class BodyDied(GovernorError):
+    """The body raised what would have taken the worker down with it.
+
+    Attributes:
+        kind: ``MemoryError`` or ``SystemExit``.
+    """
+
+    def __init__(self, kind: str, message: str = "") -> None:
+        self.kind = kind
+        self.detail = message
+        super().__init__(f"{kind}: {message}" if message else kind)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.kind, self.detail)

@@ -1,0 +1,122 @@
+"""Places in the worker's pool. Admission is decided when one is free, never before.
+
+A slot taken while the pool is busy would be used whenever the pool gets to it: forty calls
+in a tenth of a second were measured at a limit of ten a second.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from governor.worker.loop import Loop
+
+Occupant = Callable[[Any], None]
+
+
+class Places(Protocol):
+    """The pool's places. All calls are made on the loop."""
+
+    def acquire(self, occupant: Occupant, request: Any) -> None:
+        """Call ``occupant(request)`` when a place is its own: now, or later in order."""
+        ...
+
+    def give_back(self) -> None:
+        """Return a place that was acquired and not used."""
+        ...
+
+    def run(self, request: Any) -> None:
+        """Use an acquired place to execute ``request``; the pool returns it afterwards."""
+        ...
+
+    def clear(self) -> None:
+        """Forget who is waiting: their messages went back to the broker."""
+        ...
+
+
+class PreforkPlaces:
+    """Celery's own semaphore, which its ungoverned tasks use as well."""
+
+    def __init__(self, controller: Any, loop: Loop) -> None:
+        self._controller = controller
+        self._loop = loop
+
+    def acquire(self, occupant: Occupant, request: Any) -> None:
+        self._controller._quick_acquire(occupant, request)
+
+    def give_back(self) -> None:
+        # Not from here: release calls the next waiter, which may give its place back too, and
+        # the recursion of many waiters ends the worker.
+        self._loop.soon(self._controller._quick_release)
+
+    def run(self, request: Any) -> None:
+        self._controller._process_task(request)
+
+    def clear(self) -> None:
+        """Celery clears its semaphore itself when the connection is lost."""
+
+
+class CountedPlaces:
+    """For pools whose executor queues whatever it is given (threads, gevent, solo).
+
+    All requests of the worker, governed or not, pass through it in order, so that a free place
+    is one in which a body starts at once.
+    """
+
+    def __init__(self, controller: Any, pool: Any, loop: Loop) -> None:
+        self._controller = controller
+        self._pool = pool
+        self._loop = loop
+        self._waiting: deque[tuple[Occupant, Any]] = deque()
+        self._taken = 0
+        self._applied = 0
+        self._pumping = False
+        self._on_apply = pool.on_apply
+        pool.on_apply = self._apply
+
+    def acquire(self, occupant: Occupant, request: Any) -> None:
+        self._waiting.append((occupant, request))
+        self._pump()
+
+    def give_back(self) -> None:
+        self._loop.soon(self._release)
+
+    def run(self, request: Any) -> None:
+        before = self._applied
+        try:
+            self._controller._process_task(request)
+        finally:
+            if self._applied == before:
+                # Revoked at the last moment: nothing was executed that will return the place.
+                self.give_back()
+
+    def clear(self) -> None:
+        self._waiting.clear()
+
+    def _apply(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._applied += 1
+
+        def counted(*inner: Any, **named: Any) -> Any:
+            try:
+                return target(*inner, **named)
+            finally:
+                self.give_back()
+
+        return self._on_apply(counted, *args, **kwargs)
+
+    def _release(self) -> None:
+        self._taken -= 1
+        self._pump()
+
+    def _pump(self) -> None:
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self._waiting and self._taken < (self._pool.num_processes or 1):
+                self._taken += 1
+                occupant, request = self._waiting.popleft()
+                occupant(request)
+        finally:
+            self._pumping = False

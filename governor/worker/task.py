@@ -1,0 +1,278 @@
+"""The task base class, and the body that every governed task type gets."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+from uuid import uuid4
+
+from celery import Task
+from celery.exceptions import Ignore, Reject
+from celery.exceptions import Retry as CeleryRetry
+
+from governor.clock import SECOND, micros, seconds
+from governor.errors import ConfigurationError, DeclarationError, Throttled
+from governor.execution.admission import Call, charges_of
+from governor.execution.header import NAME, Header
+from governor.governor import Governance, Governor
+from governor.policy.decision import Admit, Refuse, Wait
+from governor.policy.limits import CallPlan, Limit, Upstream
+from governor.policy.retry import Retry, RetryIn
+from governor.policy.retry_after import throttled_from_exception
+from governor.worker.outcomes import Again, BodyDied, NotNow
+
+RUN_KEY = "governor_run"
+"""Where the worker's gate tells the body until when its admission is good."""
+
+_FIRST_BACK_OFF = SECOND
+_LONGEST_BACK_OFF = 60 * SECOND
+
+
+class GovernedTask(Task):  # type: ignore[misc]
+    """Base class of tasks that call an upstream.
+
+    Options, given to ``@app.task(base=GovernedTask, …)`` or as class attributes:
+
+    Attributes:
+        upstream: the :class:`~governor.Upstream` the task calls. Without one the task is an
+            ordinary Celery task in every respect.
+        limits: further :class:`~governor.Limit` of this task type alone.
+        idempotent: whether calling twice does no harm. Only then is a failed call made again;
+            otherwise each call is made at most once.
+        retry: a :class:`~governor.Retry`; for idempotent tasks only. The method
+            ``self.retry()`` is still Celery's.
+
+    Raises:
+        DeclarationError: when Celery creates the task from its declaration, naming the field.
+    """
+
+    abstract = True
+    upstream: Upstream | None = None
+    limits: Sequence[Limit] = ()
+    idempotent: bool = False
+    retry_policy: Retry | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        policy = cls.__dict__.get("retry")
+        if policy is not None and not callable(policy):
+            if not isinstance(policy, Retry):
+                raise DeclarationError("retry", f"{policy!r} is no policy", "Write Retry(on=…)")
+            # The option shares its name with Celery's method, which bodies may call.
+            cls.retry_policy = policy
+            delattr(cls, "retry")
+
+    def __init__(self) -> None:
+        if self.upstream is None:
+            _refuse_leftovers(self)
+            return
+        check_declaration(self)
+        govern(self)
+        # On the instance, not the class: a task without an upstream keeps Celery's methods.
+        self.retry = self._identified_retry if self.idempotent else self._refused_retry
+        if any(callable(limit.cost) for limit in (*self.upstream.limits, *self.limits)):
+            self.apply_async = self._checked_apply_async
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every retry, deferral and replay of this task; send it to the upstream."""
+        request = self.request
+        header = Header.from_message({NAME: getattr(request, NAME, None)})
+        known = header.idem or request.id or getattr(request, "governor_key", None)
+        if known is None:
+            known = request.governor_key = str(uuid4())
+        return str(known)
+
+    def _checked_apply_async(
+        self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any
+    ) -> Any:
+        """As Celery's; a cost that cannot be computed fails here, in the producer's hands."""
+        governance = Governor.of(self.app).governance(str(self.name))
+        if governance is not None:
+            governance.plan.costs(args or (), kwargs or {})
+        return super().apply_async(args, kwargs, *rest, **options)
+
+    def _identified_retry(self, *args: Any, **kwargs: Any) -> Any:
+        """As Celery's, keeping the idempotency key."""
+        known = getattr(self.request, NAME, None)
+        headers = {**(kwargs.pop("headers", None) or {}), **({NAME: known} if known else {})}
+        return super().retry(*args, headers=headers, **kwargs)
+
+    def _refused_retry(self, *_: Any, **kwargs: Any) -> Any:
+        """A task that is not idempotent fails instead of calling twice."""
+        raise kwargs.get("exc") or DeclarationError(
+            "idempotent",
+            f"task {self.name} asked to be retried but is not idempotent",
+            "Declare idempotent=True if calling twice does no harm",
+        )
+
+
+def _refuse_leftovers(task: GovernedTask) -> None:
+    for field in ("limits", "idempotent", "retry_policy"):
+        if getattr(task, field):
+            name = "retry" if field == "retry_policy" else field
+            raise DeclarationError(
+                name, f"task {task.name} declares it but no upstream", "Add upstream=…"
+            )
+
+
+def check_declaration(task: GovernedTask) -> None:
+    """Refuse a declaration that cannot keep its promises.
+
+    Raises:
+        DeclarationError: naming the field and the remedy.
+    """
+    if not isinstance(task.upstream, Upstream):
+        raise DeclarationError(
+            "upstream", f"{task.upstream!r} is not an Upstream", 'Write Upstream("stripe", …)'
+        )
+    CallPlan.of(str(task.name), task.upstream, task.limits, inspect.signature(task.run))
+    if not task.idempotent and (task.retry_policy or getattr(task, "autoretry_for", None)):
+        raise DeclarationError(
+            "retry" if task.retry_policy else "autoretry_for",
+            f"task {task.name} is not idempotent: a retry could make its call twice",
+            "Declare idempotent=True if calling twice does no harm, or remove the policy",
+        )
+    options = {
+        name: value
+        for cls in reversed(type(task).__mro__)
+        if issubclass(cls, GovernedTask)
+        for name, value in vars(cls).items()
+    }
+    if options.get("acks_late") is False:
+        raise DeclarationError(
+            "acks_late",
+            f"task {task.name} would be acknowledged before it runs, and lost with its worker",
+            "Remove acks_late=False: governed tasks are acknowledged late",
+        )
+    for name, bad in (("reject_on_worker_lost", True), ("acks_on_failure_or_timeout", False),
+                      ("acks_on_timeout", False), ("acks_on_failure", False)):  # fmt: skip
+        if options.get(name) is bad:
+            raise DeclarationError(
+                name,
+                f"task {task.name} would be delivered again after its dead letter was written",
+                f"Remove {name}={bad}: the governor decides what runs again",
+            )
+
+
+def govern(task: Any) -> None:
+    """Make a task type governed: acknowledged late, its requests and its body ours. Doing it
+    again changes nothing."""
+    if getattr(task.run, "governed", False):
+        return
+    task.acks_late = True
+    task.Request = "governor.worker.request:GovernedRequest"
+    task.run = _governed_body(task, task.run)
+
+
+def _governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run`` with an admission before it and its failures made decisions after it."""
+
+    @wraps(run)
+    def body(*args: Any, **kwargs: Any) -> Any:
+        request = task.request
+        governor = Governor.of(task.app)
+        governance = governor.governance(task.name)
+        if governance is None:
+            return run(*args, **kwargs)
+        if request.called_directly or request.is_eager:
+            _admit_inline(governor, governance, args, kwargs)
+            try:
+                return run(*args, **kwargs)
+            except Exception as exc:
+                _decide_eagerly(task, governor, governance, exc)
+                raise
+        admitted = getattr(request, RUN_KEY, None)
+        if admitted is None:
+            raise ConfigurationError(
+                f"Task {task.name} reached a worker without admission. "
+                "The worker's app must have a Governor(app)"
+            )
+        if governor.clock.monotonic() > admitted["until"]:
+            raise NotNow
+        try:
+            return run(*args, **kwargs)
+        except (Ignore, Reject, CeleryRetry):
+            raise
+        except MemoryError as exc:
+            raise BodyDied("MemoryError", str(exc)) from None
+        except SystemExit as exc:
+            raise BodyDied("SystemExit", str(exc.code)) from None
+        except Exception as exc:
+            _decide(governor, governance, exc, request, admitted)
+            raise
+
+    body.governed = True  # type: ignore[attr-defined]
+    return body
+
+
+def _decide(
+    governor: Governor, governance: Governance, exc: Exception, request: Any, admitted: Any
+) -> None:
+    """Turn a failure into a decision, if it is one; else return and let it pass."""
+    now = governor.clock.wall()
+    throttled = exc if isinstance(exc, Throttled) else throttled_from_exception(exc, now)
+    if throttled is not None:
+        raise NotNow(pause_of(throttled, int(admitted["throttles"]))) from exc
+    if governance.idempotent and governance.retry is not None:
+        attempt = int(request.retries or 0) + 1
+        elapsed = max(0, now - int(admitted["began"]))
+        decision = governance.retry.decide(exc, attempt=attempt, elapsed=elapsed)
+        if isinstance(decision, RetryIn):
+            raise Again(exc=exc, when=seconds(decision.wait), wait=decision.wait) from exc
+
+
+def _decide_eagerly(
+    task: Any, governor: Governor, governance: Governance, exc: Exception
+) -> None:
+    """The same in eager mode, where Celery runs the next attempt inside this one. A direct call
+    is the caller's to repeat."""
+    request = task.request
+    if not request.is_eager or isinstance(exc, Ignore | Reject | CeleryRetry):
+        return
+    if governance.idempotent and governance.retry is not None:
+        attempt = int(request.retries or 0) + 1
+        decision = governance.retry.decide(exc, attempt=attempt, elapsed=0)
+        if isinstance(decision, RetryIn):
+            signature = task.signature_from_request(
+                request, request.args, request.kwargs,
+                countdown=seconds(decision.wait), retries=attempt,
+            )  # fmt: skip
+            governor.clock.sleep(min(decision.wait, governor.settings.inline_wait))
+            raise CeleryRetry(exc=exc, when=seconds(decision.wait), sig=signature) from exc
+
+
+def _admit_inline(
+    governor: Governor, governance: Governance, args: Sequence[Any], kwargs: Any
+) -> None:
+    """Block until the call may be made.
+
+    Raises:
+        Throttled: not within ``governor_inline_wait``.
+        StoreUnavailable: the limiter store did not answer.
+    """
+    plan = governance.plan
+    call = Call(plan, charges_of(plan, Header(), args, kwargs), Header())
+    patience = min(governor.settings.inline_wait, plan.upstream.max_wait)
+    while True:
+        answer = governor.admission.ask(call, patience)
+        if isinstance(answer, Admit):
+            return
+        # Without a claim there is only one other answer: a slot, kept or too far away.
+        assert isinstance(answer, Wait | Refuse)
+        delay = answer.until - answer.now
+        if isinstance(answer, Refuse) or delay > patience:
+            raise Throttled(
+                retry_after=seconds(delay), upstream=plan.upstream.name, limit=answer.limit
+            )
+        governor.clock.sleep(delay)
+        patience -= delay
+
+
+def pause_of(throttled: Throttled, throttles: int) -> int:
+    """How long the fleet stays away: as long as the upstream said, else longer each time."""
+    if throttled.retry_after is not None:
+        return max(1, micros(throttled.retry_after))
+    return int(min(_FIRST_BACK_OFF << min(throttles, 10), _LONGEST_BACK_OFF))

@@ -1,0 +1,136 @@
+"""What the end of a body means: a table, in words at each row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.exceptions import Ignore, Reject, Retry
+from celery.worker import state
+from kombu.exceptions import OperationalError
+
+from governor.clock import SECOND, seconds
+from governor.governor import Governance
+from governor.policy.retry import GiveUp
+from governor.ports import Reason
+from governor.worker.outcomes import Again, BodyDied, NotNow
+
+_ATTEMPTS_AFTER_LOSS = 3
+"""How often an idempotent task without a retry policy may lose its process."""
+
+_WAIT_AFTER_LOSS = SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate does next.
+
+    Attributes:
+        exc_info: what Celery shall be told of, where that differs from what happened.
+    """
+
+    class Kind(Enum):
+        NOT_NOW = auto()  # it did not call: wait for another admission
+        AGAIN = auto()  # it failed and may be called again
+        PASS = auto()  # it ended as it wanted to: Celery's business
+        LEAVE = auto()  # Celery announces it in another way, which comes back here
+        ABANDON = auto()  # leave it unacknowledged: the broker hands it out again
+        DEAD = auto()  # it will not run again by itself
+
+    kind: Kind
+    exc_info: Any
+    reason: Reason | None = None
+    wait: int = 0
+    pause: int | None = None
+
+
+def exception_of(exc_info: Any) -> BaseException:
+    """The exception, taken out of what billiard wraps it in to carry its traceback."""
+    exc = exc_info.exception
+    inner = getattr(exc, "exc", None)
+    if type(exc).__name__ == "ExceptionWithTraceback" and isinstance(inner, BaseException):
+        return inner
+    return exc  # type: ignore[no-any-return]
+
+
+def judge(request: Any, exc_info: Any, governance: Governance) -> Verdict:
+    """Read one end of one body."""
+    kind = Verdict.Kind
+    exc = exception_of(exc_info)
+    retries = int(request.request_dict.get("retries") or 0)
+    if request._already_cancelled:
+        # The connection was lost or the worker shuts down cold: the message comes back.
+        return Verdict(kind.LEAVE, exc_info)
+    match exc:
+        case NotNow():
+            return Verdict(kind.NOT_NOW, exc_info, pause=exc.pause)
+        case Again():
+            return Verdict(kind.AGAIN, exc_info, wait=exc.wait)
+        case Retry() | Ignore():
+            return Verdict(kind.PASS, exc_info)
+        case Reject():
+            return _rejected(exc, exc_info, governance)
+        case TimeLimitExceeded():
+            return Verdict(kind.DEAD, exc_info, Reason.HARD_TIME_LIMIT)
+        case WorkerLostError() | SystemExit() | KeyboardInterrupt():
+            if state.should_terminate not in {None, False}:
+                return Verdict(kind.ABANDON, exc_info)
+            return _lost(exc, exc_info, governance, retries)
+        case BodyDied():
+            memory = exc.kind == "MemoryError"
+            return Verdict(
+                kind.DEAD, exc_info, Reason.MEMORY_ERROR if memory else Reason.SYSTEM_EXIT
+            )
+        case MemoryError():
+            # Told of it, Celery would raise it again and end the whole worker.
+            return Verdict(kind.DEAD, _info(BodyDied("MemoryError")), Reason.MEMORY_ERROR)
+    if type(exc).__name__ == "Terminated":
+        return Verdict(kind.LEAVE, exc_info)
+    return Verdict(kind.DEAD, exc_info, _why_not_again(exc, governance, retries))
+
+
+def _rejected(exc: Reject, exc_info: Any, governance: Governance) -> Verdict:
+    if exc.requeue and governance.idempotent:
+        return Verdict(Verdict.Kind.LEAVE, exc_info)
+    # Delivered again, its call could happen twice.
+    exc.requeue = False
+    reason = Reason.REJECTED
+    if isinstance(exc.reason, OperationalError):
+        # Task.retry() could not publish; Celery would drop the task here.
+        reason = Reason.DEFER_PUBLISH_FAILED
+    return Verdict(Verdict.Kind.DEAD, exc_info, reason)
+
+
+def _lost(exc: BaseException, exc_info: Any, governance: Governance, retries: int) -> Verdict:
+    if not governance.idempotent:
+        return Verdict(Verdict.Kind.DEAD, exc_info, Reason.OUTCOME_UNKNOWN)
+    attempts = governance.retry.attempts if governance.retry else _ATTEMPTS_AFTER_LOSS
+    if retries + 1 < attempts:
+        again = Again(exc=exc, when=seconds(_WAIT_AFTER_LOSS), wait=_WAIT_AFTER_LOSS)
+        return Verdict(Verdict.Kind.AGAIN, _info(again), wait=_WAIT_AFTER_LOSS)
+    exited = isinstance(exc, SystemExit)
+    return Verdict(
+        Verdict.Kind.DEAD, exc_info, Reason.SYSTEM_EXIT if exited else Reason.WORKER_LOST
+    )
+
+
+def _why_not_again(exc: BaseException, governance: Governance, retries: int) -> Reason:
+    if not governance.idempotent:
+        return Reason.NOT_IDEMPOTENT
+    if governance.retry is None:
+        return Reason.NOT_RETRYABLE
+    decision = governance.retry.decide(exc, attempt=retries + 1, elapsed=0)
+    # The body decided already, with the time it took; only the name of its reason is sought.
+    if isinstance(decision, GiveUp):
+        return Reason(decision.reason)
+    return Reason.RETRIES_EXHAUSTED
+
+
+def _info(exc: BaseException) -> Any:
+    try:
+        raise exc
+    except BaseException:
+        return ExceptionInfo()

@@ -1,0 +1,58 @@
+"""Tasks held inside the worker: a heap, and one timer to the earliest instant."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from governor.clock import Clock
+from governor.worker.loop import Loop
+
+
+class WaitingRoom:
+    """Requests that wait for an instant, without a pool place and without a timer each.
+
+    Args:
+        release: called on the loop with each request whose time has come.
+    """
+
+    def __init__(self, loop: Loop, clock: Clock, release: Callable[[Any], None]) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._release = release
+        self._heap: list[tuple[int, int, Any]] = []
+        self._number = count()
+        self._timer_at: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def hold(self, request: Any, until: int) -> None:
+        """Release ``request`` at monotonic microseconds ``until``."""
+        heapq.heappush(self._heap, (until, next(self._number), request))
+        self._set_timer()
+
+    def requests(self) -> list[Any]:
+        """Everyone in it, in no order."""
+        return [request for _, _, request in self._heap]
+
+    def clear(self) -> list[Any]:
+        """Let go of everyone, unreleased."""
+        requests = self.requests()
+        self._heap.clear()
+        return requests
+
+    def _set_timer(self) -> None:
+        if self._heap and (self._timer_at is None or self._heap[0][0] < self._timer_at):
+            self._timer_at = self._heap[0][0]
+            self._loop.at(self._timer_at, self._wake)
+
+    def _wake(self) -> None:
+        now = self._clock.monotonic()
+        if self._timer_at is not None and self._timer_at <= now:
+            self._timer_at = None
+        while self._heap and self._heap[0][0] <= now:
+            self._release(heapq.heappop(self._heap)[2])
+        self._set_timer()
