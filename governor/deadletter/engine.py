@@ -148,6 +148,10 @@ def _postgres(url: URL, timeout: float) -> Engine:
 
     @event.listens_for(engine, "do_connect")
     def _connect(_dialect: object, _record: object, args: Any, options: Any) -> Any:
+        until = _deadline.get()
+        if until is not None and time.monotonic() >= until:
+            # The time went on a connection that did not answer: no second helping.
+            raise psycopg.OperationalError(f"no answer within {timeout:g} s")
         return BoundedConnection.connect(*args, **options)
 
     return engine
@@ -157,13 +161,13 @@ def _until(
     gen: Generator[Any, Any, Any], until: float, nothing_ready: object
 ) -> Generator[Any, Any, Any]:
     """``gen``, given up with TimeoutError when nothing is ready at ``until`` (monotonic s)."""
-    wanted = next(gen)
-    while True:
-        ready = yield wanted
-        if ready == nothing_ready and time.monotonic() > until:
-            gen.close()
-            raise TimeoutError
-        try:
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if ready == nothing_ready and time.monotonic() > until:
+                gen.close()
+                raise TimeoutError
             wanted = gen.send(ready)
-        except StopIteration as done:
-            return done.value
+    except StopIteration as done:
+        return done.value

@@ -147,7 +147,10 @@ class SqlDeadLetters:
             values["generation"] = parent.generation + 1
         # Both dialects; whoever comes second waits for the first and then does nothing.
         upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        written = connection.execute(upsert(DEAD_LETTERS).values(**values).on_conflict_do_nothing())
+        written = connection.execute(
+            upsert(DEAD_LETTERS).values(**values).on_conflict_do_nothing(),
+            execution_options={"preserve_rowcount": True},  # else -1 for an INSERT
+        )
         if written.rowcount != 1:
             return self._first_id(connection, death, values)
         row_id = str(values["id"])

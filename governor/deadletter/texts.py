@@ -34,7 +34,7 @@ class Texts:
         """``value`` redacted, at most ``limit`` characters: its beginning and its end."""
         if value is None:
             return None
-        raw = value if isinstance(value, str) else repr(value)
+        raw = _said(value)
         head = raw[:_REDACT_LIMIT]
         try:
             clean = storable(self._redact(head))
@@ -86,7 +86,7 @@ def storable(text: str) -> str:
 
 def name(value: object) -> str:
     """An identifier of at most 255 characters; a longer one ends in a hash of the whole."""
-    text = storable(value if isinstance(value, str) else repr(value))
+    text = storable(_said(value))
     if len(text) <= NAME_LENGTH:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -103,3 +103,12 @@ def whole(value: object) -> int:
     if not isinstance(value, int):
         return 0
     return max(-(2**63), min(int(value), 2**63 - 1))
+
+
+def _said(value: object) -> str:
+    if isinstance(value, str):
+        return str.__str__(value)
+    try:
+        return repr(value)
+    except Exception as error:  # noqa: BLE001 - the value's own code may raise anything
+        return f"<{type(value).__name__}, its repr raised {type(error).__name__}>"
