@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import parse_qs
 
 import httpx
 import pytest
+from kombu import Connection
 
 from governor import Governor, Limit, Throttled
 from governor.clock import SECOND
@@ -56,6 +57,7 @@ class Api(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.requests: list[Request] = []
+        self.asked = Event()
         self.answers: deque[tuple[int, Any, dict[str, str]]] = deque()
 
     def will_answer(
@@ -77,6 +79,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(payload)
+        self.server.asked.set()
 
     do_GET = do_POST = answer
 
@@ -415,3 +418,34 @@ def test_worker_sh_says_what_it_needs() -> None:
     assert "no broker answers" in done.stderr
     assert "CELERY_BROKER_URL" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.redis
+@pytest.mark.worker
+def test_worker_sh_runs_the_tasks(api: Api, redis_url: str, tmp_path: Path) -> None:
+    """With a broker it makes the tables and starts a worker that calls the API; SIGTERM ends it."""
+    from tasks.slack import post_message
+
+    api.will_answer(200, {"ok": True, "ts": "1.2"})
+    with Connection(redis_url) as connection:
+        post_message.apply_async(("C1", "hello"), connection=connection)
+
+    log = tmp_path / "worker.log"
+    with log.open("w") as output:
+        worker = subprocess.Popen(
+            ["sh", ROOT / "worker.sh", "--concurrency", "1"],
+            env={
+                **os.environ,
+                "CELERY_BROKER_URL": redis_url,
+                "GOVERNOR_DATABASE_URL": f"sqlite:///{tmp_path / 'dead.sqlite'}",
+            },
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            assert api.asked.wait(60), log.read_text()
+        finally:
+            worker.terminate()
+            ended = worker.wait(30)
+    assert ended == 0, log.read_text()
+    assert [request.json for request in api.requests] == [{"channel": "C1", "text": "hello"}]
