@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import NoReturn
 
 import click
+from sqlalchemy import Engine
 
 from governor.deadletter import schema
-from governor.deadletter.engine import bounded_engine
+from governor.deadletter.engine import TIMEOUT, bounded_engine
 from governor.errors import ConfigurationError, DatabaseUnavailable
 
 _MIGRATION_SECONDS = 600.0
@@ -42,17 +44,11 @@ def upgrade(context: click.Context, database: str | None, as_json: bool) -> None
     Example:
       governor db upgrade --database postgresql://me@db.example/app
     """
-    try:
-        engine = bounded_engine(_url(context, database), timeout=_MIGRATION_SECONDS)
+    with _engine(context, database, _MIGRATION_SECONDS) as engine:
         before = schema.check(engine)
         if before.current != before.head:
             schema.upgrade(engine)
         after = schema.check(engine)
-    except ConfigurationError as error:
-        raise click.UsageError(str(error)) from error
-    except DatabaseUnavailable as error:
-        _unreachable(error)
-    engine.dispose()
     if as_json:
         click.echo(json.dumps({"from": before.current, "to": after.current}))
     elif before.current == after.current:
@@ -72,14 +68,8 @@ def check(context: click.Context, database: str | None, as_json: bool) -> None:
     Example:
       governor db check --json
     """
-    try:
-        engine = bounded_engine(_url(context, database))
+    with _engine(context, database, TIMEOUT) as engine:
         state = schema.check(engine)
-    except ConfigurationError as error:
-        raise click.UsageError(str(error)) from error
-    except DatabaseUnavailable as error:
-        _unreachable(error)
-    engine.dispose()
     remedies = schema.remedies(state)
     if as_json:
         click.echo(json.dumps({**asdict(state), "good": state.good, "remedies": list(remedies)}))
@@ -91,10 +81,19 @@ def check(context: click.Context, database: str | None, as_json: bool) -> None:
         context.exit(1)
 
 
-def _url(context: click.Context, given: str | None) -> str:
-    return given if given is not None else str(context.obj.database_url())
-
-
-def _unreachable(error: DatabaseUnavailable) -> NoReturn:
-    click.echo(f"Error: {error}", err=True)
-    raise click.exceptions.Exit(_UNREACHABLE) from error
+@contextmanager
+def _engine(context: click.Context, url: str | None, timeout: float) -> Iterator[Engine]:
+    """The database to work on; what goes wrong with it becomes an exit code."""
+    try:
+        engine = bounded_engine(
+            url if url is not None else context.obj.database_url(), timeout=timeout
+        )
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
+    except DatabaseUnavailable as error:
+        click.echo(f"Error: {error}", err=True)
+        raise click.exceptions.Exit(_UNREACHABLE) from error

@@ -26,6 +26,7 @@ from governor.deadletter.rows import DeadLetter
 # C0 and C1 controls, DEL, line and paragraph separators, zero-width and direction marks.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 _TIMES = ("first_failed_at", "dead_at", "recorded_at", "state_at", "expires_at", "lease_until")
+_WHOLE = {"id", "fingerprint"}
 _LONG = ("exc_message", "args_redacted", "traceback", "attempt_log")
 
 
@@ -89,8 +90,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, right: s
         drawn.add_column(
             heading,
             justify="right" if heading == right else "left",
-            no_wrap=heading in {"id", "fingerprint", "newest"},
-            overflow="fold" if heading in {"id", "fingerprint", "newest"} else "ellipsis",
+            no_wrap=heading in _WHOLE,
+            overflow="fold",  # a name cut short cannot be copied into the next command
         )
     for row in rows:
         drawn.add_row(*(Text(printable(cell)) for cell in row))

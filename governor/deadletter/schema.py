@@ -13,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -65,6 +66,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
     """Bring the tables to ``revision``, all or nothing; safe to run from several places.
 
     Raises:
+        ConfigurationError: the database is at a revision this version does not know.
         DatabaseUnavailable: nothing was changed.
     """
     _run(engine, lambda config: command.upgrade(config, revision))
@@ -74,6 +76,7 @@ def downgrade(engine: Engine, revision: str) -> None:
     """Take the tables back to ``revision`` (``base``: none), all or nothing.
 
     Raises:
+        ConfigurationError: the database is at a revision this version does not know.
         DatabaseUnavailable: nothing was changed.
     """
     _run(engine, lambda config: command.downgrade(config, revision))
@@ -140,6 +143,10 @@ def _run(engine: Engine, revise: Any) -> None:
                 revise(_config(connection))
     except SQLAlchemyError as error:
         raise DatabaseUnavailable(explain(error, engine)) from error
+    except CommandError as error:
+        raise ConfigurationError(
+            f"database: {error}. If a newer governor made its tables, install that one"
+        ) from error
 
 
 def _drift(connection: Connection, context: MigrationContext) -> tuple[str, ...]:
