@@ -84,6 +84,7 @@ _PAIR = re.compile(
     r"|\([bB]?[\"']([\w.-]++)[\"'],\s{0,3}(?=[bB]?[\"'])"
     r"|(?<!\S)--?([A-Za-z][\w-]*+)[ \t]{1,8}(?!-)"
 )
+_MAY_HOLD_PAIRS = re.compile("[=:%(-]")
 
 
 def _bracketed(opening: str, closing: str) -> str:
@@ -186,7 +187,8 @@ class Redactor:
         text = _TOKENS.sub(REDACTED, text)
         if "</" in text:
             text = _ELEMENT.sub(self._element, text)
-        text = self._pairs(text)
+        if _MAY_HOLD_PAIRS.search(text):
+            text = self._pairs(text)
         text = _CARD.sub(_card, text)
         for pattern in self._patterns:
             text = pattern.sub(REDACTED, text)
