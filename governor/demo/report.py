@@ -26,7 +26,7 @@ def as_json(outcome: Outcome) -> dict[str, object]:
         "makespan_seconds": round(seconds(tally.makespan), 3),
         "ideal_seconds": round(seconds(outcome.ideal), 3),
         "limiter_calls": stats.limiter_calls,
-        "broker_messages": stats.broker_messages,
+        "broker_messages": tally.published + stats.broker_messages,
         "latency_ms": {
             "p50": stats.percentile_ms(0.50),
             "p95": stats.percentile_ms(0.95),

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -73,7 +74,7 @@ class Options:
         redis_url, database_url: the user's own servers; else private ones.
     """
 
-    tasks: int = 1000
+    tasks: int = 800
     rate: float | None = None
     burst: int | None = None
     pool: str = "prefork"
@@ -292,7 +293,11 @@ def _stop(workers: Sequence[_Worker]) -> None:
     for worker in workers:
         worker.process.signal(signal.SIGTERM)
     for worker in workers:
-        worker.process.stop(_STOP_SECONDS)
+        # Not stop(): a second SIGTERM would tell Celery to hurry.
+        try:
+            worker.process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
 
 
 def _tail(log: Path) -> str:

@@ -29,8 +29,8 @@ COMMENT = "demo.github.create_comment"
 INVENTORY = "demo.shopify.update_inventory"
 UNIFORM = "demo.api.call"
 
-# Of 1,000 tasks: 520 Stripe, 350 GitHub, 130 Shopify: each keeps its API busy for about 20 s.
-_SHARES = {CHARGE: 420, PAYOUT: 100, SYNC: 310, COMMENT: 40, INVENTORY: 130}
+# Of 800 tasks each API is kept busy for about 20 s.
+_SHARES = {CHARGE: 420, PAYOUT: 100, SYNC: 200, COMMENT: 10, INVENTORY: 70}
 
 # Tenants are of very different size, as they are.
 _TENANTS = {"acme": 60, "globex": 25, "initech": 12, "hooli": 3}

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class UpstreamStats:
-    """Counts of one upstream over all workers.
+    """Counts of one upstream over all workers. What a worker never counted is zero.
 
     Attributes:
         waiting: tasks held now.
@@ -32,6 +32,7 @@ class Stats:
     """Counts of all workers.
 
     Attributes:
+        broker_messages: published by the workers: deferrals and retries.
         decision_us: admission decisions' latencies in microseconds, a sample, ascending.
     """
 
@@ -59,8 +60,10 @@ def merge(parts: Iterable[Mapping[str, Any]]) -> Stats:
         for name, counts in part["upstreams"].items():
             upstream = total.upstreams.setdefault(name, UpstreamStats())
             for count in _COUNTS:
-                setattr(upstream, count, getattr(upstream, count) + counts[count])
-            slots = [slot for slot in (upstream.next_slot, counts["next_slot"]) if slot is not None]
+                setattr(upstream, count, getattr(upstream, count) + counts.get(count, 0))
+            slots = [
+                slot for slot in (upstream.next_slot, counts.get("next_slot")) if slot is not None
+            ]
             upstream.next_slot = min(slots, default=None)
         total.limiter_calls += part["limiter_calls"]
         total.broker_messages += part["broker_messages"]

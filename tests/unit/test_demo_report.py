@@ -30,7 +30,7 @@ GOOD = Tally(
 
 
 def outcome(tally: Tally = GOOD, database_url: str = "sqlite:////tmp/dead.sqlite") -> Outcome:
-    stats = Stats(limiter_calls=11, broker_messages=10, decision_us=[200, 400, 1000])
+    stats = Stats(limiter_calls=11, broker_messages=3, decision_us=[200, 400, 1000])
     return Outcome(
         tally, 1_000_000, stats, {"outcome_unknown": 1, "not_retryable": 1}, database_url
     )
@@ -50,7 +50,7 @@ def test_json() -> None:
         "makespan_seconds": 1.235,
         "ideal_seconds": 1.0,
         "limiter_calls": 11,
-        "broker_messages": 10,
+        "broker_messages": 13,
         "latency_ms": {"p50": 0.4, "p95": 1.0, "p99": 1.0},
     }
 

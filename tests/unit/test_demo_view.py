@@ -17,9 +17,8 @@ SECOND = 1_000_000
 
 
 def part(**upstream: object) -> dict[str, object]:
-    counts = dict.fromkeys(("admitted", "held", "deferred", "throttled", "dead", "waiting"), 0)
     return {
-        "upstreams": {"stripe": {**counts, "next_slot": None, **upstream}},
+        "upstreams": {"stripe": {"next_slot": None, **upstream}},
         "limiter_calls": 10,
         "broker_messages": 4,
         "decision_us": [100, 300],
