@@ -151,6 +151,24 @@ def _capture_messages(consumer: Any, gate: Gate) -> None:
 
         setattr(consumer, name, captured)
 
+    create = consumer.create_task_handler
+
+    def create_task_handler(*args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        handle = create(*args, **kwargs)
+
+        def received(message: Any) -> None:
+            try:
+                handle(message)
+            except (TypeError, ValueError, KeyError, AttributeError) as exc:
+                # A body of the wrong shape: Celery lets this out, and the message is gone.
+                if message.acknowledged:
+                    raise
+                consumer.on_invalid_task(None, message, exc)
+
+        return received
+
+    consumer.create_task_handler = create_task_handler
+
     wrap("on_unknown_task", Reason.UNKNOWN_TASK, lambda _, m, exc: (m, exc),
          lambda _, m, exc: (None, _Withheld(m), exc))  # fmt: skip
     wrap("on_invalid_task", Reason.INVALID_MESSAGE, lambda _, m, exc: (m, exc),

@@ -132,6 +132,9 @@ class Gate:
         header = Header.from_message(request.request_dict)
         request.token = f"{self._identity}.{next(self._delivery)}"
         request.epoch = self._epoch
+        if not isinstance(request.args, list | tuple) or not isinstance(request.kwargs, dict):
+            self._bury(request, Reason.INVALID_MESSAGE, "its arguments are no list and mapping")
+            return
         try:
             charges = charges_of(governance.plan, header, request.args, request.kwargs)
         except DeclarationError as exc:

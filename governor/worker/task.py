@@ -199,6 +199,8 @@ def _governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
         except MemoryError as exc:
             raise BodyDied("MemoryError", str(exc)) from None
         except SystemExit as exc:
+            if _by_signal(exc):
+                raise
             raise BodyDied("SystemExit", str(exc.code)) from None
         except Exception as exc:
             _decide(governor, governance, exc, request, admitted)
@@ -206,6 +208,12 @@ def _governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
 
     body.governed = True  # type: ignore[attr-defined]
     return body
+
+
+def _by_signal(exc: SystemExit) -> bool:
+    """Whether billiard's signal handler raised it, to end this process from outside: at a hard
+    time limit, a shutdown, a termination. It exits with ``signum - 256``."""
+    return isinstance(exc.code, int) and -256 < exc.code <= -192
 
 
 def _decide(

@@ -1,0 +1,132 @@
+"""Real workers on the tests' governed app, and what can be seen of them from outside."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from celery import Celery
+
+from governor.deadletter import schema
+from governor.deadletter.engine import bounded_engine
+from governor.deadletter.reading import Filters
+from governor.deadletter.repository import SqlDeadLetters
+from governor.deadletter.rows import DeadLetter
+from tests.servers.worker_process import WorkerProcess
+
+T = TypeVar("T")
+MODULE = "tests.integration.governed_app"
+
+
+class Fleet:
+    """Workers of one app, a producer that knows no governor, the ledger and the dead letters.
+
+    Args:
+        conf: further Celery configuration of the workers.
+        env: ``RATE`` and ``BURST`` of the upstream ``api``.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        broker_url: str,
+        limiter_url: str,
+        database_url: str,
+        *,
+        conf: dict[str, Any] | None = None,
+        **env: str,
+    ) -> None:
+        self.directory = directory
+        self.broker_url = broker_url
+        self.limiter_url = limiter_url
+        self._ledger = directory / "ledger"
+        self._env = {
+            "LIMITER_URL": limiter_url,
+            "DATABASE_URL": database_url,
+            "SPILL_DIR": str(directory / "spill"),
+            "LEDGER": str(self._ledger),
+            "CONF": json.dumps({"governor_stats_file": str(directory / "stats"), **(conf or {})}),
+            **env,
+        }
+        self._stack = ExitStack()
+        self.app = Celery("producer", broker=broker_url, backend=limiter_url)
+        self.app.conf.broker_transport_options = (conf or {}).get("broker_transport_options", {})
+        engine = bounded_engine(database_url)
+        schema.upgrade(engine)
+        self.dead_letters = SqlDeadLetters(engine, redact=str)
+        self._stack.callback(self.dead_letters.close)
+        self._stack.callback(self.app.close)
+
+    def worker(self, pool: str = "prefork", **options: Any) -> WorkerProcess:
+        """Start a worker of two places; it is ready when this returns."""
+        return self._stack.enter_context(
+            WorkerProcess(
+                MODULE,
+                self.broker_url,
+                directory=self.directory,
+                pool=pool,
+                backend_url=self.limiter_url,
+                env=self._env,
+                **options,
+            )
+        )
+
+    def send(self, task: str, *args: Any, **options: Any) -> Any:
+        """Publish a task by name, as a producer that has never heard of the governor."""
+        return self.app.send_task(f"{MODULE}.{task}", args, **options)
+
+    def signature(self, task: str, *args: Any) -> Any:
+        return self.app.signature(f"{MODULE}.{task}", args)
+
+    def ledger(self, task: str | None = None) -> list[dict[str, Any]]:
+        """What the bodies wrote, in order."""
+        if not self._ledger.exists():
+            return []
+        lines = [json.loads(line) for line in self._ledger.read_text().splitlines()]
+        return [x for x in lines if task is None or x["task"] == f"{MODULE}.{task}"]
+
+    def dead(self) -> list[DeadLetter]:
+        return list(self.dead_letters.list(Filters(), 1000))
+
+    def stats(self, what: str) -> int:
+        """A counter summed over upstreams and workers."""
+        total = 0
+        for path in self.directory.glob("stats.*.json"):
+            snapshot = json.loads(path.read_text())
+            if what in snapshot:
+                total += snapshot[what]
+            total += sum(u.get(what) or 0 for u in snapshot["upstreams"].values())
+        return total
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@contextmanager
+def fleet(*args: Any, **kwargs: Any) -> Iterator[Fleet]:
+    found = Fleet(*args, **kwargs)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def wait_until(
+    look: Callable[[], T], enough: Callable[[T], bool] = bool, timeout: float = 30
+) -> T:
+    """Look again and again until what is seen is enough.
+
+    Raises:
+        AssertionError: it was not, within ``timeout`` seconds; names what was seen last.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        seen = look()
+        if enough(seen):
+            return seen
+        assert time.monotonic() < deadline, f"still {seen!r} after {timeout} s"
+        time.sleep(0.02)

@@ -1,0 +1,125 @@
+"""The Celery app that the tests' worker processes run: governed tasks of every kind.
+
+Each body writes one line to ``$LEDGER``: the task's name, its id, its attempt, the moment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import Any
+
+import tenacity
+from celery import Celery
+
+from governor import GovernedTask, Governor, Limit, Retry, Throttled, Upstream
+
+app = Celery("governed")
+app.conf.update(
+    governor_redis_url=os.environ["LIMITER_URL"],
+    governor_database_url=os.environ["DATABASE_URL"],
+    governor_spill_dir=os.environ["SPILL_DIR"],
+    worker_prefetch_multiplier=4,
+    broker_connection_retry_on_startup=True,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+)
+app.conf.update(json.loads(os.environ.get("CONF", "{}")))
+governor = Governor(app)
+
+RATE = os.environ.get("RATE", "100/s")
+BURST = int(os.environ.get("BURST", "1"))
+api = Upstream("api", Limit(RATE, burst=BURST))
+free = Upstream("free", Limit("1000/s", burst=100))
+AGAIN = Retry(on=ConnectionError, attempts=3, wait=tenacity.wait_fixed(0.05))
+
+
+def write(task: Any, **facts: Any) -> None:
+    """One line of the ledger."""
+    line = {
+        "task": task.name,
+        "id": task.request.id,
+        "retries": task.request.retries,
+        "at": time.monotonic(),
+        **facts,
+    }
+    with open(os.environ["LEDGER"], "a") as ledger:
+        ledger.write(json.dumps(line) + "\n")
+
+
+@app.task(bind=True, base=GovernedTask, upstream=api, idempotent=True)
+def call(self: Any, number: int = 0, seconds: float = 0.0) -> int:
+    write(self, number=number)
+    time.sleep(seconds)
+    return number
+
+
+@app.task(bind=True, base=GovernedTask, upstream=api)
+def call_once(self: Any, number: int = 0, seconds: float = 0.0) -> int:
+    write(self, number=number, key=self.idempotency_key)
+    time.sleep(seconds)
+    return number
+
+
+@app.task(bind=True)
+def ungoverned(self: Any, number: int = 0, seconds: float = 0.0) -> int:
+    write(self, number=number)
+    time.sleep(seconds)
+    return number
+
+
+@app.task(bind=True, base=GovernedTask, upstream=free, idempotent=True, retry=AGAIN)
+def flaky(self: Any, failures: int) -> str:
+    write(self, key=self.idempotency_key)
+    if self.request.retries < failures:
+        raise ConnectionError("reset by peer")
+    return "done"
+
+
+@app.task(bind=True, base=GovernedTask, upstream=free, idempotent=True, retry=AGAIN)
+def wrong(self: Any, password: str = "") -> None:
+    write(self)
+    raise ValueError(f"no such thing, password={password}")
+
+
+@app.task(bind=True, base=GovernedTask, upstream=free)
+def fragile(self: Any) -> None:
+    write(self)
+    raise ConnectionError("reset by peer")
+
+
+@app.task(bind=True, base=GovernedTask, upstream=free)
+def dies(self: Any, how: str) -> None:
+    write(self)
+    if how == "sigkill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "memory":
+        raise MemoryError
+    if how == "exit":
+        raise SystemExit(3)
+    if how == "hang":
+        time.sleep(60)
+
+
+@app.task(bind=True, base=GovernedTask, upstream=free, idempotent=True, retry=AGAIN)
+def dies_once(self: Any) -> str:
+    write(self)
+    if self.request.retries == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+@app.task(bind=True, base=GovernedTask, upstream=free)
+def throttled_once(self: Any, marker: str, retry_after: float) -> str:
+    write(self)
+    try:
+        os.mkdir(marker)
+    except FileExistsError:
+        return "done"
+    raise Throttled(retry_after=retry_after)
+
+
+@app.task
+def collect(results: list[int]) -> list[int]:
+    return sorted(results)
