@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +23,7 @@ from governor.deadletter.errors import Changed, RowRefused, UnknownDeadLetter
 from governor.deadletter.models import State
 from governor.deadletter.reading import Filters
 from governor.deadletter.repository import LEASE, SqlDeadLetters
+from governor.deadletter.transitions import Transitions
 from governor.errors import ConfigurationError, DatabaseUnavailable, ReplayRefused
 from governor.execution.replay import replay_message
 from governor.ports import MessageCopy, Reason
@@ -246,6 +248,30 @@ def test_a_claim_from_an_old_preview_is_refused(letters: SqlDeadLetters) -> None
             letters.claim_replay(row_id, version, NOW, "me", "why")
 
 
+def test_a_row_that_is_dead_again_is_not_the_one_seen(letters: SqlDeadLetters) -> None:
+    """A row that was claimed and released since the preview is dead, and changed."""
+    row_id = letters.record(death())
+    letters.claim_replay(row_id, 1, NOW, "other", "why")
+    letters.release_expired(NOW + LEASE)
+    assert letters.get(row_id).state is State.DEAD
+    with pytest.raises(Changed):
+        letters.claim_replay(row_id, 1, NOW + LEASE, "me", "why")
+
+
+def test_an_edge_holds_only_for_the_row_it_read(letters: SqlDeadLetters, engine: Engine) -> None:
+    """A change computed from an old reading of the row changes nothing and writes no audit."""
+    row_id = letters.record(death())
+    edges = Transitions(str, os.urandom)
+    with bounded(engine, write=False) as connection:
+        old = edges.locked(connection, row_id)
+    letters.claim_replay(row_id, 1, NOW, "other", "why")
+    with pytest.raises(Changed):
+        with bounded(engine, write=True) as connection:
+            edges.move(connection, old, State.RESOLVED, NOW, actor="me", action="test")
+    assert letters.get(row_id).state is State.REPLAYING
+    assert [entry.action for entry in letters.audit(row_id)] == ["died", "replay_claimed"]
+
+
 LEASES = [
     # idempotent, state after the lease
     (True, State.DEAD),  # sending it once more is harmless
@@ -428,19 +454,48 @@ def test_a_row_the_database_refuses(letters: SqlDeadLetters, engine: Engine) -> 
 
 
 def test_a_fork_opens_its_own_connections(letters: SqlDeadLetters, engine: Engine) -> None:
-    """A forked child writes without disturbing its parent's connections."""
-    letters.record(death("parent"))
+    """Parent and forked child write at the same time without mixing up each other's answers."""
+    letters.record(death("before"))
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            letters.record(death("child"))
+            for number in range(100):
+                letters.record(death(f"child-{number}"))
             code = 0
         finally:
             os._exit(code)
+    for number in range(100):
+        letters.record(death(f"parent-{number}"))
     assert os.waitpid(child, 0)[1] == 0
-    letters.record(death("parent again"))
-    assert count(engine) == 3
+    assert count(engine) == 201
+
+
+@pytest.mark.postgres
+def test_an_exhausted_pool_keeps_nobody_waiting(postgres_url: str) -> None:
+    """When every connection is taken, a write gives up in time."""
+    engine = bounded_engine(postgres_url)
+    schema.upgrade(engine)
+    letters = SqlDeadLetters(engine, redact=str)
+    with ExitStack() as taken:
+        for _ in range(4):
+            taken.enter_context(engine.connect())
+        started = time.monotonic()
+        with pytest.raises(DatabaseUnavailable):
+            letters.record(death())
+        assert time.monotonic() - started < 2
+    assert letters.record(death())
+    letters.close()
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    """A damaged or missing SQLite file is an unavailable database, so the death is spilled."""
+    (tmp_path / "junk").write_bytes(b"not a database" * 1000)
+    for path in (tmp_path / "junk", tmp_path / "no folder" / "file"):
+        letters = SqlDeadLetters(f"sqlite:///{path}", redact=str)
+        with pytest.raises(DatabaseUnavailable):
+            letters.record(death())
+        letters.close()
 
 
 @pytest.mark.postgres
