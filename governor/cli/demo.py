@@ -26,7 +26,7 @@ _UNBALANCED, _CANNOT_RUN, _INTERRUPTED = 1, 2, 130
 @click.option(
     "--burst",
     type=click.IntRange(min=1),
-    help="With --rate: calls the upstream takes at once.  [default: a tenth of the rate]",
+    help="With --rate: calls the upstream takes at once.  [default: rate / 10, at least 2]",
 )
 @click.option(
     "--pool",

@@ -17,7 +17,6 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
-import governor
 from governor.deadletter.engine import explain
 from governor.deadletter.models import Base
 from governor.errors import ConfigurationError, DatabaseUnavailable
@@ -53,7 +52,7 @@ def script_location() -> Path:
     Raises:
         ConfigurationError: they are in neither place.
     """
-    package = Path(governor.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for folder in (package / "migrations", package.parent / "migrations"):
         if (folder / "env.py").is_file():
             return folder

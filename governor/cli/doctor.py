@@ -1,0 +1,249 @@
+"""``governor doctor``: is this application set up so that the guarantees hold?"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import redis
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from governor import settings as settings_
+from governor.cli.environment import Environment
+from governor.clock import SECOND
+from governor.deadletter import schema
+from governor.deadletter.engine import bounded_engine
+from governor.errors import GovernorError
+from governor.governor import Governor
+from governor.settings import Settings
+
+Level = Literal["ok", "warning", "error"]
+
+_OLDEST_REDIS = (6, 2)
+_PICKLES = {"pickle", "application/x-python-serialize"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        remedy: what to do; empty when all is well.
+    """
+
+    check: str
+    level: Level
+    message: str
+    remedy: str = ""
+
+
+@click.command(short_help="Is this application set up so that the guarantees hold?")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.pass_obj
+def doctor(environment: Environment, as_json: bool) -> None:
+    """Look at an application's settings, its Redis, its database and its task declarations.
+
+    Changes nothing. Exit codes: 0 nothing wrong (there may be warnings), 1 an error was found,
+    2 usage.
+
+    \b
+    Example:
+      governor -A proj doctor
+    """
+    findings = list(examine(environment))
+    failed = any(finding.level == "error" for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"ok": not failed, "findings": [asdict(f) for f in findings]}))
+    else:
+        _show(findings)
+    raise SystemExit(1 if failed else 0)
+
+
+def examine(environment: Environment) -> Iterator[Finding]:
+    """Every finding, in the order in which a person would mend them."""
+    governor = environment.governor()
+    try:
+        settings = governor.settings
+    except GovernorError as exc:
+        problem, _, remedy = str(exc).partition(". ")
+        yield Finding("settings", "error", problem, remedy)
+        return
+    yield Finding("settings", "ok", "every governor_* setting can be used")
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        lambda: _tasks(governor),
+        lambda: _serializers(governor),
+        lambda: _visibility(governor, settings),
+        lambda: _redis(settings),
+        lambda: _database(environment),
+        lambda: _spill(settings),
+    ]
+    for check in checks:
+        yield from check()
+
+
+def _tasks(governor: Governor) -> Iterator[Finding]:
+    governed = 0
+    try:
+        governor.app.loader.import_default_modules()
+        names = sorted(governor.app.tasks)
+        known = governor.upstreams
+    except GovernorError as exc:
+        yield Finding("tasks", "error", str(exc), "Correct the declaration")
+        return
+    for name in names:
+        try:
+            governance = governor.governance(name)
+        except GovernorError as exc:
+            yield Finding("tasks", "error", f"{name}: {exc}", "Correct the declaration")
+            continue
+        if governance is None:
+            continue
+        governed += 1
+        if not governance.plan.limits:
+            yield Finding(
+                "tasks", "warning",
+                f"{name}: upstream {governance.plan.upstream.name} has no limit",
+                "Declare one, or it is only paused by Retry-After",
+            )  # fmt: skip
+    if governed:
+        yield Finding("tasks", "ok", f"{governed} governed task types, {len(known)} upstreams")
+    else:
+        yield Finding(
+            "tasks", "warning", "no task type is governed",
+            "Declare base=GovernedTask and upstream=…, or set governor_routes",
+        )  # fmt: skip
+
+
+def _serializers(governor: Governor) -> Iterator[Finding]:
+    conf = governor.app.conf
+    accepted = {str(content) for content in conf.accept_content or ()}
+    if accepted & _PICKLES or conf.task_serializer in _PICKLES:
+        yield Finding(
+            "serializers", "error",
+            "pickle is accepted: whoever can write to the broker, or to the dead letters that are "
+            "replayed, runs code in your workers",
+            'Set task_serializer="json" and accept_content=["json"]',
+        )  # fmt: skip
+    else:
+        yield Finding("serializers", "ok", f"{', '.join(sorted(accepted))} accepted, no pickle")
+
+
+def _visibility(governor: Governor, settings: Settings) -> Iterator[Finding]:
+    conf = governor.app.conf
+    countdown = settings.max_countdown / SECOND
+    if not settings_.is_redis(str(conf.broker_url or "")):
+        yield Finding(
+            "broker", "ok",
+            f"countdowns are at most {countdown:g} s; keep RabbitMQ's consumer_timeout above twice "
+            "that",
+        )  # fmt: skip
+        return
+    visible = settings_.visibility_timeout(conf)
+    limits = [task.time_limit or conf.task_time_limit for task in governor.app.tasks.values()
+              if governor.governance(str(task.name)) is not None]  # fmt: skip
+    longest = max((float(limit) for limit in limits if limit), default=0.0)
+    if longest + countdown > visible:
+        yield Finding(
+            "visibility timeout", "error",
+            f"{visible:g} s is less than the longest countdown ({countdown:g} s) and time limit "
+            f"({longest:g} s) together: a task could be delivered again while it runs",
+            "Raise broker_transport_options['visibility_timeout'] or lower "
+            "governor_max_countdown",
+        )  # fmt: skip
+    else:
+        yield Finding("visibility timeout", "ok", f"{visible:g} s, countdowns {countdown:g} s")
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    budget = max(settings.timeout / SECOND, 1.0)
+    try:
+        with redis.Redis.from_url(
+            settings.redis_url, socket_timeout=budget, socket_connect_timeout=budget
+        ) as client:
+            server: Any = client.info("server")
+            memory: Any = client.info("memory")
+            persistence: Any = client.info("persistence")
+    except (redis.RedisError, OSError) as exc:
+        yield Finding(
+            "redis", "error", f"the limiter store does not answer ({type(exc).__name__})",
+            "Start it, or correct governor_redis_url; governed tasks wait until it answers",
+        )  # fmt: skip
+        return
+    version = str(server.get("redis_version", "0"))
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_REDIS:
+        yield Finding("redis", "error", f"version {version}", "Use Redis 6.2 or later, or Valkey")
+    else:
+        yield Finding("redis", "ok", f"version {version}")
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if policy == "noeviction" or not memory.get("maxmemory"):
+        yield Finding("redis memory", "ok", f"maxmemory policy {policy}")
+    else:
+        yield Finding(
+            "redis memory", "error",
+            f"maxmemory policy {policy} may evict limits and claims: a limit forgotten is a limit "
+            "started over",
+            "CONFIG SET maxmemory-policy noeviction",
+        )  # fmt: skip
+    if not persistence.get("aof_enabled"):
+        yield Finding(
+            "redis persistence", "warning",
+            "without AOF a restart forgets the claims of non-idempotent tasks and starts every "
+            "bucket full",
+            "CONFIG SET appendonly yes",
+        )  # fmt: skip
+    else:
+        yield Finding("redis persistence", "ok", "AOF is on")
+
+
+def _database(environment: Environment) -> Iterator[Finding]:
+    try:
+        engine = bounded_engine(environment.database_url())
+        try:
+            state = schema.check(engine)
+        finally:
+            engine.dispose()
+    except GovernorError as exc:
+        yield Finding(
+            "database", "error", str(exc),
+            "Start it, or correct governor_database_url; dead letters are spilled to disk until "
+            "then",
+        )  # fmt: skip
+        return
+    if state.good:
+        yield Finding("database", "ok", f"revision {state.current}")
+    else:
+        found = "; ".join(state.drift) or f"it is at revision {state.current or 'none'}"
+        remedy = " ".join(schema.remedies(state))
+        yield Finding("database", "error", found, remedy)
+
+
+def _spill(settings: Settings) -> Iterator[Finding]:
+    folder = Path(settings.spill_dir).absolute()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if os.access(nearest, os.W_OK):
+        yield Finding("spill", "ok", f"{folder} can be written")
+    else:
+        yield Finding(
+            "spill", "error", f"{folder} cannot be written",
+            "Set governor_spill_dir to a folder that survives the worker",
+        )  # fmt: skip
+
+
+def _show(findings: list[Finding]) -> None:
+    styles: dict[Level, str] = {"ok": "green", "warning": "yellow", "error": "bold red"}
+    table = Table("check", "", "found", "remedy", box=None, pad_edge=False)
+    for finding in findings:
+        table.add_row(
+            finding.check,
+            Text(finding.level, style=styles[finding.level]),
+            Text(finding.message),
+            Text(finding.remedy),
+        )
+    Console(width=None).print(table)

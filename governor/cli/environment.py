@@ -1,0 +1,104 @@
+"""What the commands work on: an application's settings, or what is named instead of one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import click
+from celery import Celery
+from celery.app.utils import find_app
+
+from governor.deadletter.repository import SqlDeadLetters
+from governor.errors import ConfigurationError
+from governor.governor import Governor
+from governor.ports import MessageCopy
+from governor.redaction import Redactor
+from governor.settings import Settings
+from governor.worker.messages import Publisher
+
+
+class Environment:
+    """The application given with ``-A``, and what overrides its settings.
+
+    Args:
+        app: an application, or where to import one from, or ``None``.
+        database: a database URL instead of the application's.
+    """
+
+    def __init__(self, app: Celery | str | None, database: str | None) -> None:
+        self._app = app
+        self._database = database
+
+    @cached_property
+    def loaded(self) -> Celery:
+        """The application.
+
+        Raises:
+            click.UsageError: there is none, or it cannot be imported.
+        """
+        if self._app is None:
+            raise click.UsageError(
+                "This needs your application. Name it: governor -A proj …, or celery -A proj "
+                "governor …"
+            )
+        if not isinstance(self._app, str):
+            return self._app
+        here = str(Path.cwd())
+        if here not in sys.path:
+            sys.path.insert(0, here)
+        try:
+            return find_app(self._app)
+        except Exception as exc:
+            raise click.UsageError(
+                f"-A {self._app}: {type(exc).__name__}: {exc}. Name the module of your Celery app"
+            ) from exc
+
+    def app(self) -> Celery:
+        """See :attr:`loaded`."""
+        return self.loaded
+
+    def governor(self) -> Governor:
+        """The application's governor.
+
+        Raises:
+            click.UsageError: it has none.
+        """
+        try:
+            return Governor.of(self.loaded)
+        except ConfigurationError as exc:
+            raise click.UsageError(str(exc)) from exc
+
+    def settings(self) -> Settings:
+        """The application's settings.
+
+        Raises:
+            ConfigurationError: one of them cannot work.
+        """
+        return self.governor().settings
+
+    def database_url(self) -> str:
+        """Where the dead letters are."""
+        return self._database if self._database is not None else self.settings().database_url
+
+    def spill_dir(self) -> str:
+        """Where the application's workers spill."""
+        return self.settings().spill_dir
+
+    def dead_letters(self) -> SqlDeadLetters:
+        """The dead-letter table."""
+        redactor = Redactor() if self._app is None else self.governor().redactor
+        return SqlDeadLetters(self.database_url(), redact=redactor.text)
+
+    def publisher(self) -> Callable[[MessageCopy], None]:
+        """Publishes one message to the application's broker, confirmed."""
+        return Publisher(self.loaded)
+
+
+def of(obj: Any, app: str | None, database: str | None) -> Environment:
+    """The environment for a command line; ``obj`` is Celery's own context in ``celery -A …``."""
+    known = getattr(obj, "app", None)
+    return Environment(app if app is not None else known, database)
