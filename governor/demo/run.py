@@ -70,7 +70,8 @@ class Options:
 
     Attributes:
         rate: calls a second of one uniform upstream; ``None`` for the mixed scenario.
-        burst: of that upstream; a tenth of the rate when left out.
+        burst: of that upstream; a tenth of the rate, and at least 2, when left out. With 1
+            there is no room for the jitter of two calls on their way.
         redis_url, database_url: the user's own servers; else private ones.
     """
 
@@ -83,7 +84,7 @@ class Options:
 
     @property
     def uniform_burst(self) -> int:
-        return self.burst or max(1, int((self.rate or 0) // 10))
+        return self.burst or max(2, int((self.rate or 0) // 10))
 
 
 @dataclass(frozen=True, slots=True)
