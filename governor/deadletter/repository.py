@@ -344,7 +344,7 @@ class SqlDeadLetters:
         """
         over = (
             reading.columns(*MOVABLE)
-            .where(DEAD_LETTERS.c.state == State.REPLAYING.value, DEAD_LETTERS.c.lease_until <= now)
+            .where(reading.in_state(State.REPLAYING), DEAD_LETTERS.c.lease_until <= now)
             .order_by(DEAD_LETTERS.c.id)
             .limit(limit)
             .with_for_update(skip_locked=True)

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, Select, text
 
 from governor.clock import SECOND
-from governor.deadletter import schema
+from governor.deadletter import reading, schema
 from governor.deadletter.engine import bounded, bounded_engine
 from governor.deadletter.errors import Changed, RowRefused, UnknownDeadLetter
-from governor.deadletter.models import State
+from governor.deadletter.models import DEAD_LETTERS, State
 from governor.deadletter.reading import Filters
 from governor.deadletter.repository import LEASE, SqlDeadLetters
 from governor.deadletter.transitions import Transitions
@@ -172,23 +172,53 @@ FILTERS = [
     ({"task_name": "other"}, ["b"]),
     ({"tenant": "acme"}, ["c", "a"]),
     ({"reason": Reason.WORKER_LOST}, ["c"]),
-    ({"since": DEAD_AT + 1}, ["c", "b"]),
+    ({"since": DEAD_AT + SECOND}, ["c", "b"]),
     ({"states": [State.DEAD]}, ["c", "b", "a"]),
     ({"states": [State.REPLAYED, State.RESOLVED]}, []),
-    ({"tenant": "acme", "since": DEAD_AT + 1}, ["c"]),  # all that are given must match
+    ({"tenant": "acme", "since": DEAD_AT + SECOND}, ["c"]),  # all that are given must match
 ]
 
 
 def test_list_and_count(letters: SqlDeadLetters) -> None:
     """Every filter that is set must match, and the newest come first."""
     letters.record(death("a"))
-    letters.record(death("b", task_name="other", tenant=None, dead_at=DEAD_AT + 1))
-    letters.record(death("c", reason=Reason.WORKER_LOST, dead_at=DEAD_AT + 2))
+    letters.record(death("b", task_name="other", tenant=None, dead_at=DEAD_AT + SECOND))
+    letters.record(death("c", reason=Reason.WORKER_LOST, dead_at=DEAD_AT + 2 * SECOND))
     for given, expected in FILTERS:
         filters = Filters(**given)  # type: ignore[arg-type]
         assert [found.task_id for found in letters.list(filters)] == expected, given
         assert letters.count(filters) == len(expected)
     assert [found.task_id for found in letters.list(Filters(), limit=1)] == ["c"]
+
+
+PLANS = [
+    # question, the index that answers it
+    (reading.group_sizes(None, 10), "ix_governor_dl_group"),
+    (reading.group_sizes(DEAD_AT, 10), "ix_governor_dl_group"),
+    (
+        reading.columns("id")
+        .where(reading.in_state(State.REPLAYING))
+        .where(DEAD_LETTERS.c.lease_until <= NOW),
+        "ix_governor_dl_lease",
+    ),
+]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(("query", "index"), PLANS)
+def test_partial_indexes_are_used(postgres_url: str, query: Select[Any], index: str) -> None:
+    """The questions for which there is a partial index are answered by it, also by a plan
+    that PostgreSQL made without knowing the parameters."""
+    engine = bounded_engine(postgres_url)
+    schema.upgrade(engine)
+    with bounded(engine, write=False) as connection:
+        # One row needs no index; and a prepared statement gets a generic plan in the end.
+        connection.execute(text("SET LOCAL enable_seqscan = off"))
+        connection.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
+        compiled = query.compile(connection, compile_kwargs={"render_postcompile": True})
+        plan = connection.exec_driver_sql(f"EXPLAIN {compiled}", compiled.params).all()
+    engine.dispose()
+    assert index in repr(plan)
 
 
 def test_an_unknown_id(letters: SqlDeadLetters) -> None:

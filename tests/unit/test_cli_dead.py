@@ -336,7 +336,8 @@ def test_already_replayed(env: Environment) -> None:
 
 def test_changed_since_the_preview(env: Environment) -> None:
     """A row another operator took between preview and action is left to them."""
-    first, second = env.letters.record(death("a")), env.letters.record(death("b"))
+    first = env.letters.record(death("a"))
+    second = env.letters.record(death("b", dead_at=DEAD_AT + 1))
 
     def other_operator(_message: MessageCopy) -> None:
         if env.letters.get(second).state is State.DEAD:
@@ -429,7 +430,8 @@ def test_the_database_goes_away_in_the_middle(
     env: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was replayed before is reported, and the exit code is 6."""
-    first, second = env.letters.record(death("a")), env.letters.record(death("b"))
+    first = env.letters.record(death("a"))
+    second = env.letters.record(death("b", dead_at=DEAD_AT + 1))
     real = env.letters.claim_replay
 
     def claim(dead_letter_id: str, *args: Any, **options: Any) -> Any:
