@@ -130,9 +130,15 @@ def broker_patience(conf: Mapping[str, Any]) -> float:
     Half the Redis visibility timeout, so that waiting and running fit into it; and half of
     RabbitMQ's default consumer timeout of 30 minutes.
     """
-    if is_redis(str(conf.get("broker_url") or "")):
+    if is_redis(_broker_url(conf)):
         return visibility_timeout(conf) / 2
     return 900.0
+
+
+def _broker_url(conf: Mapping[str, Any]) -> str:
+    """What the worker reads from. Celery's environment variables and its ``-b`` precede the
+    setting, and only the attribute of its configuration knows them."""
+    return str(getattr(conf, "broker_read_url", None) or conf.get("broker_url") or "")
 
 
 def is_redis(url: str) -> bool:
@@ -142,7 +148,7 @@ def is_redis(url: str) -> bool:
 
 def _redis_url(conf: Mapping[str, Any], url: str | None) -> str:
     if url is None:
-        broker = str(conf.get("broker_url") or "")
+        broker = _broker_url(conf)
         if not is_redis(broker):
             raise ConfigurationError(
                 "governor_redis_url: not set, and the broker is not a Redis to borrow. "
