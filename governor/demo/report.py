@@ -85,7 +85,7 @@ def print_report(outcome: Outcome, console: Console) -> None:
     database = make_url(outcome.database_url).render_as_string(hide_password=True)
     for command in ("groups", "list"):
         # Plain text, whole: these lines are meant to be copied.
-        shown = f"  governor dead {command} --database {database}"
+        shown = f"  governor --database {database} dead {command}"
         console.print(Text(shown, style="cyan"), soft_wrap=True)
 
 

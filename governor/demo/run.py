@@ -152,8 +152,8 @@ def _run(options: Options, show: Show, stack: ExitStack) -> Outcome:
     watch.stage("publishing")
     producer_log = folder / "producer.jsonl"
     _publish(build(settings), planned, producer_log, watch)
-    watch.stage("working")
     workers = _start_workers(stack, options.pool, settings, folder)
+    watch.stage("working")
     _wait_until_drained(watch, broker, workers, time.monotonic() + 30 + 1.5 * ideal / SECOND)
     watch.stage("stopping")
     _stop(workers)

@@ -139,7 +139,7 @@ def test_the_mix_balances_and_its_dead_letters_can_be_read(shell: Shell) -> None
     assert "160 tasks published" in " ".join(done.stdout.split())
     assert "Look further" in done.stdout
     commands = [
-        line.split()[1:] for line in done.stdout.splitlines() if line.startswith("  governor dead ")
+        line.split()[1:] for line in done.stdout.splitlines() if line.startswith("  governor ")
     ]
     assert len(commands) == 2
     for command in commands:
