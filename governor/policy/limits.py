@@ -146,6 +146,10 @@ def check_limits(limits: Sequence[object]) -> None:
     Raises:
         DeclarationError: naming the field and the remedy.
     """
+    if not isinstance(limits, list | tuple):
+        raise DeclarationError(
+            "limits", f"{limits!r} is not a list", 'Write limits=[Limit("100/s")]'
+        )
     seen: dict[str, Limit] = {}
     for limit in limits:
         if not isinstance(limit, Limit):
