@@ -8,7 +8,6 @@
     ├── StoreUnavailable         the limiter store did not answer within its time
     ├── DatabaseUnavailable      the dead-letter database did not answer
     ├── Throttled                the upstream said "not now": the call did not happen
-    ├── Overloaded               load shed at the door
     └── ReplayRefused            policy forbids this replay
 
 Each class's docstring is its default message.
@@ -96,10 +95,6 @@ def _rebuild_throttled(
     message: str | None, retry_after: float | None, upstream: str | None, limit: str | None
 ) -> Throttled:
     return Throttled(message, retry_after=retry_after, upstream=upstream, limit=limit)
-
-
-class Overloaded(GovernorError):
-    """The upstream's backlog is beyond what it may keep waiting."""
 
 
 class ReplayRefused(GovernorError):

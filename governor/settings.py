@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -174,7 +174,4 @@ def _routes(routes: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _upstreams(upstreams: Any) -> tuple[Any, ...]:
-    values: Sequence[Any] = tuple(upstreams.values() if isinstance(upstreams, Mapping) else upstreams)
-    return tuple(values)
-
-
+    return tuple(upstreams.values() if isinstance(upstreams, Mapping) else upstreams)

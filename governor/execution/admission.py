@@ -57,9 +57,7 @@ def charges_of(
 class Admission:
     """The one way to ask: in the worker's gate, in a late body, in a direct call."""
 
-    def __init__(
-        self, store: LimiterStore, settings: Settings, clock: Clock, stats: Stats
-    ) -> None:
+    def __init__(self, store: LimiterStore, settings: Settings, clock: Clock, stats: Stats) -> None:
         self._store = store
         self._settings = settings
         self._clock = clock

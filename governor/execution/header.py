@@ -17,6 +17,10 @@ from governor.policy.decision import Reservation
 NAME = "governor"
 VERSION = 1
 
+_SCALARS = (
+    "upstream", "idem", "give_up_at", "first", "deferrals", "throttles", "began", "replay_of",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -48,9 +52,10 @@ class Header:
 
     def to_message(self) -> dict[str, Any]:
         """The wire form; what is unset is left out."""
-        wire: dict[str, Any] = {"v": VERSION, "upstream": self.upstream}
-        wire["limits"] = dict(self.limits)
-        for name in ("idem", "give_up_at", "first", "deferrals", "throttles", "began", "replay_of"):
+        wire: dict[str, Any] = {"v": VERSION}
+        if self.limits:
+            wire["limits"] = dict(self.limits)
+        for name in _SCALARS:
             if value := getattr(self, name):
                 wire[name] = value
         if self.reserved is not None:
@@ -82,9 +87,7 @@ class Header:
 
     def next_attempt(self) -> Header:
         """For a retry: a fresh patience, the same identity."""
-        return replace(
-            self, give_up_at=None, first=None, deferrals=0, throttles=0, reserved=None
-        )
+        return replace(self, give_up_at=None, first=None, deferrals=0, throttles=0, reserved=None)
 
 
 def _text(value: Any) -> str:

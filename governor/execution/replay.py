@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
+from governor.execution.header import NAME, Header
 from governor.ports import MessageCopy
 
-HEADER = "governor"
-_HEADER_VERSION = 1
-# What the governor knew about the death's waiting; a replay asks for admission afresh.
-_OLD_WAIT = frozenset({"first", "deferrals", "slot", "limit"})
 # Written by RabbitMQ; it drops a message it believes to run in a circle.
 _BROKER_HEADERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count")
 # A kombu ``expiration`` passed back is multiplied; the others name one delivery.
@@ -28,20 +25,20 @@ def replay_message(
     It starts over: no retries counted, no ETA, no expiry, no slot. Its ``governor`` header
     says which dead letter it replays, and carries the idempotency key of the first run.
     """
-    known = message.headers.get(HEADER)
-    governed: dict[str, Any] = dict(known) if isinstance(known, dict) else {}
-    governed = {key: value for key, value in governed.items() if key not in _OLD_WAIT}
-    governed.setdefault("v", _HEADER_VERSION)
-    governed["replay_of"] = dead_letter_id
-    if idempotency_key is not None:
-        governed["idem"] = idempotency_key
+    known = Header.from_message(message.headers)
+    header = replace(
+        known.next_attempt(),
+        idem=idempotency_key if idempotency_key is not None else known.idem,
+        began=None,
+        replay_of=dead_letter_id,
+    )
     headers = {
         key: value
         for key, value in message.headers.items()
         if not str(key).startswith(_BROKER_HEADERS)
     }
     headers.update(id=replay_task_id, retries=0, eta=None, expires=None)
-    headers[HEADER] = governed
+    headers[NAME] = header.to_message()
     properties = {
         key: value for key, value in message.properties.items() if key not in _DELIVERY_PROPERTIES
     }

@@ -58,7 +58,9 @@ class Effects:
     claim: str | None = None
 
 
-def decide(ask: Ask, state: UpstreamState, now: int) -> tuple[Answer, Effects]:
+def decide(  # noqa: PLR0912 - one table, in the order in which the script decides
+    ask: Ask, state: UpstreamState, now: int
+) -> tuple[Answer, Effects]:
     """Answer ``ask`` at store time ``now``; nothing is changed here, the effects say what to."""
     ours = False
     if ask.claim is not None and state.claim is not None:

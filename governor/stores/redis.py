@@ -96,9 +96,7 @@ class RedisStore:
             arguments += ["", 0, 0]
         else:
             claim = ask.claim
-            names.append(
-                keys.claim_key(self._prefix, ask.upstream, claim.task_id, claim.attempt)
-            )
+            names.append(keys.claim_key(self._prefix, ask.upstream, claim.task_id, claim.attempt))
             arguments += [claim.token, claim.lease, claim.keep // 1000]
         for charge in ask.charges:
             arguments += [charge.interval, charge.capacity]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from governor.clock import SECOND
 from governor.policy.decision import (
@@ -92,7 +93,7 @@ class LimiterStoreConformance:
         waits = [store.admit(ask(TEN_PER_SECOND)) for _ in range(3)]
         assert all(isinstance(wait, Wait) for wait in waits)
         slots = [wait.until for wait in waits if isinstance(wait, Wait)]
-        assert [b - a for a, b in zip(slots, slots[1:], strict=False)] == [100 * MS] * 2
+        assert [b - a for a, b in pairwise(slots)] == [100 * MS] * 2
 
     def test_cost_takes_as_much_as_that_many_calls(self, harness: StoreHarness) -> None:
         """A call of cost three leaves room for two more in a burst of five."""

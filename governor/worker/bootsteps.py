@@ -16,7 +16,7 @@ from typing import Any
 from celery import bootsteps, signals
 from celery.worker.consumer.connection import Connection
 
-from governor.clock import Clock, seconds
+from governor.clock import SECOND, Clock
 from governor.governor import Governor
 from governor.ports import Reason
 from governor.worker.gate import Gate
@@ -27,8 +27,8 @@ from governor.worker.task import GovernedTask, govern
 _log = logging.getLogger("governor")
 
 _STATS_EVERY = 0.5
-_LAST_WORDS = 5.0
-"""Seconds a worker that shuts down waits for its dead letters to be written."""
+_LAST_WORDS = 5 * SECOND
+"""How long a worker that shuts down waits for its dead letters to be written."""
 
 
 class GateStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -77,7 +77,7 @@ class GateStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def shutdown(self, consumer: Any) -> None:
         """The pool has ended: hear what it still had to say, and write it down."""
-        deadline = self._clock.monotonic() + int(_LAST_WORDS * 1_000_000)
+        deadline = self._clock.monotonic() + _LAST_WORDS
         self._loop.drain()
         while not self.gate.funeral.idle() and self._clock.monotonic() < deadline:
             self._clock.sleep(10_000)
@@ -177,5 +177,3 @@ def _capture_messages(consumer: Any, gate: Gate) -> None:
          lambda _, m: (None, _Withheld(m)))  # fmt: skip
     wrap("on_decode_error", Reason.UNDECODABLE, lambda m, exc: (m, exc),
          lambda m, exc: (_Withheld(m), exc))  # fmt: skip
-
-

@@ -123,7 +123,7 @@ class Funeral:
         drained = spill.drain(self._governor.dead_letters)
         _log.warning("%d spilled dead letters written to the database", drained.recorded)
 
-    def _death_of(
+    def _death_of(  # noqa: PLR0917 - a partial, filled in one place
         self, request: Any, copy: MessageCopy, reason: Reason, why: str | None, exc_info: Any,
         now: int,
     ) -> Death:  # fmt: skip
@@ -199,5 +199,3 @@ def _text(value: Any) -> str | None:
 
 def _retries(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
-
-

@@ -307,9 +307,7 @@ class Gate:
         if request.call is not None and request.call.header.replay_of:
             self.funeral.resolve(request.id)
 
-    def failed(
-        self, request: GovernedRequest, exc_info: Any, celery: Callable[..., None]
-    ) -> None:
+    def failed(self, request: GovernedRequest, exc_info: Any, celery: Callable[..., None]) -> None:
         """The body, or its process, ended with an exception."""
         governance = self._governor.governance(request.task.name)
         assert governance is not None
@@ -339,9 +337,7 @@ class Gate:
         """The pool killed the body's process at its hard time limit."""
         self._bury(request, Reason.HARD_TIME_LIMIT, f"hard time limit of {timeout} s", None, celery)
 
-    def revoked(
-        self, request: GovernedRequest, expired: bool, celery: Callable[[], None]
-    ) -> None:
+    def revoked(self, request: GovernedRequest, expired: bool, celery: Callable[[], None]) -> None:
         """It expired, or a person revoked it. A revocation is a person's own record."""
         if expired:
             self._bury(request, Reason.EXPIRED, "it expired while it waited", None, celery)
@@ -366,9 +362,7 @@ class Gate:
         task_reserved(request)
         self._enter(request)
 
-    def _again(
-        self, request: GovernedRequest, wait: int, celery: Callable[[], None]
-    ) -> None:
+    def _again(self, request: GovernedRequest, wait: int, celery: Callable[[], None]) -> None:
         """Publish the next attempt; when the broker has it, Celery may acknowledge this one."""
         call = _call(request)
         now = self._clock.wall()
@@ -509,5 +503,3 @@ class Gate:
 def _call(request: GovernedRequest) -> Call:
     assert request.call is not None
     return request.call
-
-

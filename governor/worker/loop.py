@@ -16,6 +16,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from typing import Any, Protocol
 
@@ -75,10 +76,8 @@ class HubLoop:
 
     def soon(self, work: Work) -> None:
         self._brought.append(work)
-        try:
+        with suppress(BlockingIOError):  # the pipe is full of wake-ups already
             os.write(self._writer, b"\0")
-        except BlockingIOError:
-            pass  # the pipe is full of wake-ups already
 
     def at(self, moment: int, work: Work) -> None:
         delay = max(0, moment - self._clock.monotonic())
@@ -88,10 +87,8 @@ class HubLoop:
         return threading.get_ident() == self._owner
 
     def drain(self) -> None:
-        try:
+        with suppress(BlockingIOError):
             os.read(self._reader, 65_536)
-        except BlockingIOError:
-            pass
         # Work that brings more work waits for the next round, so that Celery gets its turn.
         for _ in range(len(self._brought)):
             guarded(self._brought.popleft())

@@ -26,7 +26,9 @@ def copy_of(message: Message) -> MessageCopy:
     ``expiration``, which comes back as a text of milliseconds and would be multiplied."""
     body = message.body
     info = message.delivery_info or {}
-    properties = {k: v for k in _KEPT_PROPERTIES if (v := (message.properties or {}).get(k)) is not None}
+    properties = {
+        k: v for k in _KEPT_PROPERTIES if (v := (message.properties or {}).get(k)) is not None
+    }
     properties["content_type"] = message.content_type
     properties["content_encoding"] = message.content_encoding
     return MessageCopy(

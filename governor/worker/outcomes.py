@@ -37,7 +37,9 @@ class Again(Retry):  # type: ignore[misc]
         wait: microseconds until then.
     """
 
-    def __init__(self, message: Any = None, exc: Any = None, when: Any = None, wait: int = 0) -> None:
+    def __init__(
+        self, message: Any = None, exc: Any = None, when: Any = None, wait: int = 0
+    ) -> None:
         self.wait = wait
         super().__init__(message, exc, when)
 

@@ -62,9 +62,7 @@ class GovernedRequest(Request):  # type: ignore[misc]
         else:
             gate.on_loop(partial(gate.timed_out, self, timeout, celery))
 
-    def _announce_revoked(
-        self, reason: str, terminated: bool, signum: Any, expired: bool
-    ) -> None:
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         celery = partial(super()._announce_revoked, reason, terminated, signum, expired)
         gate = self._gate()
         if gate is None:

@@ -232,9 +232,7 @@ def _decide(
             raise Again(exc=exc, when=seconds(decision.wait), wait=decision.wait) from exc
 
 
-def _decide_eagerly(
-    task: Any, governor: Governor, governance: Governance, exc: Exception
-) -> None:
+def _decide_eagerly(task: Any, governor: Governor, governance: Governance, exc: Exception) -> None:
     """The same in eager mode, where Celery runs the next attempt inside this one. A direct call
     is the caller's to repeat."""
     request = task.request

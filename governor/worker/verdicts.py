@@ -131,6 +131,6 @@ def _why_not_again(exc: BaseException, governance: Governance, retries: int) -> 
 
 def _info(exc: BaseException) -> Any:
     try:
-        raise exc
+        raise exc  # noqa: TRY301 - billiard needs a traceback to copy
     except BaseException:
         return ExceptionInfo()

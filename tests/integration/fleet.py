@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +19,7 @@ from governor.deadletter.engine import bounded_engine
 from governor.deadletter.reading import Filters
 from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.rows import DeadLetter
-from tests.servers.worker_process import WorkerProcess
+from tests.servers.worker_process import ROOT, WorkerProcess
 
 T = TypeVar("T")
 MODULE = "tests.integration.governed_app"
@@ -102,6 +105,16 @@ class Fleet:
             total += sum(u.get(what) or 0 for u in snapshot["upstreams"].values())
         return total
 
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ``governor -A <the workers' app> …`` and return what it printed."""
+        env = os.environ | self._env
+        env |= {"CELERY_BROKER_URL": self.broker_url, "PYTHONPATH": str(ROOT)}
+        governor = Path(sys.executable).with_name("governor")
+        return subprocess.run(
+            [governor, "-A", MODULE, *arguments],
+            env=env, cwd=self.directory, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
     def close(self) -> None:
         self._stack.close()
 
@@ -115,9 +128,7 @@ def fleet(*args: Any, **kwargs: Any) -> Iterator[Fleet]:
         found.close()
 
 
-def wait_until(
-    look: Callable[[], T], enough: Callable[[T], bool] = bool, timeout: float = 30
-) -> T:
+def wait_until(look: Callable[[], T], enough: Callable[[T], bool] = bool, timeout: float = 30) -> T:
     """Look again and again until what is seen is enough.
 
     Raises:

@@ -120,6 +120,13 @@ def throttled_once(self: Any, marker: str, retry_after: float) -> str:
     raise Throttled(retry_after=retry_after)
 
 
+@app.task(bind=True, base=GovernedTask, upstream=free)
+def needs(self: Any, path: str) -> str:
+    write(self, key=self.idempotency_key)
+    with open(path):
+        return "done"
+
+
 @app.task
 def collect(results: list[int]) -> list[int]:
     return sorted(results)

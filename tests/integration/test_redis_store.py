@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 import redis
@@ -186,7 +187,7 @@ def test_threads_share_one_store(store: RedisStore) -> None:
         thread.join()
     slots = sorted(answer.until for answer in answers if isinstance(answer, Wait))
     assert len(slots) == 200
-    assert {b - a for a, b in zip(slots, slots[1:], strict=False)} == {3600 * SECOND}
+    assert {b - a for a, b in pairwise(slots)} == {3600 * SECOND}
 
 
 def test_a_forked_child_has_connections_of_its_own(store: RedisStore) -> None:

@@ -33,11 +33,6 @@ def make_fleet(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Fleet]]
         fleet.close()
 
 
-def gaps(calls: list[dict[str, Any]]) -> list[float]:
-    moments = sorted(call["at"] for call in calls)
-    return [b - a for a, b in zip(moments, moments[1:], strict=False)]
-
-
 def assert_within_limit(
     calls: list[dict[str, Any]], *, burst: int, rate: float, late: float = 0.05
 ) -> None:
@@ -280,7 +275,7 @@ UNREADABLE = [
     # positional arguments that are no list
     (b'{"args": 1}', "application/json"),
     # keyword arguments that are no mapping
-    (b'[[], 1, {}]', "application/json"),
+    (b"[[], 1, {}]", "application/json"),
     # a pickle, which the worker does not accept
     (b"\x80\x04N.", "application/x-python-serialize"),
 ]

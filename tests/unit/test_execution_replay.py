@@ -42,8 +42,13 @@ def test_headers(header: str, before: object, after: object) -> None:
 GOVERNED = [
     # what the dead message said, what its replay says
     (None, {"v": 1}),  # a task that was not governed
-    ({"v": 3, "upstream": "stripe"}, {"v": 3, "upstream": "stripe"}),  # version and limits stay
-    ({"v": 1, "first": 5, "deferrals": 9, "slot": 7, "limit": "a"}, {"v": 1}),  # old waiting goes
+    # upstream and limits stay
+    (
+        {"v": 1, "upstream": "stripe", "limits": {"s": 2}},
+        {"v": 1, "upstream": "stripe", "limits": {"s": 2}},
+    ),
+    ({"v": 1, "first": 5, "deferrals": 9, "slot": ["s", 7], "began": 3}, {"v": 1}),  # waiting goes
+    ({"v": 3, "upstream": "stripe"}, {"v": 1}),  # a version nobody here can read
     ({"v": 1, "idem": "old", "replay_of": "first"}, {"v": 1}),  # a replay of a replay
     ("broken", {"v": 1}),  # not a mapping
 ]
