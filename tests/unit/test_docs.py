@@ -464,6 +464,15 @@ def test_every_link_resolves(page: Path) -> None:
             assert anchor in anchors(found), target
 
 
+def test_every_test_named_exists() -> None:
+    """A guarantee that names the test which shows it names one that there is."""
+    code = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/*/test_*.py"))
+    defined = set(re.findall(r"^ *def (test_\w+)\(", code, re.M))
+    named = {found for page in PAGES for found in re.findall(r"`(test_\w+)`", page.read_text())}
+    assert named
+    assert named <= defined, named - defined
+
+
 def test_the_readme_links_to_every_page() -> None:
     """Nobody has to look for a page."""
     linked = {target.partition("#")[0] for target in _LINK.findall(read("README.md"))}
