@@ -60,7 +60,10 @@ def print_report(outcome: Outcome, console: Console) -> None:
     rows.add_row(str(tally.published), "tasks published")
     rows.add_row(str(tally.succeeded), "succeeded, by the upstream's own ledger")
     rows.add_row(str(tally.dead), "dead letters" + (f": {reasons}" if reasons else ""))
-    rows.add_row(str(tally.waiting), "still waiting in the broker")
+    rows.add_row(
+        str(tally.waiting),
+        "still waiting in the broker" + (", when the demo's time was up" if tally.waiting else ""),
+    )
     rows.add_row(str(len(tally.lost)), "lost")
     rows.add_row(str(len(tally.duplicated)), "called twice where that is forbidden")
     rows.add_row(
