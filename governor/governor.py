@@ -207,10 +207,15 @@ class Governor:
         args, kwargs = body[0], body[1]
         plan = governance.plan
         before = Header.from_message(headers)
+        limits: dict[str, int] = {}
+        if plan.signature is not None or not any(limit.per for _, limit in plan.limits):
+            # Without the task's signature nobody knows which argument is the account: then the
+            # worker, which has it, computes the buckets.
+            charges, costs = plan.charges(args, kwargs), plan.costs(args, kwargs)
+            limits = {c.bucket: cost for c, cost in zip(charges, costs, strict=True)}
         header = Header(
             upstream=plan.upstream.name,
-            limits={c.bucket: n for c, n in zip(
-                plan.charges(args, kwargs), plan.costs(args, kwargs), strict=True)},
+            limits=limits,
             idem=before.idem or headers.get("id"),
             began=before.began,
             replay_of=before.replay_of,

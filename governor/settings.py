@@ -69,7 +69,7 @@ def load(conf: Mapping[str, Any], known: Iterable[str]) -> Settings:
     Raises:
         ConfigurationError: naming the setting and the remedy.
     """
-    names = {PREFIX + field.name for field in fields(Settings)}
+    names = {PREFIX + field.name for field in fields(Settings)} - {PREFIX + "claim_keep"}
     for key in known:
         if key not in names:
             close = get_close_matches(key, names, n=1)
@@ -113,7 +113,7 @@ def load(conf: Mapping[str, Any], known: Iterable[str]) -> Settings:
         claim_lease=duration("claim_lease", 30.0, 1, 3600),
         claim_keep=micros(max(86_400.0, 2 * visibility_timeout(conf))),
         prefix=_text("prefix", get("prefix", DEFAULT_PREFIX)),
-        redact=tuple(get("redact", ())),
+        redact=_names("redact", get("redact", ())),
         stats_file=get("stats_file", None),
     )
 
@@ -162,6 +162,12 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigurationError(f"{PREFIX}{name}: {value!r} is not a text")
     return value
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+        raise ConfigurationError(f'{PREFIX}{name}: {value!r} is no list. Write ["a_name"]')
+    return tuple(value)
 
 
 def _routes(routes: Any) -> tuple[tuple[str, str], ...]:

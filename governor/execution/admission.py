@@ -79,6 +79,10 @@ class Admission:
                 upstream=call.upstream,
                 charges=call.charges,
                 grace=self._settings.grace,
+                # A caller that blocks is there at its slot, however far away.
+                hold=max(self._settings.hold, self._settings.grace)
+                if patience is None
+                else patience,
                 max_wait=call.plan.upstream.max_wait if patience is None else patience,
                 give_up_at=header.give_up_at if patience is None else None,
                 reserved=header.reserved,
@@ -94,12 +98,11 @@ class Admission:
         if isinstance(answer, Wait):
             call.header = replace(header, reserved=answer.reserved)
             call.slot = ended + answer.until - answer.now
-            # With one limit, nothing is left to ask at the slot; a claim is taken there.
-            call.settled = (
-                answer.reserved is not None and len(call.charges) == 1 and call.claim is None
-            )
+            paid = {r.bucket for r in answer.reserved if r.paid and r.slot == answer.until}
+            # Nothing is left to ask at the slot; a claim is taken there.
+            call.settled = call.claim is None and paid.issuperset(c.bucket for c in call.charges)
         elif isinstance(answer, Admit):
-            call.header = replace(header, reserved=None)
+            call.header = replace(header, reserved=())
             call.slot = ended - (answer.now - answer.slot)
         return answer
 

@@ -34,7 +34,7 @@ class Header:
         first: store time of the first admission decision.
         deferrals: how often it was handed back to the broker to wait.
         throttles: how often in a row the upstream itself said "not now".
-        reserved: the slot it holds.
+        reserved: what it holds in its limits while it waits.
         began: wall time at which its first attempt began.
         replay_of: the dead letter it replays.
     """
@@ -46,7 +46,7 @@ class Header:
     first: int | None = None
     deferrals: int = 0
     throttles: int = 0
-    reserved: Reservation | None = None
+    reserved: tuple[Reservation, ...] = ()
     began: int | None = None
     replay_of: str | None = None
 
@@ -58,8 +58,8 @@ class Header:
         for name in _SCALARS:
             if value := getattr(self, name):
                 wire[name] = value
-        if self.reserved is not None:
-            wire["slot"] = [self.reserved.bucket, self.reserved.slot]
+        if self.reserved:
+            wire["slots"] = [[r.bucket, r.slot, int(r.paid)] for r in self.reserved]
         return wire
 
     @classmethod
@@ -69,7 +69,6 @@ class Header:
         if not isinstance(wire, Mapping) or wire.get("v") != VERSION:
             return cls()
         try:
-            slot = wire.get("slot")
             return cls(
                 upstream=_text(wire.get("upstream", "")),
                 limits={_text(k): _number(v) for k, v in dict(wire.get("limits", {})).items()},
@@ -78,7 +77,10 @@ class Header:
                 first=_optional(_number, wire.get("first")),
                 deferrals=_number(wire.get("deferrals", 0)),
                 throttles=_number(wire.get("throttles", 0)),
-                reserved=Reservation(_text(slot[0]), _number(slot[1])) if slot else None,
+                reserved=tuple(
+                    Reservation(_text(bucket), _number(slot), bool(_number(paid)))
+                    for bucket, slot, paid in wire.get("slots", ())
+                ),
                 began=_optional(_number, wire.get("began")),
                 replay_of=_optional(_text, wire.get("replay_of")),
             )
@@ -87,7 +89,7 @@ class Header:
 
     def next_attempt(self) -> Header:
         """For a retry: a fresh patience, the same identity."""
-        return replace(self, give_up_at=None, first=None, deferrals=0, throttles=0, reserved=None)
+        return replace(self, give_up_at=None, first=None, deferrals=0, throttles=0, reserved=())
 
 
 def _text(value: Any) -> str:

@@ -29,10 +29,18 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A slot already charged to one bucket, good from ``slot`` until the grace is over."""
+    """What a waiting task holds in one bucket.
+
+    Attributes:
+        slot: the instant it waits for.
+        paid: the slot is charged to the bucket, and good until its grace is over. Otherwise,
+            and after that, the task merely has had its turn in the line: it may be charged
+            whenever there is room, ahead of those who came later.
+    """
 
     bucket: str
     slot: int
+    paid: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +66,10 @@ class Ask:
     """One admission: may this call be made now?
 
     Attributes:
-        reserved: the slot this task holds from an earlier answer.
-        grace: how long after its slot a reservation is still good.
+        reserved: what this task holds from earlier answers.
+        grace: how long after its slot a paid reservation is still good.
+        hold: a wait up to this long is charged at once, because the task stays where it is
+            and will be there at its slot. A longer one only gets its place in the line.
         give_up_at: refuse instead of making the task wait beyond this instant.
         max_wait: with ``give_up_at`` unknown (the first admission), the same bound
             counted from now.
@@ -68,9 +78,10 @@ class Ask:
     upstream: str
     charges: tuple[Charge, ...]
     grace: int
+    hold: int
     max_wait: int
     give_up_at: int | None = None
-    reserved: Reservation | None = None
+    reserved: tuple[Reservation, ...] = ()
     claim: ClaimAsk | None = None
 
 
@@ -81,7 +92,7 @@ class Admit:
     Attributes:
         now: the store's time of the decision. The admission is good until ``slot`` plus
             the grace.
-        slot: the reserved instant, or ``now`` when nothing had to be waited for.
+        slot: the earliest instant it was charged for, ``now`` when nothing was waited for.
     """
 
     now: int
@@ -95,14 +106,17 @@ class Wait:
     Attributes:
         limit: the binding limit's name, ``"pause"`` for an upstream paused without limits,
             ``"claim"`` for another delivery of this task that is still running.
-        reserved: the slot now held in the binding limit, if one is.
+        reserved: what the task holds from now on.
+        charged: the slot is charged: be there at ``until``. Otherwise come back then, and
+            be charged when there is room.
         paused: the upstream itself is paused.
     """
 
     now: int
     until: int
     limit: str
-    reserved: Reservation | None
+    reserved: tuple[Reservation, ...] = ()
+    charged: bool = False
     paused: bool = False
 
 

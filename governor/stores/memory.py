@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import Lock
 
-from governor.policy.admission import DONE, UpstreamState, decide
+from governor.policy.admission import DONE, Bucket, UpstreamState, decide
 from governor.policy.decision import Answer, Ask, ClaimAsk
 from governor.ports import ClaimAction, Settled
 
@@ -25,7 +25,7 @@ class MemoryStore:
         self._lock = Lock()
         self._since: dict[str, int] = {}
         self._pause: dict[str, int] = {}
-        self._buckets: dict[tuple[str, str], int] = {}
+        self._buckets: dict[tuple[str, str], Bucket] = {}
         self._claims: dict[tuple[str, str, int], tuple[str, int]] = {}
 
     def admit(self, ask: Ask) -> Answer:
@@ -38,15 +38,15 @@ class MemoryStore:
                 since=min(self._since.setdefault(ask.upstream, now), now),
                 pause=self._pause.get(ask.upstream, 0),
                 buckets={
-                    charge.bucket: tat
+                    charge.bucket: bucket
                     for charge in ask.charges
-                    if (tat := self._buckets.get((ask.upstream, charge.bucket))) is not None
+                    if (bucket := self._buckets.get((ask.upstream, charge.bucket))) is not None
                 },
                 claim=claim,
             )
             answer, effects = decide(ask, state, now)
-            for bucket, tat in effects.buckets.items():
-                self._buckets[ask.upstream, bucket] = tat
+            for name, written in effects.buckets.items():
+                self._buckets[ask.upstream, name] = written
             if ask.claim is not None and effects.claim is not None:
                 self._write_claim(ask.upstream, ask.claim, effects.claim, now)
             return answer

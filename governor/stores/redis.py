@@ -79,18 +79,11 @@ class RedisStore:
     def admit(self, ask: Ask) -> Answer:
         names = [keys.state_key(self._prefix, ask.upstream)]
         names += [keys.bucket_key(self._prefix, ask.upstream, c.bucket) for c in ask.charges]
-        reserved, slot = 0, 0
-        if ask.reserved is not None:
-            slot = ask.reserved.slot
-            for number, charge in enumerate(ask.charges, 1):
-                if charge.bucket == ask.reserved.bucket:
-                    reserved = number
         arguments: list[object] = [
             ask.grace,
+            ask.hold,
             ask.max_wait,
             "" if ask.give_up_at is None else ask.give_up_at,
-            reserved,
-            slot,
         ]
         if ask.claim is None:
             arguments += ["", 0, 0]
@@ -98,10 +91,10 @@ class RedisStore:
             claim = ask.claim
             names.append(keys.claim_key(self._prefix, ask.upstream, claim.task_id, claim.attempt))
             arguments += [claim.token, claim.lease, claim.keep // 1000]
+        held = {r.bucket: r.slot if r.paid else -r.slot for r in ask.reserved}
         for charge in ask.charges:
-            arguments += [charge.interval, charge.capacity]
-        status, now, at, number = self._call(self._admit, names, arguments)
-        return _answer(ask, status, now, at, number)
+            arguments += [charge.interval, charge.capacity, held.get(charge.bucket, 0)]
+        return _answer(ask, self._call(self._admit, names, arguments))
 
     def settle(
         self,
@@ -199,20 +192,33 @@ def _why(exc: BaseException) -> str:
     return type(exc).__name__
 
 
-def _answer(ask: Ask, status: int, now: int, at: int, number: int) -> Answer:
+def _answer(ask: Ask, reply: list[int]) -> Answer:
+    status, now, at, number, charged = reply
     paused = status > _PAUSED
     status %= _PAUSED
     limit = ask.charges[number - 1].limit if number else "pause"
-    if status == 0:
-        return Admit(now, at)
-    if status in {1, 2}:
-        return Wait(now, at, limit, Reservation(ask.charges[number - 1].bucket, at), paused)
-    if status == 3:
-        return Wait(now, at, "pause", None, paused=True)
-    if status == 4:
-        return Wait(now, at, "claim", None)
-    if status == 5:
-        return Refuse(now, at, limit)
-    if status == 6:
-        return AlreadyDone(now)
-    return OutcomeUnknown(now)
+    match status:
+        case 0:
+            return Admit(now, at)
+        case 1 | 2 | 3 | 4:
+            reserved = _reserved(ask, status, at, number, charged)
+            return Wait(now, at, limit, reserved, status == 1, paused)
+        case 5:
+            return Wait(now, at, "claim", ask.reserved)
+        case 6:
+            return Refuse(now, at, limit)
+        case 7:
+            return AlreadyDone(now)
+        case _:
+            return OutcomeUnknown(now)
+
+
+def _reserved(ask: Ask, status: int, at: int, number: int, charged: int) -> tuple[Reservation, ...]:
+    held = {reservation.bucket: reservation for reservation in ask.reserved}
+    for index, charge in enumerate(ask.charges):
+        if charged >> index & 1:
+            held[charge.bucket] = Reservation(charge.bucket, at, True)
+    if status == 2:
+        bucket = ask.charges[number - 1].bucket
+        held[bucket] = Reservation(bucket, at, False)
+    return tuple(held.values())

@@ -49,13 +49,14 @@ class StoreHarness:
 def ask(
     *charges: Charge,
     upstream: str = "api",
-    reserved: Reservation | None = None,
+    reserved: tuple[Reservation, ...] = (),
+    hold: int = 10 * SECOND,
     give_up_at: int | None = None,
     max_wait: int = 3600 * SECOND,
     claim: ClaimAsk | None = None,
 ) -> Ask:
     """An admission with the suite's defaults."""
-    return Ask(upstream, charges, GRACE, max_wait, give_up_at, reserved, claim)
+    return Ask(upstream, charges, GRACE, hold, max_wait, give_up_at, reserved, claim)
 
 
 def claim(token: str, *, attempt: int = 0, lease: int = 30 * SECOND) -> ClaimAsk:
@@ -119,7 +120,7 @@ class LimiterStoreConformance:
         wait = store.admit(ask(TEN_PER_SECOND, HUNDRED_PER_MINUTE))
         assert isinstance(wait, Wait)
         assert wait.limit == "100/min"
-        assert wait.reserved == Reservation("m", wait.until)
+        assert wait.reserved == (Reservation("m", wait.until, paid=True),)
 
     def test_a_reservation_is_good_at_its_slot(self, harness: StoreHarness) -> None:
         """At its slot a waiting task is admitted without being charged again."""
@@ -170,6 +171,89 @@ class LimiterStoreConformance:
         assert isinstance(back, Wait)
         assert back.limit == "100/min"
 
+    def test_a_long_wait_only_takes_a_place_in_the_line(self, harness: StoreHarness) -> None:
+        """Tasks that wait elsewhere are promised slots one interval apart, and charged nothing."""
+        store = self._empty(harness)
+        store.admit(ask(TEN_PER_SECOND))
+        waits = [store.admit(ask(TEN_PER_SECOND, hold=0)) for _ in range(3)]
+        assert [w.until - w.now for w in waits if isinstance(w, Wait)] == [
+            100 * MS,
+            200 * MS,
+            300 * MS,
+        ]
+        assert not any(w.charged for w in waits if isinstance(w, Wait))
+        harness.advance(100 * MS)
+        assert isinstance(store.admit(ask(TEN_PER_SECOND)), Admit)
+
+    def test_who_stood_in_line_is_charged_when_its_turn_comes(self, harness: StoreHarness) -> None:
+        """A task that comes back for its promised slot is admitted at it."""
+        store = self._empty(harness)
+        store.admit(ask(TEN_PER_SECOND))
+        wait = store.admit(ask(TEN_PER_SECOND, hold=0))
+        assert isinstance(wait, Wait)
+        harness.advance(wait.until - wait.now)
+        assert isinstance(store.admit(ask(TEN_PER_SECOND, reserved=wait.reserved)), Admit)
+
+    def test_who_stood_in_line_and_comes_early_is_charged_for_its_slot(
+        self, harness: StoreHarness
+    ) -> None:
+        """A little before its slot it is told to be there, and needs not ask again."""
+        store = self._empty(harness)
+        store.admit(ask(TEN_PER_SECOND))
+        wait = store.admit(ask(TEN_PER_SECOND, hold=0))
+        assert isinstance(wait, Wait)
+        harness.advance(60 * MS)
+        early = store.admit(ask(TEN_PER_SECOND, reserved=wait.reserved))
+        assert isinstance(early, Wait)
+        assert (early.until, early.charged) == (wait.until, True)
+
+    def test_who_comes_late_from_the_line_has_lost_nothing(self, harness: StoreHarness) -> None:
+        """Its slot was not used, so there is room for it at once; the line behind is not moved."""
+        store = self._empty(harness)
+        store.admit(ask(TEN_PER_SECOND))
+        late = store.admit(ask(TEN_PER_SECOND, hold=0))
+        last = store.admit(ask(TEN_PER_SECOND, hold=0))
+        assert isinstance(late, Wait)
+        assert isinstance(last, Wait)
+        harness.advance(1 * SECOND)
+        assert isinstance(store.admit(ask(TEN_PER_SECOND, reserved=late.reserved)), Admit)
+        then = store.admit(ask(TEN_PER_SECOND, reserved=last.reserved))
+        assert isinstance(then, Wait)
+        assert then.until - then.now == 100 * MS
+
+    def test_a_newcomer_stands_behind_the_line(self, harness: StoreHarness) -> None:
+        """While others wait in line, who comes new gets a slot after theirs."""
+        store = self._empty(harness)
+        store.admit(ask(TEN_PER_SECOND))
+        lined = [store.admit(ask(TEN_PER_SECOND, hold=0)) for _ in range(5)]
+        last = lined[-1]
+        newcomer = store.admit(ask(TEN_PER_SECOND))
+        assert isinstance(last, Wait)
+        assert isinstance(newcomer, Wait)
+        assert newcomer.until == last.until + 100 * MS
+
+    def test_a_turn_in_one_limit_is_kept_while_another_is_waited_for(
+        self, harness: StoreHarness
+    ) -> None:
+        """A task of two busy limits gets through in a few turns, whoever comes in between: a turn
+        it has had is not lost again."""
+        store = self._empty(harness)
+        for _ in range(20):
+            store.admit(ask(TEN_PER_SECOND, hold=0))
+            store.admit(ask(HUNDRED_PER_MINUTE, hold=0))
+        both = (TEN_PER_SECOND, HUNDRED_PER_MINUTE)
+        reserved: tuple[Reservation, ...] = ()
+        for _ in range(6):
+            answer = store.admit(ask(*both, reserved=reserved, hold=0))
+            if isinstance(answer, Admit):
+                break
+            assert isinstance(answer, Wait)
+            reserved = answer.reserved
+            harness.advance(answer.until - answer.now)
+            store.admit(ask(TEN_PER_SECOND, hold=0))
+            store.admit(ask(HUNDRED_PER_MINUTE, hold=0))
+        assert isinstance(answer, Admit)
+
     def test_a_slot_beyond_the_patience_is_refused_and_costs_nothing(
         self, harness: StoreHarness
     ) -> None:
@@ -215,7 +299,7 @@ class LimiterStoreConformance:
         pause = store.settle("api", pause=SECOND)
         wait = store.admit(ask())
         assert isinstance(wait, Wait)
-        assert (wait.until, wait.limit, wait.reserved) == (pause.pause, "pause", None)
+        assert (wait.until, wait.limit, wait.reserved) == (pause.pause, "pause", ())
 
     def test_a_pause_over_a_slot_takes_the_slot(self, harness: StoreHarness) -> None:
         """A slot inside a later pause is lost: the task gets one behind the pause."""
@@ -235,7 +319,7 @@ class LimiterStoreConformance:
         first = store.admit(ask(claim=claim("first")))
         assert isinstance(first, Admit)
         second = store.admit(ask(claim=claim("second")))
-        assert second == Wait(second.now, first.now + 30 * SECOND, "claim", None)
+        assert second == Wait(second.now, first.now + 30 * SECOND, "claim")
 
     def test_a_claim_is_not_taken_while_waiting(self, harness: StoreHarness) -> None:
         """A task that has to wait has not begun: another delivery of it may go first."""

@@ -104,8 +104,7 @@ class Gate:
         self._delivery = count()
         self._store_down_until = 0
         self._outage = False
-        for upstream in {g.plan.upstream.name for g in self._governances()}:
-            self._make_known(upstream)
+        self._make_known()
 
     # ------------------------------------------------------------------ the way in
 
@@ -187,7 +186,7 @@ class Gate:
         if call.settled and call.slot is not None:
             if call.slot <= now <= call.slot + self._settings.grace:
                 call.settled = False
-                call.header = replace(call.header, reserved=None)
+                call.header = replace(call.header, reserved=())
                 return True
             call.settled = False
         if now < self._store_down_until:
@@ -232,7 +231,7 @@ class Gate:
         self._stats.next_slot[call.upstream] = self._clock.wall() + answer.until - answer.now
         if answer.paused:
             self._recall(call.upstream)
-        if answer.until - answer.now <= self._settings.hold:
+        if answer.charged or answer.until - answer.now <= self._settings.hold:
             self._count(request, "held")
             self._hold(request, call.slot)
         else:
@@ -457,10 +456,14 @@ class Gate:
             # The claim stays and runs out: a second delivery would not call again.
             self._store_failed(exc)
 
-    def _make_known(self, upstream: str) -> None:
-        """From now on the upstream's buckets earn their burst."""
+    def _make_known(self) -> None:
+        """From now on the upstreams' buckets earn their burst. A declaration that cannot work
+        ends the worker here, before it takes a message."""
+        for name in self._governor.app.tasks:
+            self._governor.governance(name)
         try:
-            self._governor.store.settle(upstream)
+            for upstream in self._governor.upstreams:
+                self._governor.store.settle(upstream)
         except StoreUnavailable as exc:
             self._store_failed(exc)
 
@@ -485,10 +488,6 @@ class Gate:
             request.held = False
             self._waits(request, False)
         self._places.clear()
-
-    def _governances(self) -> list[Any]:
-        found = (self._governor.governance(name) for name in self._governor.app.tasks)
-        return [governance for governance in found if governance is not None]
 
     def _waits(self, request: GovernedRequest, waits: bool) -> None:
         if request.waits is not waits:

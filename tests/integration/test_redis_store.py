@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from governor.clock import SECOND
 from governor.errors import ConfigurationError, StoreUnavailable
 from governor.keys import bucket_key
-from governor.policy.decision import Admit, Ask, Charge, ClaimAsk, Wait
+from governor.policy.decision import Admit, Ask, Charge, ClaimAsk, Reservation, Wait
 from governor.policy.limits import CallPlan, Limit, Upstream
 from governor.ports import ClaimAction
 from governor.stores.memory import MemoryStore
@@ -67,6 +67,7 @@ steps = st.lists(
         st.booleans(),  # come back with the reservation held, if any
         st.sampled_from([None, "first", "second"]),  # claim under this token
         st.sampled_from([3_600 * SECOND, 150_000]),  # patience
+        st.sampled_from([0, 150_000, 5 * SECOND]),  # the longest wait charged at once
     ),
     max_size=25,
 )
@@ -84,17 +85,17 @@ def test_lua_answers_as_the_specification(steps: list, scripted: ScriptedRedis) 
     scripted.advance(0)
     clock = FakeClock(scripted.now)
     specification = MemoryStore(clock.wall)
-    held = None
-    for kind, step, indices, use_held, token, max_wait in steps:
+    held: tuple[Reservation, ...] = ()
+    for kind, step, indices, use_held, token, max_wait, hold in steps:
         scripted.advance(step)
         clock.advance(step)
         claim = token and ClaimAsk("t", 0, token, 5 * SECOND, 3600 * SECOND)
         if kind == "admit":
             charges = tuple(CHARGES[index] for index in sorted(indices))
-            ask = Ask("api", charges, 50_000, max_wait, None, held if use_held else None, claim)
+            ask = Ask("api", charges, 50_000, hold, max_wait, None, held if use_held else (), claim)
             answer = scripted.store.admit(ask)
             assert answer == specification.admit(ask)
-            if isinstance(answer, Wait) and answer.reserved:
+            if isinstance(answer, Wait):
                 held = answer.reserved
         else:
             action = None if kind == "pause" else ClaimAction(kind)
@@ -124,7 +125,7 @@ def test_never_more_than_the_burst_and_the_rate(
     admitted: list[int] = []
     for gap in gaps:
         scripted.advance(gap)
-        answer = scripted.store.admit(Ask("api", plan.charges((), {}), 0, 0))
+        answer = scripted.store.admit(Ask("api", plan.charges((), {}), 0, 0, 0))
         if isinstance(answer, Admit):
             admitted.append(answer.now)
     for start in admitted:
@@ -137,7 +138,7 @@ def test_a_bucket_takes_at_most_125_bytes(store: RedisStore, redis_url: str) -> 
     upstream = Upstream("stripe", Limit("25/s", per="account"))
     plan = CallPlan.of("t", upstream)
     charges = plan.charges((), {"account": "acct_1NqsT2eZvKYlo2C" * 3})
-    store.admit(Ask("stripe", charges, 50_000, 10 * SECOND))
+    store.admit(Ask("stripe", charges, 50_000, SECOND, 10 * SECOND))
     client = redis.Redis.from_url(redis_url)
     key = bucket_key("gov", "stripe", charges[0].bucket)
     assert client.exists(key)
@@ -150,7 +151,7 @@ def test_a_bucket_expires_once_it_is_empty_and_not_before(
 ) -> None:
     """A key lives until its reserved horizon and about a second longer."""
     charge = Charge("m", "1/min", interval=60 * SECOND, capacity=60 * SECOND)
-    wait = store.admit(Ask("api", (charge,), 50_000, 3600 * SECOND))
+    wait = store.admit(Ask("api", (charge,), 50_000, SECOND, 3600 * SECOND))
     assert isinstance(wait, Wait)
     horizon = wait.until + charge.capacity - wait.now
     client = redis.Redis.from_url(redis_url)
@@ -163,17 +164,17 @@ def test_a_bucket_expires_once_it_is_empty_and_not_before(
 def test_a_forgotten_script_is_sent_again(store: RedisStore, redis_url: str) -> None:
     """SCRIPT FLUSH between two decisions goes unnoticed."""
     charge = Charge("s", "10/s", interval=100_000, capacity=100_000)
-    store.admit(Ask("api", (charge,), 50_000, SECOND))
+    store.admit(Ask("api", (charge,), 50_000, SECOND, SECOND))
     with redis.Redis.from_url(redis_url) as client:
         client.script_flush()
-    assert isinstance(store.admit(Ask("api", (charge,), 50_000, SECOND)), Wait)
+    assert isinstance(store.admit(Ask("api", (charge,), 50_000, SECOND, SECOND)), Wait)
 
 
 def test_threads_share_one_store(store: RedisStore) -> None:
     """Decisions made from many threads at once are counted exactly."""
     store.settle("api")
     charge = Charge("d", "1/h", interval=3600 * SECOND, capacity=3600 * SECOND)
-    ask = Ask("api", (charge,), 50_000, 10**15)
+    ask = Ask("api", (charge,), 50_000, SECOND, 10**15)
     answers: list[object] = []
 
     def decide() -> None:
