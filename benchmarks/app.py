@@ -1,0 +1,137 @@
+"""The Celery app of the benchmarks' workers and producers."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+from celery import Celery, signals
+
+from governor import GovernedTask, Governor, Limit, Upstream
+
+ENVIRONMENT = "GOVERNOR_BENCHMARK"
+NUMBER = "GOVERNOR_BENCHMARK_WORKER"
+
+# Celery ships no types.
+Declare = Callable[..., Callable[[Callable[..., object]], object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a worker must know.
+
+    Attributes:
+        folder: for the ledger, statistics and logs.
+        rate: of the one upstream, as in ``Limit``.
+        hold: ``governor_hold``, seconds.
+        governed: whether there is a governor at all.
+        upstream_url: of the stand-in upstream that ``call`` calls.
+    """
+
+    redis_url: str
+    folder: str
+    rate: str = "1000000/s"
+    burst: int = 1_000_000
+    hold: float = 1.0
+    governed: bool = True
+    upstream_url: str = ""
+
+    def environment(self) -> Mapping[str, str]:
+        """The environment of a process that has these settings."""
+        return {ENVIRONMENT: json.dumps(asdict(self))}
+
+
+def build(settings: Settings) -> Celery:
+    """The app: ``plain`` tasks, and governed ones unless there is no governor."""
+    app = Celery("benchmark", broker=settings.redis_url, backend=settings.redis_url)
+    app.conf.update(
+        broker_connection_retry_on_startup=True,
+        worker_enable_remote_control=False,
+        worker_prefetch_multiplier=4,
+    )
+    declare: Declare = app.task
+
+    @declare(shared=False, name="plain.noop", ignore_result=True)
+    def plain_noop() -> None:
+        """Nothing, acknowledged early: Celery's default."""
+
+    @declare(shared=False, name="plain.noop_late", ignore_result=True, acks_late=True)
+    def plain_noop_late() -> None:
+        """Nothing, acknowledged late, as governed tasks are."""
+
+    @declare(shared=False, name="plain.busy", ignore_result=True)
+    def busy(seconds: float) -> None:
+        _write(settings, task="busy", at=time.monotonic())
+        time.sleep(seconds)
+
+    @declare(shared=False, name="plain.add")
+    def plain_add(*values: Any) -> int:
+        return _total(values)
+
+    if settings.governed:
+        app.conf.update(
+            governor_redis_url=settings.redis_url,
+            governor_database_url=f"sqlite:///{settings.folder}/dead.sqlite",
+            governor_spill_dir=f"{settings.folder}/spill",
+            governor_hold=settings.hold,
+            governor_stats_file=f"{settings.folder}/stats",
+        )
+        Governor(app)
+        _governed(app, settings)
+    return app
+
+
+def _governed(app: Celery, settings: Settings) -> None:
+    declare: Declare = app.task
+    upstream = Upstream("api", Limit(settings.rate, burst=settings.burst))
+    options: dict[str, Any] = {"base": GovernedTask, "upstream": upstream, "shared": False}
+    options["idempotent"] = True
+
+    @declare(name="governed.noop", ignore_result=True, **options)
+    def noop() -> None:
+        """Nothing."""
+
+    @declare(name="governed.mark", ignore_result=True, **options)
+    def mark() -> None:
+        _write(settings, task="mark", at=time.monotonic())
+
+    @declare(name="governed.add", bind=True, **options)
+    def add(self: GovernedTask, *values: Any) -> int:
+        _write(settings, task="add", deferrals=self.request.governor.get("deferrals", 0))
+        return _total(values)
+
+    @declare(name="governed.call", bind=True, ignore_result=True, **options)
+    def call(self: GovernedTask) -> None:
+        headers = {"X-Task-Id": self.request.id, "Idempotency-Key": self.idempotency_key}
+        url = f"{settings.upstream_url}/api/things"
+        _client(os.getpid()).post(url, json={}, headers=headers).raise_for_status()
+
+
+@cache
+def _client(_process: int) -> httpx.Client:
+    """One for each process: a connection must not be shared over a fork."""
+    return httpx.Client(timeout=10, trust_env=False)
+
+
+def _total(values: Any) -> int:
+    return sum(_total(value) if isinstance(value, list | tuple) else value for value in values)
+
+
+def _write(settings: Settings, **facts: object) -> None:
+    """One line of the ledger, in one write."""
+    with (Path(settings.folder) / "ledger").open("a") as ledger:
+        ledger.write(json.dumps(facts) + "\n")
+
+
+if ENVIRONMENT in os.environ:
+    app = build(Settings(**json.loads(os.environ[ENVIRONMENT])))
+    signals.worker_ready.connect(
+        lambda **_: print(f"-- ready {os.environ[NUMBER]}", flush=True), weak=False
+    )

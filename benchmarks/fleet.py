@@ -1,0 +1,202 @@
+"""Private servers and workers of one benchmark, and the frame every command shares."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+from celery import Celery
+
+from benchmarks.app import NUMBER, Settings, build
+from governor.demo.child_process import ChildProcess
+from governor.demo.redis_server import PrivateRedis
+
+_START_SECONDS = 30.0
+_POLL_SECONDS = 0.005
+
+
+class Fleet:
+    """A private Redis, workers on it, and if asked for a stand-in upstream. Ends with its
+    ``with`` block.
+
+    Args:
+        settings: of the workers and the producer, without the Redis URL and the folder.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self._stack = ExitStack()
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="governor-bench-"))
+        self.folder = Path(folder)
+        server = self._stack.enter_context(PrivateRedis(self.folder))
+        self.redis = redis.Redis.from_url(server.url)
+        self._stack.callback(self.redis.close)
+        self.settings = Settings(redis_url=server.url, folder=folder, **settings)
+        self._app: Celery | None = None
+
+    @property
+    def app(self) -> Celery:
+        """The producer's side, with the settings as they are when first asked for."""
+        if self._app is None:
+            self._app = build(self.settings)
+            self._stack.callback(self._app.close)
+        return self._app
+
+    def upstream(self, *, rate: float, burst: int) -> Path:
+        """Start a stand-in upstream with this quota; its ledger."""
+        ledger = self.folder / "upstream.jsonl"
+        quota = {"kind": "bucket", "rate": rate, "burst": burst}
+        config = {"apis": [{"name": "api", "quotas": [quota]}]}
+        command = [sys.executable, "-m", "governor.demo.upstream", "--ledger", str(ledger)]
+        log = self.folder / "upstream.log"
+        self._stack.enter_context(
+            ChildProcess([*command, "--config", json.dumps(config)], log=log)
+        )
+        wait_until(lambda: ledger.exists() and bool(read_lines(ledger)), log)
+        port = read_lines(ledger)[0]["port"]
+        self.settings = replace(self.settings, upstream_url=f"http://127.0.0.1:{port}")
+        return ledger
+
+    def worker(
+        self,
+        *,
+        pool: str = "prefork",
+        queue: str = "celery",
+        settings: Settings | None = None,
+    ) -> None:
+        """Start a worker of two places; it consumes its queue when this returns."""
+        number = sum(1 for _ in self.folder.glob("worker-*.log"))
+        log = self.folder / f"worker-{number}.log"
+        command = [sys.executable, "-m", "celery", "-A", "benchmarks.app", "worker"]
+        command += ["-P", pool, "-c", "2", "-Q", queue, "-n", f"bench{number}@localhost"]
+        command += ["-l", "WARNING", "--without-gossip"]
+        command += ["--without-mingle", "--without-heartbeat"]
+        environment = {
+            **os.environ,
+            **(settings or self.settings).environment(),
+            NUMBER: str(number),
+        }
+        self._stack.enter_context(ChildProcess(command, log=log, env=environment))
+        # Celery says "ready" at INFO, and so would every task.
+        waiting = f"-- ready {number}"
+        wait_until(lambda: waiting in log.read_text(errors="replace"), log)
+
+    def send(self, task: str, count: int, *args: object, queue: str = "celery") -> list[str]:
+        """Publish ``count`` tasks over one connection; their ids."""
+        with self.app.producer_or_acquire() as producer:
+            signature = self.app.tasks[task].s(*args)
+            return [
+                signature.apply_async(producer=producer, queue=queue).id for _ in range(count)
+            ]
+
+    def drained(self, *queues: str) -> bool:
+        """Whether the queues are empty and every message is acknowledged."""
+        return not (self.redis.exists(*(queues or ("celery",)), "unacked"))
+
+    def ledger(self, task: str) -> list[dict[str, Any]]:
+        """What the bodies wrote."""
+        return [x for x in read_lines(self.folder / "ledger") if x.get("task") == task]
+
+    def stats(self, what: str) -> int:
+        """A counter summed over upstreams and workers."""
+        total = 0
+        for path in self.folder.glob("stats.*.json"):
+            snapshot = json.loads(path.read_text())
+            total += snapshot.get(what, 0)
+            total += sum(counts.get(what) or 0 for counts in snapshot["upstreams"].values())
+        return total
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        # Celery's results unsubscribe when they are collected: not after their server has ended.
+        gc.collect()
+        self._stack.close()
+
+
+def wait_until(look: Callable[[], bool], log: Path | None = None, timeout: float = 120) -> None:
+    """Look again and again until it is so.
+
+    Raises:
+        TimeoutError: it was not within ``timeout`` seconds; carries the end of ``log``.
+    """
+    deadline = time.monotonic() + timeout
+    while not look():
+        if time.monotonic() > deadline:
+            words = log.read_text(errors="replace")[-3000:] if log and log.exists() else ""
+            raise TimeoutError(f"It did not happen within {timeout:g} s. {words}")
+        time.sleep(_POLL_SECONDS)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """A file of JSON lines, without a last one that is still being written."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which ``share`` of them lie."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def excess(moments: Sequence[float], *, burst: int, rate: float, grace: float) -> float:
+    """The most calls over ``burst + rate × (W + grace)`` in any window W; at most 0 when the
+    limit is kept. Moments are seconds."""
+    ordered = sorted(moments)
+    return max(
+        (j - i + 1) - (burst + rate * (ordered[j] - ordered[i] + grace))
+        for i in range(len(ordered))
+        for j in range(i, len(ordered))
+    )
+
+
+def main(
+    doc: str | None,
+    sizes: Mapping[str, int],
+    measure: Callable[..., dict[str, Any]],
+    bars: Callable[[dict[str, Any]], Mapping[str, bool]],
+) -> None:
+    """Parse the command line, measure, print, and end with 1 when a bar is missed.
+
+    Args:
+        sizes: options and their defaults, given to ``measure`` by name.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
+    options = vars(parser.parse_args())
+    as_json = options.pop("json")
+    load = os.getloadavg()[0]
+    figures = measure(**options)
+    verdicts = dict(bars(figures))
+    record = {**options, "load_before": round(load, 2), **figures, "bars": verdicts}
+    if as_json:
+        print(json.dumps(record))
+    else:
+        _print(record)
+    sys.exit(0 if all(verdicts.values()) else 1)
+
+
+def _print(record: Mapping[str, Any], indent: str = "") -> None:
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            print(f"{indent}{name}:")
+            _print(value, indent + "  ")
+        else:
+            shown = {True: "met", False: "MISSED"}[value] if isinstance(value, bool) else value
+            print(f"{indent}{name}: {shown}")
