@@ -117,8 +117,10 @@ def _govern_tasks(governor: Governor) -> None:
 
 
 def _flush(hub: Any) -> None:
-    for _ in range(2):
-        hub.run_once()
+    # One turn of the loop would do it, but also poll, for up to ten seconds.
+    ready, hub._ready = hub._ready, set()
+    for work in ready:
+        guarded(work)
 
 
 class _Withheld:

@@ -25,6 +25,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     worker_cancel_long_running_tasks_on_connection_loss=False,
 )
+app.conf.governor_routes = {"vendor.tasks.*": "api"}
 app.conf.update(json.loads(os.environ.get("CONF", "{}")))
 governor = Governor(app)
 
@@ -125,6 +126,12 @@ def needs(self: Any, path: str) -> str:
     write(self, key=self.idempotency_key)
     with open(path):
         return "done"
+
+
+@app.task(bind=True, name="vendor.tasks.sync")
+def vendored(self: Any, number: int = 0) -> int:
+    write(self, number=number)
+    return number
 
 
 @app.task

@@ -86,6 +86,19 @@ def test_a_busy_pool_does_not_gather_slots(make_fleet: Callable[..., Fleet], poo
     assert_within_limit(fleet.ledger("call"), burst=1, rate=10)
 
 
+def test_a_task_type_nobody_may_edit_is_governed_by_its_name(
+    make_fleet: Callable[..., Fleet],
+) -> None:
+    """A task without the base class, matched by governor_routes, keeps the same limit."""
+    fleet = make_fleet(RATE="10/s", BURST="2")
+    fleet.worker()
+    results = [fleet.app.send_task("vendor.tasks.sync", (number,)) for number in range(15)]
+    assert [result.get(timeout=TIMEOUT) for result in results] == list(range(15))
+    lines = [line for line in fleet.ledger() if line["task"] == "vendor.tasks.sync"]
+    assert len(lines) == 15
+    assert_within_limit(lines, burst=2, rate=10)
+
+
 def test_a_deferred_task_is_the_same_task(make_fleet: Callable[..., Fleet]) -> None:
     """A task that was handed back keeps its id, attempt, priority, stamps and expiry."""
     fleet = make_fleet(RATE="1/s", conf={"governor_hold": 0})

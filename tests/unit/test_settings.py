@@ -1,51 +1,64 @@
-"""Settings that depend on the broker."""
+"""Settings are read once, and a wrong one names itself and the remedy."""
 
 from __future__ import annotations
 
-import pytest
-from celery import Celery
+from typing import Any
 
-from governor import Governor
+import pytest
+
 from governor.clock import SECOND
 from governor.errors import ConfigurationError
+from governor.settings import load
+
+REDIS = {"broker_url": "redis://localhost:6379/0"}
 
 
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
-        monkeypatch.delenv(name, raising=False)
+def test_defaults() -> None:
+    """With a Redis broker nothing needs to be set."""
+    settings = load(REDIS, [])
+    assert settings.redis_url == REDIS["broker_url"]
+    assert (settings.hold, settings.timeout) == (SECOND, SECOND // 5)
+    assert settings.max_countdown == 1800 * SECOND
 
 
-# where the broker's URL is, its URL, the longest countdown in seconds
-BROKERS = [
-    # half of Redis's visibility timeout, here 20 s
-    ("argument", "redis://localhost:1/0", 10),
-    # celery -b and CELERY_BROKER_URL reach a worker through the environment alone
-    ("environment", "redis://localhost:1/0", 10),
-    # half of RabbitMQ's default consumer timeout
-    ("argument", "amqp://localhost", 900),
-    ("environment", "amqp://localhost", 900),
+# what is set, what the error says
+WRONG: list[tuple[dict[str, Any], str]] = [
+    # RabbitMQ cannot keep limits
+    ({"broker_url": "amqp://localhost"}, "governor_redis_url"),
+    # a typing error
+    ({**REDIS, "governor_hodl": 1}, "Did you mean governor_hold"),
+    # computed, not set
+    ({**REDIS, "governor_claim_keep": 1}, "no such setting"),
+    # a text for a number
+    ({**REDIS, "governor_hold": "1"}, "governor_hold"),
+    # longer than anybody should block
+    ({**REDIS, "governor_timeout": 60}, "governor_timeout"),
+    # longer than the broker's patience: the task would run several times
+    ({**REDIS, "governor_max_countdown": 4000}, "visibility_timeout"),
+    # a list of pairs
+    ({**REDIS, "governor_routes": [("a", "b")]}, "governor_routes"),
+    # one text, which would be eight names
+    ({**REDIS, "governor_redact": "password"}, "governor_redact"),
 ]
 
 
-@pytest.mark.parametrize(("where", "url", "patience"), BROKERS)
-def test_no_countdown_beyond_the_brokers_patience(
-    monkeypatch: pytest.MonkeyPatch, where: str, url: str, patience: int
-) -> None:
-    """The longest countdown follows from the broker in use, however its URL was given."""
-    if where == "environment":
-        monkeypatch.setenv("CELERY_BROKER_URL", url)
-    app = Celery("settings", broker=url if where == "argument" else None)
-    app.conf.governor_redis_url = "redis://localhost:2/0"
-    app.conf.broker_transport_options = {"visibility_timeout": 20}
-    assert Governor(app).settings.max_countdown == patience * SECOND
+@pytest.mark.parametrize(("conf", "message"), WRONG)
+def test_a_wrong_setting_names_itself(conf: dict[str, Any], message: str) -> None:
+    """The error names the setting and what to write."""
+    with pytest.raises(ConfigurationError, match=message):
+        load(conf, [key for key in conf if key.startswith("governor_")])
 
 
-def test_a_redis_broker_is_borrowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without governor_redis_url limits are kept in the broker's Redis; RabbitMQ is none to
-    borrow."""
-    monkeypatch.setenv("CELERY_BROKER_URL", "redis://localhost:1/0")
-    assert Governor(Celery("one")).settings.redis_url == "redis://localhost:1/0"
-    monkeypatch.setenv("CELERY_BROKER_URL", "amqp://localhost")
-    with pytest.raises(ConfigurationError, match="governor_redis_url"):
-        _ = Governor(Celery("two")).settings
+def test_the_countdown_follows_the_visibility_timeout() -> None:
+    """A shorter visibility timeout makes waits hop sooner."""
+    conf = {**REDIS, "broker_transport_options": {"visibility_timeout": 60}}
+    assert load(conf, []).max_countdown == 30 * SECOND
+
+
+def test_the_first_matching_route_counts() -> None:
+    """Routes are patterns of task names, in order."""
+    conf = {**REDIS, "governor_routes": {"vendor.pay.*": "stripe", "vendor.*": "other"}}
+    settings = load(conf, [])
+    assert settings.route("vendor.pay.charge") == "stripe"
+    assert settings.route("vendor.sync") == "other"
+    assert settings.route("mine.sync") is None

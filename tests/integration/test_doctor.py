@@ -1,0 +1,140 @@
+"""``governor doctor`` finds what would break a guarantee, and says what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from click.testing import CliRunner
+
+from governor import GovernedTask, Governor, Limit, Upstream
+from governor.cli.environment import Environment
+from governor.cli.main import governor as command
+from governor.deadletter import schema
+from governor.deadletter.engine import bounded_engine
+
+pytestmark = pytest.mark.redis
+
+
+class Patient:
+    """An application to be looked at."""
+
+    def __init__(self, redis_url: str, directory: Path) -> None:
+        self.app = Celery("patient", broker=redis_url, set_as_current=False)
+        database = f"sqlite:///{directory / 'dead.sqlite'}"
+        engine = bounded_engine(database)
+        schema.upgrade(engine)
+        engine.dispose()
+        self.app.conf.update(
+            governor_database_url=database, governor_spill_dir=str(directory / "spill")
+        )
+        Governor(self.app)
+
+        @self.app.task(shared=False, base=GovernedTask, upstream=Upstream("api", Limit("1/s")))
+        def call() -> None: ...
+
+    def findings(self) -> tuple[int, dict[str, dict[str, Any]]]:
+        """The exit code, and the worst finding of each check."""
+        from governor.cli.doctor import doctor
+
+        result = CliRunner().invoke(doctor, ["--json"], obj=Environment(self.app, None))
+        ranks = ["ok", "warning", "error"]
+        worst: dict[str, dict[str, Any]] = {}
+        for finding in json.loads(result.stdout)["findings"]:
+            known = worst.setdefault(finding["check"], finding)
+            if ranks.index(finding["level"]) > ranks.index(known["level"]):
+                worst[finding["check"]] = finding
+        return result.exit_code, worst
+
+
+@pytest.fixture
+def patient(redis_url: str, tmp_path: Path) -> Iterator[Patient]:
+    made = Patient(redis_url, tmp_path)
+    yield made
+    made.app.close()
+
+
+def test_a_healthy_application(patient: Patient) -> None:
+    """With all in order there is no error, and the exit code is 0."""
+    code, findings = patient.findings()
+    assert code == 0, findings
+    assert {check for check, f in findings.items() if f["level"] != "ok"} == {"redis persistence"}
+
+
+def test_pickle_is_refused(patient: Patient) -> None:
+    """Accepting pickle is an error."""
+    patient.app.conf.accept_content = ["json", "pickle"]
+    code, findings = patient.findings()
+    assert code == 1
+    assert findings["serializers"]["level"] == "error"
+
+
+def test_an_evicting_redis_is_an_error(patient: Patient, redis_url: str) -> None:
+    """A Redis that may evict limits is an error with its remedy."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_set("maxmemory", 100_000_000)
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            code, findings = patient.findings()
+        finally:
+            client.config_set("maxmemory", 0)
+            client.config_set("maxmemory-policy", "noeviction")
+    assert code == 1
+    assert "noeviction" in findings["redis memory"]["remedy"]
+
+
+def test_a_redis_that_is_away(patient: Patient) -> None:
+    """An unreachable limiter store is an error, not a traceback."""
+    patient.app.conf.governor_redis_url = "redis://127.0.0.1:1/0"
+    code, findings = patient.findings()
+    assert code == 1
+    assert findings["redis"]["level"] == "error"
+
+
+def test_a_database_without_tables(patient: Patient, tmp_path: Path) -> None:
+    """A database that was never upgraded is an error that names the command."""
+    patient.app.conf.governor_database_url = f"sqlite:///{tmp_path / 'empty.sqlite'}"
+    code, findings = patient.findings()
+    assert code == 1
+    assert "governor db upgrade" in findings["database"]["remedy"]
+
+
+def test_a_time_limit_beyond_the_visibility_timeout(patient: Patient) -> None:
+    """A task that may run longer than the broker waits would be run twice."""
+    patient.app.conf.task_time_limit = 3000
+    code, findings = patient.findings()
+    assert code == 1
+    assert findings["visibility timeout"]["level"] == "error"
+
+
+def test_a_declaration_that_cannot_work(patient: Patient) -> None:
+    """A wrong declaration is a finding, not a traceback."""
+
+    @patient.app.task(
+        shared=False, base=GovernedTask, upstream=Upstream("other", Limit("1/s", per="nobody"))
+    )
+    def wrong(account: str) -> None: ...
+
+    code, findings = patient.findings()
+    assert code == 1
+    assert "nobody" in findings["tasks"]["message"]
+
+
+def test_a_setting_that_does_not_exist(patient: Patient) -> None:
+    """A misspelt setting is an error that names the right one."""
+    patient.app.conf.governor_hodl = 1
+    code, findings = patient.findings()
+    assert code == 1
+    assert "governor_hold" in findings["settings"]["remedy"]
+
+
+def test_without_an_application_it_says_what_it_needs() -> None:
+    """Without -A the error says how to name the application."""
+    result = CliRunner().invoke(command, ["doctor"])
+    assert result.exit_code == 2
+    assert "-A proj" in result.output

@@ -1,0 +1,199 @@
+"""Eager and direct calls are decided inline; published messages are stamped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import tenacity
+from celery import Celery, signals
+
+from governor import DeclarationError, GovernedTask, Governor, Limit, Retry, Throttled, Upstream
+from governor.clock import SECOND
+from governor.stores.memory import MemoryStore
+from governor.testing.clock import FakeClock
+
+
+class World:
+    """An app with a governor on a clock that stands still."""
+
+    def __init__(self, **conf: Any) -> None:
+        self.clock = FakeClock()
+        self.app = Celery(
+            "app", broker="memory://", backend="cache+memory://", set_as_current=False
+        )
+        self.app.conf.update(governor_redis_url="redis://unused", **conf)
+        self.governor = Governor(self.app, clock=self.clock, store=MemoryStore(self.clock.wall))
+        self.api = Upstream("api", Limit("10/s", burst=2, margin=0))
+        self.calls: list[tuple[Any, ...]] = []
+        self.governor.store.settle("api")
+        self.clock.advance(60 * SECOND)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World(task_always_eager=True)
+    yield made
+    made.app.close()
+
+
+def test_eager_calls_wait_inline(world: World) -> None:
+    """Eager calls over the limit block until their slots."""
+
+    @world.app.task(shared=False, base=GovernedTask, upstream=world.api)
+    def call() -> int:
+        return world.clock.wall()
+
+    start = world.clock.wall()
+    moments = [call.delay().get() - start for _ in range(4)]
+    assert moments == [0, 0, 100_000, 200_000]
+
+
+def test_direct_calls_wait_inline(world: World) -> None:
+    """So does a call of the task as a function."""
+
+    @world.app.task(shared=False, base=GovernedTask, upstream=world.api)
+    def call() -> int:
+        return world.clock.wall()
+
+    start = world.clock.wall()
+    assert [call() - start for _ in range(3)] == [0, 0, 100_000]
+
+
+def test_a_direct_call_beyond_its_patience_is_told_when(world: World) -> None:
+    """A caller that would block too long gets Throttled with the wait, and takes no slot."""
+    slow = Upstream("slow", Limit("1/h"))
+
+    @world.app.task(shared=False, base=GovernedTask, upstream=slow)
+    def call() -> None:
+        raise AssertionError
+
+    for _ in range(2):
+        with pytest.raises(Throttled) as caught:
+            call()
+        assert caught.value.retry_after == 3600
+        assert caught.value.upstream == "slow"
+
+
+def test_an_eager_failure_is_retried_by_the_policy(world: World) -> None:
+    """Eager mode runs the next attempts inside the first, as Celery's own retries do."""
+    attempts: list[int] = []
+
+    @world.app.task(
+        shared=False,
+        bind=True, base=GovernedTask, upstream=world.api, idempotent=True,
+        retry=Retry(on=ConnectionError, attempts=3, wait=tenacity.wait_fixed(1)),
+    )  # fmt: skip
+    def call(self: Any) -> str:
+        attempts.append(self.request.retries)
+        if len(attempts) < 3:
+            raise ConnectionError
+        return "done"
+
+    assert call.delay().get() == "done"
+    assert attempts == [0, 1, 2]
+
+
+def test_an_eager_chain_goes_on(world: World) -> None:
+    """A chain's next task runs after a governed one."""
+
+    @world.app.task(shared=False, base=GovernedTask, upstream=world.api)
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    assert (add.s(1, 2) | add.s(3) | add.s(4)).apply().get() == 10
+
+
+def test_a_task_that_is_not_idempotent_cannot_retry_itself(world: World) -> None:
+    """``self.retry()`` of such a task fails with its exception instead of calling twice."""
+
+    @world.app.task(shared=False, bind=True, base=GovernedTask, upstream=world.api)
+    def call(self: Any) -> None:
+        world.calls.append(())
+        raise self.retry(exc=ConnectionError("reset"))
+
+    with pytest.raises(ConnectionError, match="reset"):
+        call.delay().get()
+    assert len(world.calls) == 1
+
+
+def test_without_a_governor_a_governed_task_says_so() -> None:
+    """Forgetting Governor(app) is an error with the remedy, not an unlimited task."""
+    app = Celery("bare", broker="memory://", set_as_current=False)
+
+    @app.task(shared=False, base=GovernedTask, upstream=Upstream("api", Limit("1/s")))
+    def call() -> None:
+        raise AssertionError
+
+    with pytest.raises(Exception, match=r"Write Governor\(app\)"):
+        call()
+    app.close()
+
+
+def published(world: World, task: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The headers of one published message."""
+    seen: list[dict[str, Any]] = []
+
+    def look(headers: dict[str, Any] | None = None, **_: Any) -> None:
+        seen.append(dict(headers or {}))
+
+    signals.after_task_publish.connect(look, weak=False)
+    try:
+        task.apply_async(args, kwargs)
+    finally:
+        signals.after_task_publish.disconnect(look)
+    (headers,) = seen
+    return headers
+
+
+def test_a_published_message_is_stamped() -> None:
+    """It names the upstream, its buckets with their costs and the idempotency key, and shows no
+    secret in its representations."""
+    world = World()
+    api = Upstream("stripe", Limit("10/s"), Limit("5/s", per="account", burst=4, cost=3, name="x"))
+
+    @world.app.task(shared=False, base=GovernedTask, upstream=api)
+    def charge(account: str, password: str) -> None: ...
+
+    headers = published(world, charge, "acct_1", "hunter2")
+    governor = headers["governor"]
+    assert governor["v"] == 1
+    assert governor["upstream"] == "stripe"
+    assert list(governor["limits"].values()) == [1, 3]
+    assert governor["idem"] == headers["id"]
+    assert "hunter2" not in repr(headers)
+    assert "acct_1" in headers["argsrepr"]
+    world.app.close()
+
+
+def test_an_ungoverned_message_is_left_alone() -> None:
+    """A task without an upstream is published as Celery publishes it."""
+    world = World()
+
+    @world.app.task(shared=False)
+    def plain(password: str) -> None: ...
+
+    headers = published(world, plain, "x")
+    assert "governor" not in headers
+    assert headers["argsrepr"] == "('x',)"
+    world.app.close()
+
+
+def test_a_cost_that_fails_reaches_the_producer() -> None:
+    """A cost function that cannot take the arguments fails in ``apply_async``."""
+    world = World()
+    api = Upstream("api", Limit("10/s", burst=9, cost=lambda weight: weight))
+
+    @world.app.task(shared=False, base=GovernedTask, upstream=api)
+    def call(weight: int) -> None: ...
+
+    with pytest.raises(DeclarationError, match="cost"):
+        call.delay(10)
+    world.app.close()
+
+
+def test_an_app_has_one_governor(world: World) -> None:
+    """A second governor on the same app is refused."""
+    with pytest.raises(Exception, match="already has a governor"):
+        Governor(world.app)

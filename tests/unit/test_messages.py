@@ -1,0 +1,98 @@
+"""The governor's message header, and what a waiting or retried message keeps."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from governor.execution.deferral import deferred, retried
+from governor.execution.header import NAME, Header
+from governor.policy.decision import Reservation
+from governor.ports import MessageCopy
+
+FULL = Header(
+    upstream="stripe",
+    limits={"s": 1, "s.account:abc": 3},
+    idem="first-id",
+    give_up_at=1_767_225_700_000_000,
+    first=1_767_225_600_000_000,
+    deferrals=2,
+    throttles=1,
+    reserved=(Reservation("s", 1_767_225_650_000_000, False), Reservation("m", 5, True)),
+    began=1_767_225_600_000_001,
+    replay_of="dead-letter",
+)
+ETA = datetime(2026, 1, 1, 0, 0, 1, 500, tzinfo=UTC)
+MESSAGE = MessageCopy(
+    body=b'[[1], {"b": 2}, {"callbacks": null}]',
+    headers={
+        "id": "id", "task": "t", "retries": 2, "expires": "2026-01-02T00:00:00+00:00",
+        "stamped_headers": ["a"], "stamps": {"a": [1]}, "root_id": "root", "group": "g",
+        "x-death": [{"queue": "celery"}], "mine": "kept", NAME: FULL.to_message(),
+    },
+    properties={"priority": 3, "content_type": "application/json"},
+    exchange="", routing_key="celery",
+)  # fmt: skip
+
+
+def test_a_header_survives_the_wire() -> None:
+    """What is written is what is read."""
+    assert Header.from_message({NAME: FULL.to_message()}) == FULL
+
+
+# a header nobody can read
+UNREADABLE: list[Any] = [
+    # a producer without the governor
+    None,
+    # no mapping
+    "v1",
+    # a version from the future
+    {"v": 2, "upstream": "stripe"},
+    # a wrong type in one field
+    {"v": 1, "upstream": 5},
+    {"v": 1, "limits": {"s": "1"}},
+    {"v": 1, "limits": ["s"]},
+    {"v": 1, "slots": [["s"]]},
+    {"v": 1, "slots": 7},
+    {"v": 1, "first": -1},
+    {"v": 1, "deferrals": True},
+]
+
+
+@pytest.mark.parametrize("wire", UNREADABLE)
+def test_a_header_nobody_can_read_is_absent(wire: Any) -> None:
+    """A broken or newer header is as good as none: never an error, never believed in part."""
+    assert Header.from_message({NAME: wire}) == Header()
+
+
+def test_a_newer_producer_may_add_keys() -> None:
+    """Keys of a later minor version are ignored."""
+    assert Header.from_message({NAME: {**FULL.to_message(), "tier": "gold"}}) == FULL
+
+
+def test_a_deferred_message_is_the_same_but_for_its_eta() -> None:
+    """Waiting changes the ETA and our header, and drops what the broker wrote."""
+    copy = deferred(MESSAGE, FULL, ETA)
+    changed = {
+        key
+        for key in {*copy.headers, *MESSAGE.headers}
+        if copy.headers.get(key) != MESSAGE.headers.get(key)
+    }
+    assert changed == {"eta", "x-death"}
+    assert copy.headers["eta"] == "2026-01-01T00:00:01.000500+00:00"
+    assert (copy.body, copy.properties) == (MESSAGE.body, MESSAGE.properties)
+
+
+def test_a_retried_message_is_the_next_attempt_of_the_same_task() -> None:
+    """A retry counts one more, keeps its identity, and is as patient as at first."""
+    copy = retried(MESSAGE, FULL, ETA)
+    assert (copy.headers["id"], copy.headers["retries"]) == ("id", 3)
+    header = Header.from_message(copy.headers)
+    assert (header.idem, header.began, header.replay_of) == (
+        FULL.idem, FULL.began, FULL.replay_of,
+    )  # fmt: skip
+    assert (header.give_up_at, header.first, header.reserved, header.deferrals) == (
+        None, None, (), 0,
+    )  # fmt: skip
