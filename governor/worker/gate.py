@@ -27,7 +27,7 @@ from typing import Any
 from celery.worker.state import task_ready, task_reserved
 
 from governor.clock import SECOND, as_datetime, seconds
-from governor.errors import DeclarationError, GovernorError, StoreUnavailable
+from governor.errors import DeclarationError, StoreUnavailable
 from governor.execution.admission import Call, charges_of
 from governor.execution.deferral import deferred, retried
 from governor.execution.header import Header
@@ -46,17 +46,16 @@ from governor.worker.claims import RunningClaims
 from governor.worker.funeral import Funeral
 from governor.worker.loop import Loop, guarded
 from governor.worker.messages import Publisher, copy_of
+from governor.worker.outage import ASK_AGAIN, StoreOutage
 from governor.worker.outbox import Outbox
 from governor.worker.places import Places
 from governor.worker.request import GovernedRequest
+from governor.worker.settlement import Settlement
 from governor.worker.task import RUN_KEY
 from governor.worker.verdicts import Verdict, judge
 from governor.worker.waiting import WaitingRoom
 
 _log = logging.getLogger("governor")
-
-_STORE_AGAIN = SECOND
-"""How long nobody asks a store that did not answer."""
 
 _PUBLISH_AGAIN = SECOND
 _LONGEST_LEAD = SECOND // 2
@@ -98,12 +97,12 @@ class Gate:
         self._room = WaitingRoom(loop, governor.clock, self._released)
         self._publisher = Publisher(governor.app)
         self._publishing = Outbox("publish", loop)
+        self._outage = StoreOutage(governor.clock)
+        self._claims = RunningClaims(governor.store, governor.clock)
         self.funeral = Funeral(governor, loop)
-        self.claims = RunningClaims(governor.store, governor.clock)
+        self.settlement = Settlement(governor, self.funeral, self._claims, self._outage)
         self._identity = os.urandom(6).hex()
         self._delivery = count()
-        self._store_down_until = 0
-        self._outage = False
         self._make_known()
 
     # ------------------------------------------------------------------ the way in
@@ -132,12 +131,14 @@ class Gate:
         request.token = f"{self._identity}.{next(self._delivery)}"
         request.epoch = self._epoch
         if not isinstance(request.args, list | tuple) or not isinstance(request.kwargs, dict):
-            self._bury(request, Reason.INVALID_MESSAGE, "its arguments are no list and mapping")
+            self.settlement.bury(
+                request, Reason.INVALID_MESSAGE, "its arguments are no list and mapping"
+            )
             return
         try:
             charges = charges_of(governance.plan, header, request.args, request.kwargs)
         except DeclarationError as exc:
-            self._bury(request, Reason.INVALID_MESSAGE, str(exc))
+            self.settlement.bury(request, Reason.INVALID_MESSAGE, str(exc))
             return
         claim = None
         if not governance.idempotent:
@@ -146,7 +147,7 @@ class Gate:
                 self._settings.claim_lease, self._settings.claim_keep,
             )  # fmt: skip
         request.call = Call(governance.plan, charges, header, claim)
-        self._waits(request, True)
+        self.settlement.waits(request, True)
         self.on_loop(partial(self._enter, request))
 
     def _enter(self, request: GovernedRequest) -> None:
@@ -167,7 +168,7 @@ class Gate:
             run = self._decide(request)
         except Exception:
             _log.exception("Task %s[%s]: no decision", request.name, request.id)
-            self._hold(request, self._clock.monotonic() + _STORE_AGAIN)
+            self._hold(request, self._clock.monotonic() + ASK_AGAIN)
             run = False
         if run:
             guarded(partial(self._run, request))
@@ -180,7 +181,7 @@ class Gate:
         """Whether to run it now. If not, it is held, deferred or buried already."""
         call = _call(request)
         if request.revoked():
-            self._waits(request, False)
+            self.settlement.waits(request, False)
             return False
         now = self._clock.monotonic()
         if call.settled and call.slot is not None:
@@ -189,16 +190,16 @@ class Gate:
                 call.header = replace(call.header, reserved=())
                 return True
             call.settled = False
-        if now < self._store_down_until:
-            self._hold(request, self._store_down_until)
+        if now < self._outage.until:
+            self._hold(request, self._outage.until)
             return False
         try:
             answer = self._governor.admission.ask(call)
         except StoreUnavailable as exc:
-            self._store_failed(exc)
-            self._hold(request, self._store_down_until)
+            self._outage.failed(exc)
+            self._hold(request, self._outage.until)
             return False
-        self._store_answered()
+        self._outage.answered()
         return self._act(request, call, answer)
 
     def _act(self, request: GovernedRequest, call: Call, answer: Answer) -> bool:
@@ -209,17 +210,17 @@ class Gate:
                 self._wait(request, call, answer)
             case Refuse():
                 wait = seconds(answer.until - answer.now)
-                self._bury(
+                self.settlement.bury(
                     request,
                     Reason.DEFERRAL_BUDGET_EXHAUSTED,
                     f"{answer.limit} has its next slot in {wait:.0f} s, beyond max_wait",
                 )
             case AlreadyDone():
                 _log.info("Task %s[%s] has already run: dropped", request.name, request.id)
-                self._count(request, "dropped")
-                self._let_go(request)
+                self.settlement.count(request, "dropped")
+                self.settlement.let_go(request)
             case OutcomeUnknown():
-                self._bury(
+                self.settlement.bury(
                     request,
                     Reason.OUTCOME_UNKNOWN,
                     "the worker that began it died; whether the call was made is not known",
@@ -232,7 +233,7 @@ class Gate:
         if answer.paused:
             self._recall(call.upstream)
         if answer.charged or answer.until - answer.now <= self._settings.hold:
-            self._count(request, "held")
+            self.settlement.count(request, "held")
             self._hold(request, call.slot)
         else:
             self._defer(request, call)
@@ -247,9 +248,9 @@ class Gate:
             "throttles": call.header.throttles,
         }
         if call.claim is not None:
-            self.claims.add(call.upstream, call.claim)
-        self._count(request, "admitted")
-        self._waits(request, False)
+            self._claims.add(call.upstream, call.claim)
+        self.settlement.count(request, "admitted")
+        self.settlement.waits(request, False)
         self._places.run(request)
 
     # ------------------------------------------------------------------ waiting
@@ -293,18 +294,12 @@ class Gate:
             self._hold(request, self._clock.monotonic() + _PUBLISH_AGAIN)
             return
         self._stats.broker_messages += 1
-        self._count(request, "deferred")
+        self.settlement.count(request, "deferred")
         _log.info("Task %s[%s] waits for %s until its slot in %.1f s", request.name, request.id,
                   call.upstream, seconds((call.slot or 0) - self._clock.monotonic()))  # fmt: skip
-        self._let_go(request)
+        self.settlement.let_go(request)
 
     # ------------------------------------------------------------------ the ends
-
-    def succeeded(self, request: GovernedRequest) -> None:
-        """The body returned; called before its message is acknowledged, from any thread."""
-        self._settle(request, ClaimAction.FINISH)
-        if request.call is not None and request.call.header.replay_of:
-            self.funeral.resolve(request.id)
 
     def failed(self, request: GovernedRequest, exc_info: Any, celery: Callable[..., None]) -> None:
         """The body, or its process, ended with an exception."""
@@ -317,7 +312,7 @@ class Gate:
             case Verdict.Kind.AGAIN:
                 self._again(request, verdict.wait, partial(celery, verdict.exc_info))
             case Verdict.Kind.PASS:
-                self._settle(request, ClaimAction.FINISH)
+                self.settlement.settle(request, ClaimAction.FINISH)
                 request.settled = True
                 celery(verdict.exc_info)
             case Verdict.Kind.LEAVE:
@@ -326,37 +321,22 @@ class Gate:
                 task_ready(request)
             case Verdict.Kind.DEAD:
                 assert verdict.reason is not None
-                self._bury(
+                self.settlement.bury(
                     request, verdict.reason, None, exc_info, partial(celery, verdict.exc_info)
                 )
-
-    def timed_out(
-        self, request: GovernedRequest, timeout: float, celery: Callable[[], None]
-    ) -> None:
-        """The pool killed the body's process at its hard time limit."""
-        self._bury(request, Reason.HARD_TIME_LIMIT, f"hard time limit of {timeout} s", None, celery)
-
-    def revoked(self, request: GovernedRequest, expired: bool, celery: Callable[[], None]) -> None:
-        """It expired, or a person revoked it. A revocation is a person's own record."""
-        if expired:
-            self._bury(request, Reason.EXPIRED, "it expired while it waited", None, celery)
-        else:
-            self._settle(request, ClaimAction.FINISH)
-            request.settled = True
-            celery()
 
     def _not_now(self, request: GovernedRequest, pause: int | None) -> None:
         """The body did not make its call; it waits like any other, with no attempt spent."""
         call = _call(request)
         if pause is not None:
-            self._count(request, "throttled")
+            self.settlement.count(request, "throttled")
             call.header = replace(call.header, throttles=call.header.throttles + 1)
-        self._settle(request, ClaimAction.RELEASE, pause or 0)
+        self.settlement.settle(request, ClaimAction.RELEASE, pause or 0)
         if pause is not None:
             self._recall(call.upstream)
         call.settled = False
         request.request_dict.pop(RUN_KEY, None)
-        self._waits(request, True)
+        self.settlement.waits(request, True)
         task_ready(request)
         task_reserved(request)
         self._enter(request)
@@ -371,8 +351,8 @@ class Gate:
         def done(error: Exception | None) -> None:
             if error is None:
                 self._stats.broker_messages += 1
-                self._count(request, "retried")
-                self._settle(request, ClaimAction.FINISH)
+                self.settlement.count(request, "retried")
+                self.settlement.settle(request, ClaimAction.FINISH)
                 request.settled = True
                 celery()
                 return
@@ -385,76 +365,7 @@ class Gate:
 
         submit()
 
-    def _bury(
-        self,
-        request: GovernedRequest,
-        reason: Reason,
-        why: str | None,
-        exc_info: Any = None,
-        celery: Callable[[], None] | None = None,
-    ) -> None:
-        """Write the dead letter, then let Celery finish. One burial for each request, however many
-        ways Celery reports its death."""
-        then = celery or partial(self._fail, request, reason, why or reason.value)
-        if request.burial is not None:
-            request.burial.append(then)
-            return
-        if request.buried:
-            guarded(then)
-            return
-        request.burial = [then]
-        self._waits(request, False)
-        self.funeral.hold(request, reason, why, exc_info, partial(self._buried, request))
-
-    def _buried(self, request: GovernedRequest) -> None:
-        self._count(request, "dead")
-        self._settle(request, ClaimAction.FINISH)
-        request.settled = True
-        request.buried = True
-        waiting, request.burial = request.burial or [], None
-        for then in waiting:
-            guarded(then)
-
-    def _fail(self, request: GovernedRequest, reason: Reason, why: str) -> None:
-        """A task that never ran has failed: its result, errbacks and chord hear of it."""
-        task_ready(request)
-        try:
-            request.task.backend.mark_as_failure(
-                request.id,
-                GovernorError(f"{reason.value}: {why}"),
-                request=request._context,
-                store_result=request.store_errors,
-            )
-        except Exception:
-            _log.exception("Task %s[%s]: its failure was not stored", request.name, request.id)
-        request.acknowledge()
-
-    def _let_go(self, request: GovernedRequest) -> None:
-        """Acknowledge a delivery that left nothing to settle."""
-        self._waits(request, False)
-        request.settled = True
-        task_ready(request)
-        request.acknowledge()
-
     # ------------------------------------------------------------------ the store
-
-    def _settle(self, request: GovernedRequest, action: ClaimAction, pause: int = 0) -> None:
-        """One call, and only where there is something to say."""
-        call = request.call
-        if call is None:
-            return
-        claim = call.claim
-        if claim is not None:
-            self.claims.remove(claim)
-        ran = RUN_KEY in request.request_dict
-        if not pause and (claim is None or not (ran or request.buried or request.burial)):
-            return
-        self._stats.settled()
-        try:
-            self._governor.store.settle(call.upstream, claim, action if claim else None, pause)
-        except StoreUnavailable as exc:
-            # The claim stays and runs out: a second delivery would not call again.
-            self._store_failed(exc)
 
     def _make_known(self) -> None:
         """From now on the upstreams' buckets earn their burst. A declaration that cannot work
@@ -465,18 +376,7 @@ class Gate:
             for upstream in self._governor.upstreams:
                 self._governor.store.settle(upstream)
         except StoreUnavailable as exc:
-            self._store_failed(exc)
-
-    def _store_failed(self, exc: StoreUnavailable) -> None:
-        self._store_down_until = self._clock.monotonic() + _STORE_AGAIN
-        if not self._outage:
-            self._outage = True
-            _log.error("%s Governed tasks wait until it does", exc)
-
-    def _store_answered(self) -> None:
-        if self._outage:
-            self._outage = False
-            _log.warning("The limiter store answers again")
+            self._outage.failed(exc)
 
     # ------------------------------------------------------------------ the worker's life
 
@@ -486,17 +386,8 @@ class Gate:
         self._epoch += 1
         for request in self._room.clear():
             request.held = False
-            self._waits(request, False)
+            self.settlement.waits(request, False)
         self._places.clear()
-
-    def _waits(self, request: GovernedRequest, waits: bool) -> None:
-        if request.waits is not waits:
-            request.waits = waits
-            self._count(request, "waiting", 1 if waits else -1)
-
-    def _count(self, request: GovernedRequest, what: str, by: int = 1) -> None:
-        if request.call is not None:
-            self._stats.count(request.call.upstream, what, by)
 
 
 def _call(request: GovernedRequest) -> Call:

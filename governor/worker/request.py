@@ -60,7 +60,7 @@ class GovernedRequest(Request):  # type: ignore[misc]
         if soft or gate is None:
             celery()
         else:
-            gate.on_loop(partial(gate.timed_out, self, timeout, celery))
+            gate.on_loop(partial(gate.settlement.timed_out, self, timeout, celery))
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         celery = partial(super()._announce_revoked, reason, terminated, signum, expired)
@@ -70,7 +70,7 @@ class GovernedRequest(Request):  # type: ignore[misc]
             return
         # Celery asks again and again whether it is revoked; the answer must be yes already.
         self._already_revoked = True
-        gate.on_loop(partial(gate.revoked, self, expired, celery))
+        gate.on_loop(partial(gate.settlement.revoked, self, expired, celery))
 
     def acknowledge(self) -> None:
         if not self.settled and not self.acknowledged:
@@ -78,7 +78,7 @@ class GovernedRequest(Request):  # type: ignore[misc]
             gate = self._gate()
             if gate is not None:
                 try:
-                    gate.succeeded(self)
+                    gate.settlement.succeeded(self)
                 except Exception:
                     _log.exception("Task %s[%s]: its success was not recorded", self.name, self.id)
         super().acknowledge()

@@ -1,0 +1,39 @@
+"""What a worker knows about the limiter store being away."""
+
+from __future__ import annotations
+
+import logging
+
+from governor.clock import SECOND, Clock
+from governor.errors import StoreUnavailable
+
+_log = logging.getLogger("governor")
+
+ASK_AGAIN = SECOND
+"""How long nobody asks a store that did not answer: each question would block for its timeout."""
+
+
+class StoreOutage:
+    """Says when to ask again, and tells the log once for each outage.
+
+    Attributes:
+        until: monotonic microseconds before which the store is not asked.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._on = False
+        self.until = 0
+
+    def failed(self, exc: StoreUnavailable) -> None:
+        """The store did not answer."""
+        self.until = self._clock.monotonic() + ASK_AGAIN
+        if not self._on:
+            self._on = True
+            _log.error("%s Governed tasks wait until it does", exc)
+
+    def answered(self) -> None:
+        """It did."""
+        if self._on:
+            self._on = False
+            _log.warning("The limiter store answers again")
