@@ -1,6 +1,6 @@
 """Chord, chain and group with every member deferred: are the results those of plain tasks?
 
-    python -m benchmarks.canvas --width 20
+    python -m benchmarks.canvas --width 10
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from celery.canvas import Signature
 
 from benchmarks.fleet import Fleet, main, wait_until
 
-RATE = 10
+RATE = 4
 
 
 def measure(width: int) -> dict[str, Any]:
@@ -58,4 +58,4 @@ def bars(figures: dict[str, Any]) -> Mapping[str, bool]:
 
 
 if __name__ == "__main__":
-    main(__doc__, {"width": 20}, measure, bars)
+    main(__doc__, {"width": 10}, measure, bars)

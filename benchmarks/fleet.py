@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import sys
@@ -120,8 +119,9 @@ class Fleet:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        # Celery's results unsubscribe when they are collected: not after their server has ended.
-        gc.collect()
+        if self._app is not None:
+            # Celery's results unsubscribe when they are collected, after their server has ended.
+            self._app.backend.result_consumer.subscribed_to.clear()
         self._stack.close()
 
 
