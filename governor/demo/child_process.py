@@ -5,6 +5,9 @@ are killed, nobody would end it: a watcher (a shell of a few hundred kilobytes) 
 pipe that only we hold, and kills the child's whole group when the pipe closes. Linux's
 ``PDEATHSIG`` is not used: it fires when the starting *thread* ends, and only Linux has it.
 
+The child does not begin before it has told the watcher its number: there is no instant at
+which our death would leave it behind.
+
 A process *forked* from us without an exec holds the pipe too; the watcher then waits for it.
 """
 
@@ -18,7 +21,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-_WATCHER = 'read -r _; kill -KILL "-$0" 2>/dev/null'
+_WATCHER = 'read -r child && { read -r _; kill -KILL "-$child" 2>/dev/null; }'
+_CHILD = 'echo $$ >&0; exec "$@" </dev/null'
 
 
 class ChildProcess:
@@ -30,8 +34,10 @@ class ChildProcess:
         cwd: working directory; ours by default.
         env: the whole environment; ours by default.
 
+    A program that cannot be started says so in the log and ends with 126 or 127.
+
     Raises:
-        OSError: the program or the log file cannot be opened.
+        OSError: the log file cannot be opened.
     """
 
     def __init__(
@@ -43,20 +49,18 @@ class ChildProcess:
         env: Mapping[str, str] | None = None,
     ) -> None:
         with log.open("ab") as output:
+            self._watcher = subprocess.Popen(  # noqa: S603 - the first line of shell above
+                ["/bin/sh", "-c", _WATCHER], stdin=subprocess.PIPE, start_new_session=True
+            )
             self._process = subprocess.Popen(  # noqa: S603 - the caller's own program
-                command,
-                stdin=subprocess.DEVNULL,
+                ["/bin/sh", "-c", _CHILD, "sh", *command],
+                stdin=self._watcher.stdin,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
                 env=env,
                 start_new_session=True,
             )
-        self._watcher = subprocess.Popen(  # noqa: S603 - the line of shell above
-            ["/bin/sh", "-c", _WATCHER, str(self.pid)],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
 
     @property
     def pid(self) -> int:
