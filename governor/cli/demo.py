@@ -16,7 +16,7 @@ _UNBALANCED, _CANNOT_RUN, _INTERRUPTED = 1, 2, 130
 
 @click.command(short_help="Watch the main job on real parts.")
 @click.option(
-    "--tasks", type=click.IntRange(min=1), default=800, show_default=True, help="How many tasks."
+    "--tasks", type=click.IntRange(min=1), default=1000, show_default=True, help="How many tasks."
 )
 @click.option(
     "--rate",

@@ -39,6 +39,7 @@ from governor.demo.stats import Stats, read_stats
 from governor.demo.watch import Show, Watch
 from governor.demo.workload import ENVIRONMENT, QUEUE, Settings, build, limits
 from governor.errors import ConfigurationError, GovernorError
+from governor.governor import Governor
 
 POOLS = ("prefork", "threads", "gevent", "solo")
 WORKERS = 2
@@ -75,7 +76,7 @@ class Options:
         redis_url, database_url: the user's own servers; else private ones.
     """
 
-    tasks: int = 800
+    tasks: int = 1000
     rate: float | None = None
     burst: int | None = None
     pool: str = "prefork"
@@ -151,7 +152,11 @@ def _run(options: Options, show: Show, stack: ExitStack) -> Outcome:
     # them, and the makespan would measure that.
     watch.stage("publishing")
     producer_log = folder / "producer.jsonl"
-    _publish(build(settings), planned, producer_log, watch)
+    app = build(settings)
+    # The limiter lets an upstream it never saw earn its burst first. It sees these from now on.
+    for upstream in watch.progress.planned:
+        Governor.of(app).store.settle(upstream)
+    _publish(app, planned, producer_log, watch)
     workers = _start_workers(stack, options.pool, settings, folder)
     watch.stage("working")
     _wait_until_drained(watch, broker, workers, time.monotonic() + 30 + 1.5 * ideal / SECOND)
@@ -236,6 +241,9 @@ def _start_workers(
         command += ["-n", f"governor-demo-{number}@%h", "-P", pool, "-c", str(PLACES)]
         command += ["-l", "warning", "--without-gossip", "--without-mingle"]
         command += ["--without-heartbeat"]
+        if pool == "gevent":
+            # Celery's loop for this pool fetches no more than its window each two seconds.
+            command += ["--prefetch-multiplier", "100"]
         log = folder / f"worker-{number}.log"
         process = ChildProcess(command, log=log, env=environment)
         workers.append(_Worker(stack.enter_context(process), log))

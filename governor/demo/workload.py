@@ -103,9 +103,6 @@ def build(settings: Settings) -> Celery:
         governor_redis_url=settings.redis_url,
         governor_database_url=settings.database_url,
         governor_spill_dir=str(Path(settings.folder) / "spill"),
-        # Everything is published at once. A message handed back for a slot a second away would
-        # come back behind all others and miss it; so the near ones wait inside the worker.
-        governor_hold=10.0,
         governor_prefix=f"{settings.prefix}gov",
         governor_stats_file=str(Path(settings.folder) / "stats"),
     )

@@ -33,11 +33,11 @@ def test_two_runs_differ_in_nothing_but_their_ids() -> None:
 def test_the_mix() -> None:
     """Three upstreams, tenants of very different size, some inputs that are refused for good,
     and exactly one crash, where it is asked for."""
-    planned = plan_mixed(800, with_crash=True)
+    planned = plan_mixed(1000, with_crash=True)
     assert Counter(task.upstream for task in planned) == {
-        "stripe": 520,
-        "github": 210,
-        "shopify": 70,
+        "stripe": 560,
+        "github": 360,
+        "shopify": 80,
     }
     accounts = Counter(t.kwargs["account"] for t in planned if "account" in t.kwargs)
     assert accounts["acme"] > 10 * accounts["hooli"] > 0
