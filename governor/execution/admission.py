@@ -14,6 +14,10 @@ from governor.ports import LimiterStore
 from governor.settings import Settings
 from governor.telemetry.stats import Stats
 
+_LINGER = 10
+"""A task whose turn has come is held up to so many times ``governor_hold``, within the broker's
+patience."""
+
 
 @dataclass(slots=True)
 class Call:
@@ -73,16 +77,16 @@ class Admission:
             StoreUnavailable: no answer in time.
         """
         header = call.header
+        # A caller that blocks is there at its slot, however far away.
+        hold = max(self._settings.hold, self._settings.grace) if patience is None else patience
         started = self._clock.monotonic()
         answer = self._store.admit(
             Ask(
                 upstream=call.upstream,
                 charges=call.charges,
                 grace=self._settings.grace,
-                # A caller that blocks is there at its slot, however far away.
-                hold=max(self._settings.hold, self._settings.grace)
-                if patience is None
-                else patience,
+                hold=hold,
+                linger=max(hold, min(_LINGER * hold, self._settings.max_countdown)),
                 max_wait=call.plan.upstream.max_wait if patience is None else patience,
                 give_up_at=header.give_up_at if patience is None else None,
                 reserved=header.reserved,

@@ -12,7 +12,8 @@ Order: the claim, then every limit's verdict, and only then anything is written.
 conform, all are charged. If not, the **binding limit** (the one whose slot is furthest away)
 decides how to wait:
 
-- not longer than ``hold``: the slot is charged now. So are the limits in which the task has
+- not longer than ``hold``, or than ``linger`` once its turn in that line has come: the slot is
+  charged now. So are the limits in which the task has
   had its turn already; the others are settled at the slot. Charging every limit at the
   common slot would keep capacity idle that unrelated calls of the same upstream could use.
 - longer: the task gets the next place in the binding limit's line.
@@ -87,6 +88,7 @@ class _Verdict:
     at: int
     paid: bool
     lined: bool
+    turn: bool
 
     def poured(self, at: int, now: int) -> Bucket:
         line = self.bucket.line if self.bucket.line > now else 0
@@ -133,8 +135,8 @@ def decide(  # noqa: PLR0912 - one table, in the order in which the script decid
         return Wait(now, until, "pause", ask.reserved, paused=paused), Effects(claim=released)
 
     bound = verdicts[binding]
-    turn = bound.lined and not paused
-    charged = bound.paid or turn or until - now <= ask.hold
+    patience = ask.linger if bound.turn else ask.hold
+    charged = bound.paid or until - now <= patience
     buckets = {}
     if charged:
         for verdict in verdicts:
@@ -158,13 +160,14 @@ def _judge(
         and now <= held.slot + ask.grace
         and state.pause <= max(held.slot, now)
     ):
-        return _Verdict(charge, bucket, held.slot, paid=True, lined=False)
+        return _Verdict(charge, bucket, held.slot, paid=True, lined=False, turn=False)
     start = max(now, state.pause)
     at = gcra.earliest(bucket.tat, start, charge.interval, charge.capacity)
     if held is not None:
         # A slot that was paid and missed leaves its holder a turn.
-        turn = at if held.paid else max(at, held.slot)
-        return _Verdict(charge, bucket, turn, paid=False, lined=True)
+        turn = held.slot <= now + ask.hold
+        at = at if held.paid else max(at, held.slot)
+        return _Verdict(charge, bucket, at, paid=False, lined=True, turn=turn)
     if at > now:
         at = max(at, bucket.line)
-    return _Verdict(charge, bucket, at, paid=False, lined=False)
+    return _Verdict(charge, bucket, at, paid=False, lined=False, turn=False)

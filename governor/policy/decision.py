@@ -70,6 +70,8 @@ class Ask:
         grace: how long after its slot a paid reservation is still good.
         hold: a wait up to this long is charged at once, because the task stays where it is
             and will be there at its slot. A longer one only gets its place in the line.
+        linger: the same for a task whose turn in the line has come: it has waited long enough
+            not to be sent away again for a little more.
         give_up_at: refuse instead of making the task wait beyond this instant.
         max_wait: with ``give_up_at`` unknown (the first admission), the same bound
             counted from now.
@@ -79,6 +81,7 @@ class Ask:
     charges: tuple[Charge, ...]
     grace: int
     hold: int
+    linger: int
     max_wait: int
     give_up_at: int | None = None
     reserved: tuple[Reservation, ...] = ()

@@ -82,6 +82,7 @@ class RedisStore:
         arguments: list[object] = [
             ask.grace,
             ask.hold,
+            ask.linger,
             ask.max_wait,
             "" if ask.give_up_at is None else ask.give_up_at,
         ]

@@ -56,7 +56,7 @@ def ask(
     claim: ClaimAsk | None = None,
 ) -> Ask:
     """An admission with the suite's defaults."""
-    return Ask(upstream, charges, GRACE, hold, max_wait, give_up_at, reserved, claim)
+    return Ask(upstream, charges, GRACE, hold, 10 * SECOND, max_wait, give_up_at, reserved, claim)
 
 
 def claim(token: str, *, attempt: int = 0, lease: int = 30 * SECOND) -> ClaimAsk:
@@ -207,6 +207,19 @@ class LimiterStoreConformance:
         assert isinstance(early, Wait)
         assert (early.until, early.charged) == (wait.until, True)
 
+    def test_who_comes_much_too_early_is_sent_away_again(self, harness: StoreHarness) -> None:
+        """A task that hops, because its slot is beyond the broker's patience, keeps its place and
+        is charged nothing on the way."""
+        store = self._empty(harness)
+        slow = Charge("m", "1/min", interval=60 * SECOND, capacity=60 * SECOND)
+        store.admit(ask(slow))
+        wait = store.admit(ask(slow, hold=SECOND))
+        assert isinstance(wait, Wait)
+        harness.advance(30 * SECOND)
+        hop = store.admit(ask(slow, reserved=wait.reserved, hold=SECOND))
+        assert isinstance(hop, Wait)
+        assert (hop.until, hop.charged, hop.reserved) == (wait.until, False, wait.reserved)
+
     def test_who_comes_late_from_the_line_has_lost_nothing(self, harness: StoreHarness) -> None:
         """Its slot was not used, so there is room for it at once; the line behind is not moved."""
         store = self._empty(harness)
@@ -217,9 +230,9 @@ class LimiterStoreConformance:
         assert isinstance(last, Wait)
         harness.advance(1 * SECOND)
         assert isinstance(store.admit(ask(TEN_PER_SECOND, reserved=late.reserved)), Admit)
-        then = store.admit(ask(TEN_PER_SECOND, reserved=last.reserved))
+        then = store.admit(ask(TEN_PER_SECOND, reserved=last.reserved, hold=50 * MS))
         assert isinstance(then, Wait)
-        assert then.until - then.now == 100 * MS
+        assert (then.until - then.now, then.charged) == (100 * MS, True)
 
     def test_a_newcomer_stands_behind_the_line(self, harness: StoreHarness) -> None:
         """While others wait in line, who comes new gets a slot after theirs."""

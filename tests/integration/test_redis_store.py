@@ -92,7 +92,17 @@ def test_lua_answers_as_the_specification(steps: list, scripted: ScriptedRedis) 
         claim = token and ClaimAsk("t", 0, token, 5 * SECOND, 3600 * SECOND)
         if kind == "admit":
             charges = tuple(CHARGES[index] for index in sorted(indices))
-            ask = Ask("api", charges, 50_000, hold, max_wait, None, held if use_held else (), claim)
+            ask = Ask(
+                "api",
+                charges,
+                50_000,
+                hold,
+                3 * hold,
+                max_wait,
+                None,
+                held if use_held else (),
+                claim,
+            )
             answer = scripted.store.admit(ask)
             assert answer == specification.admit(ask)
             if isinstance(answer, Wait):
@@ -125,7 +135,7 @@ def test_never_more_than_the_burst_and_the_rate(
     admitted: list[int] = []
     for gap in gaps:
         scripted.advance(gap)
-        answer = scripted.store.admit(Ask("api", plan.charges((), {}), 0, 0, 0))
+        answer = scripted.store.admit(Ask("api", plan.charges((), {}), 0, 0, 0, 0))
         if isinstance(answer, Admit):
             admitted.append(answer.now)
     for start in admitted:
@@ -138,7 +148,7 @@ def test_a_bucket_takes_at_most_125_bytes(store: RedisStore, redis_url: str) -> 
     upstream = Upstream("stripe", Limit("25/s", per="account"))
     plan = CallPlan.of("t", upstream)
     charges = plan.charges((), {"account": "acct_1NqsT2eZvKYlo2C" * 3})
-    store.admit(Ask("stripe", charges, 50_000, SECOND, 10 * SECOND))
+    store.admit(Ask("stripe", charges, 50_000, SECOND, SECOND, 10 * SECOND))
     client = redis.Redis.from_url(redis_url)
     key = bucket_key("gov", "stripe", charges[0].bucket)
     assert client.exists(key)
@@ -151,7 +161,7 @@ def test_a_bucket_expires_once_it_is_empty_and_not_before(
 ) -> None:
     """A key lives until its reserved horizon and about a second longer."""
     charge = Charge("m", "1/min", interval=60 * SECOND, capacity=60 * SECOND)
-    wait = store.admit(Ask("api", (charge,), 50_000, SECOND, 3600 * SECOND))
+    wait = store.admit(Ask("api", (charge,), 50_000, SECOND, SECOND, 3600 * SECOND))
     assert isinstance(wait, Wait)
     horizon = wait.until + charge.capacity - wait.now
     client = redis.Redis.from_url(redis_url)
@@ -164,17 +174,17 @@ def test_a_bucket_expires_once_it_is_empty_and_not_before(
 def test_a_forgotten_script_is_sent_again(store: RedisStore, redis_url: str) -> None:
     """SCRIPT FLUSH between two decisions goes unnoticed."""
     charge = Charge("s", "10/s", interval=100_000, capacity=100_000)
-    store.admit(Ask("api", (charge,), 50_000, SECOND, SECOND))
+    store.admit(Ask("api", (charge,), 50_000, SECOND, SECOND, SECOND))
     with redis.Redis.from_url(redis_url) as client:
         client.script_flush()
-    assert isinstance(store.admit(Ask("api", (charge,), 50_000, SECOND, SECOND)), Wait)
+    assert isinstance(store.admit(Ask("api", (charge,), 50_000, SECOND, SECOND, SECOND)), Wait)
 
 
 def test_threads_share_one_store(store: RedisStore) -> None:
     """Decisions made from many threads at once are counted exactly."""
     store.settle("api")
     charge = Charge("d", "1/h", interval=3600 * SECOND, capacity=3600 * SECOND)
-    ask = Ask("api", (charge,), 50_000, SECOND, 10**15)
+    ask = Ask("api", (charge,), 50_000, SECOND, SECOND, 10**15)
     answers: list[object] = []
 
     def decide() -> None:

@@ -369,7 +369,9 @@ def test_the_figures_of_the_guarantees() -> None:
     clock = FakeClock()
     store = MemoryStore(clock.wall)
     slow = charge(Limit("10/day", burst=10))
-    first, second = (store.admit(Ask("api", (slow,), 0, 0, 30 * 86_400 * SECOND)) for _ in range(2))
+    first, second = (
+        store.admit(Ask("api", (slow,), 0, 0, 0, 30 * 86_400 * SECOND)) for _ in range(2)
+    )
     assert isinstance(first, Wait)
     assert isinstance(second, Wait)
     assert seconds(first.until - first.now) == seconds(second.until - first.until) == 2.4 * 3600
@@ -412,7 +414,9 @@ def test_the_overshoot_bound(lost: str, k: int) -> None:
     hold = SECOND
 
     def arrive(reserved: tuple[Reservation, ...] = ()) -> tuple[Reservation, ...]:
-        answer = store.admit(Ask("api", (one,), 0, hold, 3600 * SECOND, reserved=reserved))
+        answer = store.admit(
+            Ask("api", (one,), 0, hold, 10 * hold, 3600 * SECOND, reserved=reserved)
+        )
         if isinstance(answer, Admit):
             calls.append(answer.now)
             return ()

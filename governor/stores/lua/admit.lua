@@ -5,12 +5,13 @@
 --       n+2           the claim, only when a token is given
 -- ARGV  1 grace       µs a paid slot is still good for
 --       2 hold        µs up to which a wait is charged at once
---       3 max_wait    µs, used when give_up_at is not known yet
---       4 give_up_at  µs on this server's clock, or ""
---       5 token       this delivery's name, or "" when nothing is claimed
---       6 lease       µs a claim counts as alive
---       7 keep        ms a claim is kept
---       8 ..          for each limit: interval and capacity, µs, and what the task holds in
+--       3 linger      the same for a task whose turn in the line has come, µs
+--       4 max_wait    µs, used when give_up_at is not known yet
+--       5 give_up_at  µs on this server's clock, or ""
+--       6 token       this delivery's name, or "" when nothing is claimed
+--       7 lease       µs a claim counts as alive
+--       8 keep        ms a claim is kept
+--       9 ..          for each limit: interval and capacity, µs, and what the task holds in
 --                     it: 0 nothing, a paid slot, or minus a slot it stood in line for
 -- Reply {status, now, at, limit, charged}
 --       0 admit            at = slot
@@ -23,7 +24,7 @@
 --       status + 10 of 1 to 4 while the upstream is paused
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local limits = (#ARGV - 7) / 3
+local limits = (#ARGV - 8) / 3
 local state = redis.call('HMGET', KEYS[1], 'since', 'pause')
 local since = tonumber(state[1])
 local pause = tonumber(state[2]) or 0
@@ -34,7 +35,7 @@ elseif since > now then
   since = now
 end
 
-local token = ARGV[5]
+local token = ARGV[6]
 local claim_key = KEYS[limits + 2]
 local ours = false
 if token ~= '' then
@@ -52,14 +53,15 @@ if token ~= '' then
 end
 
 local grace = tonumber(ARGV[1])
+local hold = tonumber(ARGV[2])
 local start = pause > now and pause or now
 local until_, binding = start, 0
 local slot = now
-local tats, lines, paid, lined = {}, {}, {}, {}
+local tats, lines, paid, lined, turn = {}, {}, {}, {}, {}
 for i = 1, limits do
-  local interval = tonumber(ARGV[5 + 3 * i])
-  local capacity = tonumber(ARGV[6 + 3 * i])
-  local held = tonumber(ARGV[7 + 3 * i])
+  local interval = tonumber(ARGV[6 + 3 * i])
+  local capacity = tonumber(ARGV[7 + 3 * i])
+  local held = tonumber(ARGV[8 + 3 * i])
   local value = redis.call('GET', KEYS[i + 1])
   local tat, line = tonumber(value or since + capacity), 0
   if not tat then
@@ -77,6 +79,7 @@ for i = 1, limits do
     if at < start then at = start end
     if held ~= 0 then
       lined[i] = true
+      turn[i] = math.abs(held) <= now + hold
       if -held > at then at = -held end
     elseif at > now and line > at then
       at = line
@@ -102,7 +105,7 @@ end
 local function pour(i, at)
   local tat = tats[i]
   if tat < at then tat = at end
-  write(i, tat + tonumber(ARGV[5 + 3 * i]), lines[i])
+  write(i, tat + tonumber(ARGV[6 + 3 * i]), lines[i])
 end
 
 if until_ <= now then
@@ -110,18 +113,18 @@ if until_ <= now then
     if not paid[i] then pour(i, now) end
   end
   if token ~= '' then
-    redis.call('SET', claim_key, string.format('%s|%.0f', token, now + tonumber(ARGV[6])), 'PX', ARGV[7])
+    redis.call('SET', claim_key, string.format('%s|%.0f', token, now + tonumber(ARGV[7])), 'PX', ARGV[8])
   end
   return {0, now, slot, 0, 0}
 end
 
 if ours then redis.call('DEL', claim_key) end
-local give_up_at = tonumber(ARGV[4]) or now + tonumber(ARGV[3])
+local give_up_at = tonumber(ARGV[5]) or now + tonumber(ARGV[4])
 if until_ > give_up_at then return {6, now, until_, binding, 0} end
 local paused = pause > now and 10 or 0
 if binding == 0 then return {4 + paused, now, until_, 0, 0} end
 
-if paid[binding] or (lined[binding] and paused == 0) or until_ - now <= tonumber(ARGV[2]) then
+if paid[binding] or until_ - now <= (turn[binding] and tonumber(ARGV[3]) or hold) then
   local charged = 0
   for i = 1, limits do
     if not paid[i] and (i == binding or lined[i]) then
@@ -132,5 +135,5 @@ if paid[binding] or (lined[binding] and paused == 0) or until_ - now <= tonumber
   return {1 + paused, now, until_, binding, charged}
 end
 if lined[binding] then return {3 + paused, now, until_, binding, 0} end
-write(binding, tats[binding], until_ + tonumber(ARGV[5 + 3 * binding]))
+write(binding, tats[binding], until_ + tonumber(ARGV[6 + 3 * binding]))
 return {2 + paused, now, until_, binding, 0}
