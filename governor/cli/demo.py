@@ -73,9 +73,15 @@ def demo(
     try:
         # Here, not above: `governor --help` need not load Celery.
         from governor.demo import report
-        from governor.demo.run import Options, run
+        from governor.demo.run import PLACES, WORKERS, Options, run
         from governor.demo.view import View
 
+        console.print(
+            f"{tasks} tasks, {WORKERS} Celery workers ({pool}) of {PLACES} places each, and an API "
+            "with quotas that answers 429 to whoever exceeds them.",
+            highlight=False,
+            soft_wrap=True,
+        )
         with View(console) as view:
             outcome = run(Options(tasks, rate, burst, pool, redis_url, database_url), view.show)
     except KeyboardInterrupt:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -88,8 +93,19 @@ def print_report(outcome: Outcome, console: Console) -> None:
     database = make_url(outcome.database_url).render_as_string(hide_password=True)
     for command in ("groups", "list"):
         # Plain text, whole: these lines are meant to be copied.
-        shown = f"  governor --database {database} dead {command}"
+        shown = f"  {_program()} --database {database} dead {command}"
         console.print(Text(shown, style="cyan"), soft_wrap=True)
+
+
+def _program() -> str:
+    """How this shell starts the command line: scripts/demo's is not on PATH."""
+    own = Path(sys.argv[0])
+    found = shutil.which(own.name)
+    if own.name != "governor" or not own.exists():
+        return "governor"
+    if found is not None and Path(found).samefile(own):
+        return "governor"
+    return shlex.quote(str(own.absolute()))
 
 
 def _named(what: str, task_ids: tuple[str, ...]) -> str:

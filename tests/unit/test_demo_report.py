@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -87,3 +89,18 @@ def test_the_report_prints_what_to_type_next_but_no_password() -> None:
     commands = [line.split() for line in out.getvalue().splitlines() if "governor" in line]
     assert [command[-2:] for command in commands] == [["dead", "groups"], ["dead", "list"]]
     assert all(command[2].endswith("x" * 100) for command in commands)
+
+
+@pytest.mark.parametrize("on_path", [True, False])
+def test_the_commands_work_where_they_are_read(
+    on_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that is not on PATH is named by its whole path."""
+    program = tmp_path / "governor"
+    program.touch(0o755)
+    monkeypatch.setattr(sys, "argv", [str(program), "demo"])
+    monkeypatch.setenv("PATH", str(tmp_path) if on_path else "/nowhere")
+    out = io.StringIO()
+    print_report(outcome(), Console(file=out, width=60))
+    expected = "governor" if on_path else str(program)
+    assert f"  {expected} --database sqlite:////tmp/dead.sqlite dead groups\n" in out.getvalue()
