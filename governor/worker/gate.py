@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -94,6 +95,9 @@ class Gate:
         self._pass_on = pass_on
         self._counted = counted
         self._epoch = 0
+        # Who wants a place. Slots do not wait: those whose slot has come go first.
+        self._due: deque[GovernedRequest] = deque()
+        self._new: deque[GovernedRequest] = deque()
         self._room = WaitingRoom(loop, governor.clock, self._released)
         self._publisher = Publisher(governor.app)
         self._publishing = Outbox("publish", loop)
@@ -151,15 +155,23 @@ class Gate:
         self.on_loop(partial(self._enter, request))
 
     def _enter(self, request: GovernedRequest) -> None:
-        self._places.acquire(self._occupy, request)
+        self._new.append(request)
+        self._places.acquire(self._occupy, None)
 
     def _released(self, request: GovernedRequest) -> None:
         self._unhold(request)
-        self._enter(request)
+        self._due.append(request)
+        self._places.acquire(self._occupy, None)
 
-    def _occupy(self, request: GovernedRequest) -> None:
-        """A place is ours: decide, then use it or give it back. Called by Celery's semaphore, so
-        nothing may get out."""
+    def _occupy(self, _: None) -> None:
+        """A place is ours: decide about whoever is next, then use it or give it back. Called by
+        Celery's semaphore, so nothing may get out."""
+        waiting = self._due or self._new
+        if not waiting:
+            # Those it was asked for went back to the broker with a lost connection.
+            self._places.give_back()
+            return
+        request = waiting.popleft()
         if request.epoch != self._epoch:
             # Its message went back to the broker with a lost connection.
             self._places.give_back()
@@ -384,9 +396,11 @@ class Gate:
         """The broker connection is gone, and with it every message that is not running: the
         broker hands them out again."""
         self._epoch += 1
-        for request in self._room.clear():
+        for request in (*self._room.clear(), *self._due, *self._new):
             request.held = False
             self.settlement.waits(request, False)
+        self._due.clear()
+        self._new.clear()
         self._places.clear()
 
 
