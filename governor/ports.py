@@ -146,6 +146,14 @@ class LimiterStore(Protocol):
         """
         ...
 
+    def admit_many(self, asks: Sequence[Ask]) -> Sequence[Answer]:
+        """Several decisions in the order given, one after the other, in one round trip.
+
+        Raises:
+            StoreUnavailable: no complete answer in time; any of them may have been charged.
+        """
+        ...
+
     def settle(
         self,
         upstream: str,

@@ -68,7 +68,7 @@ class Admission:
         self._stats = stats
 
     def ask(self, call: Call, patience: int | None = None) -> Answer:
-        """Ask once. On ``Wait`` the call's header and slot are brought up to date.
+        """Ask once. The call's header and slot are brought up to date with the answer.
 
         Args:
             patience: of a caller that blocks, instead of the task's own.
@@ -76,41 +76,58 @@ class Admission:
         Raises:
             StoreUnavailable: no answer in time.
         """
-        header = call.header
+        return self.ask_many([call], patience)[0]
+
+    def ask_many(self, calls: Sequence[Call], patience: int | None = None) -> Sequence[Answer]:
+        """Ask for several calls in one round trip, in this order.
+
+        Raises:
+            StoreUnavailable: no complete answer in time.
+        """
+        started = self._clock.monotonic()
+        answers = self._store.admit_many([self._question(call, patience) for call in calls])
+        ended = self._clock.monotonic()
+        self._stats.decided(ended - started, len(calls))
+        for call, answer in zip(calls, answers, strict=True):
+            _note(call, answer, ended)
+        return answers
+
+    def _question(self, call: Call, patience: int | None) -> Ask:
         # A caller that blocks is there at its slot, however far away.
         hold = max(self._settings.hold, self._settings.grace) if patience is None else patience
-        started = self._clock.monotonic()
-        answer = self._store.admit(
-            Ask(
-                upstream=call.upstream,
-                charges=call.charges,
-                grace=self._settings.grace,
-                hold=hold,
-                linger=max(hold, min(_LINGER * hold, self._settings.max_countdown)),
-                max_wait=call.plan.upstream.max_wait if patience is None else patience,
-                give_up_at=header.give_up_at if patience is None else None,
-                reserved=header.reserved,
-                claim=call.claim,
-            )
+        header = call.header
+        return Ask(
+            upstream=call.upstream,
+            charges=call.charges,
+            grace=self._settings.grace,
+            hold=hold,
+            linger=max(hold, min(_LINGER * hold, self._settings.max_countdown)),
+            max_wait=call.plan.upstream.max_wait if patience is None else patience,
+            give_up_at=header.give_up_at if patience is None else None,
+            reserved=header.reserved,
+            claim=call.claim,
         )
-        ended = self._clock.monotonic()
-        self._stats.decided(ended - started)
-        if header.first is None:
-            call.header = header = replace(
-                header, first=answer.now, give_up_at=answer.now + call.plan.upstream.max_wait
-            )
-        if isinstance(answer, Wait):
-            call.header = replace(header, reserved=answer.reserved)
-            call.slot = ended + answer.until - answer.now
-            paid = {r.bucket for r in answer.reserved if r.paid and r.slot == answer.until}
-            # Nothing is left to ask at the slot; a claim is taken there.
-            call.settled = call.claim is None and paid.issuperset(c.bucket for c in call.charges)
-        elif isinstance(answer, Admit):
-            call.header = replace(header, reserved=())
-            call.slot = ended - (answer.now - answer.slot)
-        return answer
 
     def good_until(self, call: Call) -> int:
         """Monotonic instant after which an admitted body must ask afresh."""
         assert call.slot is not None
         return call.slot + self._settings.grace
+
+
+def _note(call: Call, answer: Answer, now: int) -> None:
+    """Bring ``call`` up to date with its answer, heard at monotonic microseconds ``now``."""
+    header = call.header
+    if header.first is None:
+        call.header = header = replace(
+            header, first=answer.now, give_up_at=answer.now + call.plan.upstream.max_wait
+        )
+    if isinstance(answer, Wait):
+        call.header = replace(header, reserved=answer.reserved)
+        call.slot = now + answer.until - answer.now
+        paid = {r.bucket for r in answer.reserved if r.paid and r.slot == answer.until}
+        # Nothing is left to ask at the slot; a claim is taken there.
+        call.settled = call.claim is None and paid.issuperset(c.bucket for c in call.charges)
+    elif isinstance(answer, Admit):
+        call.header = replace(header, reserved=())
+        call.slot = now - (answer.now - answer.slot)
+        call.settled = call.claim is None

@@ -5,7 +5,7 @@ For tests, and for a single process that needs no Redis. Safe between threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 
 from governor.policy.admission import DONE, Bucket, UpstreamState, decide
@@ -50,6 +50,9 @@ class MemoryStore:
             if ask.claim is not None and effects.claim is not None:
                 self._write_claim(ask.upstream, ask.claim, effects.claim, now)
             return answer
+
+    def admit_many(self, asks: Sequence[Ask]) -> Sequence[Answer]:
+        return [self.admit(ask) for ask in asks]
 
     def settle(
         self,

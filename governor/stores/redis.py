@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -77,6 +78,13 @@ class RedisStore:
         self._settle = load("settle")
 
     def admit(self, ask: Ask) -> Answer:
+        return self.admit_many([ask])[0]
+
+    def admit_many(self, asks: Sequence[Ask]) -> Sequence[Answer]:
+        replies = self._call(self._admit, [self._question(ask) for ask in asks])
+        return [_answer(ask, reply) for ask, reply in zip(asks, replies, strict=True)]
+
+    def _question(self, ask: Ask) -> tuple[list[str], list[object]]:
         names = [keys.state_key(self._prefix, ask.upstream)]
         names += [keys.bucket_key(self._prefix, ask.upstream, c.bucket) for c in ask.charges]
         arguments: list[object] = [
@@ -95,7 +103,7 @@ class RedisStore:
         held = {r.bucket: r.slot if r.paid else -r.slot for r in ask.reserved}
         for charge in ask.charges:
             arguments += [charge.interval, charge.capacity, held.get(charge.bucket, 0)]
-        return _answer(ask, self._call(self._admit, names, arguments))
+        return names, arguments
 
     def settle(
         self,
@@ -115,20 +123,22 @@ class RedisStore:
                 claim.keep // 1000,
                 pause,
             ]
-        now, until = self._call(self._settle, names, arguments)
+        ((now, until),) = self._call(self._settle, [(names, arguments)])
         return Settled(now, until)
 
     def close(self) -> None:
         while self._idle:
             self._idle.pop().disconnect()
 
-    def _call(self, script: Script, names: list[str], arguments: list[object]) -> list[int]:
+    def _call(
+        self, script: Script, questions: list[tuple[list[str], list[object]]]
+    ) -> list[list[int]]:
         try:
             connection = self._connection()
         except (RedisError, OSError) as exc:
             raise StoreUnavailable(f"The limiter store cannot be reached: {_why(exc)}") from exc
         try:
-            reply: list[int] = self._evaluate(connection, script, names, arguments)
+            replies = self._evaluate(connection, script, questions)
         except (RedisError, OSError) as exc:
             # Whatever went wrong, a reply may still be on its way, or the server may have
             # become a replica: the next call starts on a fresh connection.
@@ -143,21 +153,29 @@ class RedisStore:
             self._idle.append(connection)
         else:
             connection.disconnect()
-        return reply
+        return replies
 
     def _evaluate(
-        self, connection: Any, script: Script, names: list[str], arguments: list[object]
-    ) -> Any:
-        rest = [str(len(names)), *names, *map(str, arguments)]
-        connection.send_packed_command(_pack(b"EVALSHA", script.sha, rest), check_health=False)
-        try:
-            return connection.read_response()
-        except NoScriptError:
+        self, connection: Any, script: Script, questions: list[tuple[list[str], list[object]]]
+    ) -> list[list[int]]:
+        rests = [[str(len(names)), *names, *map(str, rest)] for names, rest in questions]
+        packed = b"".join(_pack(b"EVALSHA", script.sha, rest) for rest in rests)
+        connection.send_packed_command([packed], check_health=False)
+        replies: list[list[int]] = []
+        forgotten: list[int] = []
+        for index in range(len(rests)):
+            try:
+                replies.append(connection.read_response())
+            except NoScriptError:
+                replies.append([])
+                forgotten.append(index)
+        for index in forgotten:
             # Not executed, so safe to send again: the script cache does not survive a
             # restart, a failover or SCRIPT FLUSH.
-            packed = _pack(b"EVAL", script.source, rest)
-            connection.send_packed_command(packed, check_health=False)
-            return connection.read_response()
+            packed = _pack(b"EVAL", script.source, rests[index])
+            connection.send_packed_command([packed], check_health=False)
+            replies[index] = connection.read_response()
+        return replies
 
     def _connection(self) -> Any:
         if self._pid != os.getpid():
@@ -178,10 +196,10 @@ class RedisStore:
             return connection
 
 
-def _pack(command: bytes, script: bytes, rest: list[str]) -> list[bytes]:
+def _pack(command: bytes, script: bytes, rest: list[str]) -> bytes:
     parts = [b"*%d\r\n" % (len(rest) + 2), _bulk(command), _bulk(script)]
     parts += [_bulk(item.encode()) for item in rest]
-    return [b"".join(parts)]
+    return b"".join(parts)
 
 
 def _bulk(item: bytes) -> bytes:

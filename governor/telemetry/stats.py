@@ -31,9 +31,9 @@ class Stats:
         """Count ``what``: admitted, held, deferred, throttled, retried, dropped, dead, waiting."""
         self.counts[upstream, what] += by
 
-    def decided(self, micros: int) -> None:
-        """One limiter call took ``micros``."""
-        self.limiter_calls += 1
+    def decided(self, micros: int, decisions: int = 1) -> None:
+        """One round trip of ``micros`` that took so many decisions."""
+        self.limiter_calls += decisions
         self._decision_us.append(micros)
 
     def settled(self) -> None:

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 from celery.worker.state import task_ready, task_reserved
@@ -62,8 +62,28 @@ _LONGEST_LEAD = SECOND // 2
 """A deferred task comes back this long before its slot, so that Celery's timers, which fire ten
 at a pass and may sleep a second, do not make it late."""
 
+_MOST_AHEAD = 7
+"""Decisions asked for in advance with one that is due."""
+
 _MOST_HELD = 1_000
 """Beyond so many held tasks the prefetch window is not widened any further."""
+
+
+class Pace:
+    """How fast places come free: a moving average of the time between them."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._apart = SECOND
+
+    def tick(self, now: int) -> None:
+        """A place was taken at monotonic microseconds ``now``."""
+        self._apart = (7 * self._apart + min(now - self._last, SECOND)) // 8
+        self._last = now
+
+    def within(self, span: int) -> int:
+        """How many more places are likely to come free within ``span`` microseconds."""
+        return min(span // max(self._apart, 1), _MOST_AHEAD)
 
 
 class Gate:
@@ -94,6 +114,7 @@ class Gate:
         self._pass_on = pass_on
         self._counted = counted
         self._epoch = 0
+        self._pace = Pace()
         # Who wants a place. Slots do not wait: those whose slot has come go first.
         self._due: deque[GovernedRequest] = deque()
         self._new: deque[GovernedRequest] = deque()
@@ -171,6 +192,7 @@ class Gate:
             self._places.give_back()
             return
         request = waiting.popleft()
+        self._pace.tick(self._clock.monotonic())
         if request.epoch != self._epoch:
             # Its message went back to the broker with a lost connection.
             self._places.give_back()
@@ -196,22 +218,37 @@ class Gate:
             return False
         now = self._clock.monotonic()
         if call.settled and call.slot is not None:
+            call.settled = False
             if call.slot <= now <= call.slot + self._settings.grace:
-                call.settled = False
                 call.header = replace(call.header, reserved=())
                 return True
-            call.settled = False
         if now < self._outage.until:
             self._hold(request, self._outage.until)
             return False
+        ahead = self._ahead()
         try:
-            answer = self._governor.admission.ask(call)
+            answers = self._governor.admission.ask_many([call, *map(_call, ahead)])
         except StoreUnavailable as exc:
             self._outage.failed(exc)
             self._hold(request, self._outage.until)
             return False
         self._outage.answered()
-        return self._act(request, call, answer)
+        for other, answer in zip(ahead, answers[1:], strict=True):
+            # Who is admitted stays in the queue, and needs not ask when it has its place.
+            if not isinstance(answer, Admit):
+                self._new.remove(other)
+                self._act(other, _call(other), answer)
+        return self._act(request, call, answers[0])
+
+    def _ahead(self) -> list[GovernedRequest]:
+        """Who will have a place well within the grace, at the pace at which places come free:
+        asked for in the same round trip. Not for a claim, which says that the body begins."""
+        found: list[GovernedRequest] = []
+        for request in islice(self._new, self._pace.within(self._settings.grace // 2)):
+            call = _call(request)
+            if call.claim is None and not call.settled and request.epoch == self._epoch:
+                found.append(request)
+        return found
 
     def _act(self, request: GovernedRequest, call: Call, answer: Answer) -> bool:
         match answer:
