@@ -1,6 +1,6 @@
 """Chord, chain and group with every member deferred: are the results those of plain tasks?
 
-    python -m benchmarks.canvas --width 10
+python -m benchmarks.canvas --width 10
 """
 
 from __future__ import annotations

@@ -64,9 +64,7 @@ def measure(calls: int) -> dict[str, Any]:
     }
 
 
-def _admission(
-    admission: Admission, name: str, limits: tuple[Limit, ...]
-) -> Callable[[], object]:
+def _admission(admission: Admission, name: str, limits: tuple[Limit, ...]) -> Callable[[], object]:
     plan = CallPlan.of("benchmark", Upstream(name, *limits))
     charges = plan.charges((), {})
     header = Header(upstream=name)

@@ -58,9 +58,7 @@ class Fleet:
         config = {"apis": [{"name": "api", "quotas": [quota]}]}
         command = [sys.executable, "-m", "governor.demo.upstream", "--ledger", str(ledger)]
         log = self.folder / "upstream.log"
-        self._stack.enter_context(
-            ChildProcess([*command, "--config", json.dumps(config)], log=log)
-        )
+        self._stack.enter_context(ChildProcess([*command, "--config", json.dumps(config)], log=log))
         wait_until(lambda: ledger.exists() and bool(read_lines(ledger)), log)
         port = read_lines(ledger)[0]["port"]
         self.settings = replace(self.settings, upstream_url=f"http://127.0.0.1:{port}")
@@ -94,9 +92,7 @@ class Fleet:
         """Publish ``count`` tasks over one connection; their ids."""
         with self.app.producer_or_acquire() as producer:
             signature = self.app.tasks[task].s(*args)
-            return [
-                signature.apply_async(producer=producer, queue=queue).id for _ in range(count)
-            ]
+            return [signature.apply_async(producer=producer, queue=queue).id for _ in range(count)]
 
     def drained(self, *queues: str) -> bool:
         """Whether the queues are empty and every message is acknowledged."""

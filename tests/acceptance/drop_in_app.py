@@ -233,9 +233,7 @@ def canvas(app: Celery) -> dict[str, Any]:
         "chain": chain(task.s(1, 2), task.s(3), task.s(4), app=app),
         "group": group(members, app=app),
         "chord": chord(members, summed.s(), app=app),
-        "chain with a group": chain(
-            task.s(1), group([task.s(2), task.s(3)]), summed.s(), app=app
-        ),
+        "chain with a group": chain(task.s(1), group([task.s(2), task.s(3)]), summed.s(), app=app),
         "immutable": chain(task.s(1, 2), task.si(5, 6), app=app),
         "chunks": task.chunks([(1, 2), (3, 4), (5, 6)], 2),
     }
