@@ -10,8 +10,8 @@ The life of a request::
                                    ├ done ─────→ acknowledge
                                    └ unknown ──→ dead letter, acknowledge
 
-All of it happens on the worker's loop. Publishing and writing to the database happen in
-outboxes; their end comes back to the loop, and only then is anything acknowledged.
+All of it happens on the worker's loop. Dead letters are written by a thread; their end comes
+back to the loop. Nothing is acknowledged before it is written or published.
 """
 
 from __future__ import annotations
