@@ -172,7 +172,13 @@ class Gate:
             )  # fmt: skip
         request.call = Call(governance.plan, charges, header, claim)
         self.settlement.waits(request, True)
-        self.on_loop(partial(self._enter, request))
+        enter = partial(self._enter, request)
+        if request.eta is not None:
+            # Its timer fired. kombu's hub fires ten in a pass and may then sleep for a second
+            # with more of them due; work brought to the loop keeps it awake.
+            self._loop.soon(enter)
+        else:
+            self.on_loop(enter)
 
     def _enter(self, request: GovernedRequest) -> None:
         self._new.append(request)
