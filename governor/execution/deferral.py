@@ -14,8 +14,12 @@ from governor.execution.header import NAME, Header
 from governor.ports import MessageCopy
 
 # RabbitMQ records each dead-lettering hop here and drops a message it has seen before.
-_BROKER_HEADERS = ("x-death", "x-first-death-exchange", "x-first-death-queue",
-                   "x-first-death-reason", "x-delivery-count", "x-opt-deaths")  # fmt: skip
+_BROKER_HEADERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-opt-deaths")
+
+
+def own_headers(message: MessageCopy) -> dict[str, Any]:
+    """The message's headers without those a broker wrote."""
+    return {k: v for k, v in message.headers.items() if not str(k).startswith(_BROKER_HEADERS)}
 
 
 def deferred(message: MessageCopy, header: Header, eta: datetime) -> MessageCopy:
@@ -31,7 +35,7 @@ def retried(message: MessageCopy, header: Header, eta: datetime) -> MessageCopy:
 
 
 def _headers(message: MessageCopy, header: Header, eta: datetime) -> dict[str, Any]:
-    headers = {k: v for k, v in message.headers.items() if k not in _BROKER_HEADERS}
+    headers = own_headers(message)
     headers[NAME] = header.to_message()
     headers["eta"] = eta.isoformat()
     return headers

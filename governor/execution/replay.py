@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from governor.execution.deferral import own_headers
 from governor.execution.header import NAME, Header
 from governor.ports import MessageCopy
 
-# Written by RabbitMQ; it drops a message it believes to run in a circle.
-_BROKER_HEADERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count")
 # A kombu ``expiration`` passed back is multiplied; the others name one delivery.
 _DELIVERY_PROPERTIES = frozenset({"expiration", "delivery_tag", "delivery_info", "message_id"})
 
@@ -32,11 +31,7 @@ def replay_message(
         began=None,
         replay_of=dead_letter_id,
     )
-    headers = {
-        key: value
-        for key, value in message.headers.items()
-        if not str(key).startswith(_BROKER_HEADERS)
-    }
+    headers = own_headers(message)
     headers.update(id=replay_task_id, retries=0, eta=None, expires=None)
     headers[NAME] = header.to_message()
     properties = {
