@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
-from typing import NewType, Protocol
-
-Micros = NewType("Micros", int)
-"""An instant or a duration in whole microseconds."""
+from typing import Protocol
 
 SECOND = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
