@@ -18,7 +18,7 @@ from governor import Limit, Upstream
 from governor.execution.admission import Admission, Call
 from governor.execution.header import Header
 from governor.governor import Governor
-from governor.policy.limits import CallPlan
+from governor.policy.plan import CallPlan
 
 _TURN = 50
 """Calls of one kind before the next has its turn."""

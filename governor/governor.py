@@ -21,7 +21,9 @@ from governor.deadletter.spill import Spill
 from governor.errors import ConfigurationError, DeclarationError
 from governor.execution.admission import Admission
 from governor.execution.header import NAME, Header
-from governor.policy.limits import CallPlan, Limit, Upstream
+from governor.policy.limits import Limit
+from governor.policy.plan import CallPlan
+from governor.policy.upstream import Upstream
 from governor.policy.retry import Retry
 from governor.ports import LimiterStore
 from governor.redaction import Redactor

@@ -34,13 +34,40 @@ def _base62(number: int) -> str:
 
 
 def state_key(prefix: str, upstream: str) -> str:
-    """The hash of what belongs to the upstream as a whole: ``since`` and ``pause``."""
+    """The hash of what belongs to the upstream as a whole: when it was first seen, its pause,
+    its breaker, and the leaky buckets that all its calls share."""
     return f"{prefix}:{{{upstream}}}"
 
 
 def bucket_key(prefix: str, upstream: str, bucket: str) -> str:
     """One bucket of one limit."""
     return f"{prefix}:{{{upstream}}}:{bucket}"
+
+
+def is_shared(bucket: str) -> bool:
+    """Whether a bucket is of a limit without ``per=``: every other name ends in a value's
+    digest. A shared leaky bucket is a field of the upstream's state."""
+    return ":" not in bucket
+
+
+def line_key(prefix: str, upstream: str, bucket: str) -> str:
+    """Up to when slots of a window are promised."""
+    return f"{bucket_key(prefix, upstream, bucket)}:line"
+
+
+def changes_key(prefix: str, upstream: str) -> str:
+    """The changes of the upstream that are in force."""
+    return f"{state_key(prefix, upstream)}:set"
+
+
+def log_key(prefix: str, upstream: str) -> str:
+    """The record of who changed the upstream, and why."""
+    return f"{state_key(prefix, upstream)}:log"
+
+
+def channel(prefix: str, upstream: str) -> str:
+    """Where those who wait for the upstream are told that they may go earlier."""
+    return f"{state_key(prefix, upstream)}:wake"
 
 
 def claim_key(prefix: str, upstream: str, task_id: str, attempt: int) -> str:

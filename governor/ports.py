@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from governor.policy.decision import Answer, Ask, ClaimAsk
+from governor.policy.adaptive import AdaptivePolicy
+from governor.policy.adjustment import Adjustment
+from governor.policy.admission import UpstreamState
+from governor.policy.breaker import BreakerPolicy
+from governor.policy.decision import Answer, AnyCharge, Ask, ClaimAsk
+from governor.policy.outcome import Outcome
 
 
 class Reason(StrEnum):
@@ -120,11 +125,41 @@ class DeadLetters(Protocol):
 
 
 class ClaimAction(StrEnum):
-    """What a settlement does with the claim of the execution it settles."""
+    """What a settlement does with what the execution it settles holds: its claim, its places."""
 
     FINISH = "finish"
     RELEASE = "release"
     RENEW = "renew"
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What one execution leaves behind. Durations are microseconds.
+
+    Attributes:
+        holder: names the delivery in its claim and its places.
+        action: what becomes of them. A place is given back unless it is renewed.
+        claim: only touched while ``holder`` holds it.
+        places: buckets of the concurrency limits in which it holds a place.
+        lease: how long what is renewed counts as alive from now.
+        pause: from now on nobody shall call the upstream for so long. A pause is only ever made
+            longer.
+        outcome: what the call said about the upstream.
+        probe: it was let through as a probe.
+        breaker, adaptive: the upstream's policies, when it has them.
+    """
+
+    upstream: str
+    holder: str = ""
+    action: ClaimAction = ClaimAction.FINISH
+    claim: ClaimAsk | None = None
+    places: Sequence[str] = ()
+    lease: int = 0
+    pause: int = 0
+    outcome: Outcome = Outcome.IGNORED
+    probe: bool = False
+    breaker: BreakerPolicy | None = None
+    adaptive: AdaptivePolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +168,56 @@ class Settled:
 
     now: int
     pause: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a person changes about an upstream, and why.
+
+    Attributes:
+        what: ``pause``, ``resume``, ``set`` or ``reset``.
+        target: a limit's key, or a bucket's name for a pause of one key; ``""`` is the upstream.
+        value: the numbers set, as text; for a pause the instant at which it ends, in
+            microseconds on the store's clock.
+        by, why: who, and for what reason. Kept with the time.
+    """
+
+    upstream: str
+    what: Literal["pause", "resume", "set", "reset"]
+    target: str
+    value: str
+    by: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """The changes of an upstream that are in force.
+
+    Attributes:
+        version: grows with every change.
+        values: by target: the numbers of a limit, or ``pause:`` and a bucket's name.
+    """
+
+    version: int
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """An upstream as the store knows it, for people; nothing is decided from it.
+
+    Attributes:
+        now: the store's time.
+        state: as the policy sees it; meters only of the charges asked about.
+        in_force: the changes in force.
+        log: the latest changes, newest first, each with ``at`` (microseconds).
+    """
+
+    now: int
+    state: UpstreamState
+    in_force: InForce
+    log: Sequence[Mapping[str, str]] = ()
 
 
 class LimiterStore(Protocol):
@@ -154,24 +239,44 @@ class LimiterStore(Protocol):
         """
         ...
 
-    def settle(
-        self,
-        upstream: str,
-        claim: ClaimAsk | None = None,
-        action: ClaimAction | None = None,
-        pause: int = 0,
-    ) -> Settled:
-        """Record what an execution leaves behind; without a claim or a pause, make the
+    def settle(self, settlement: Settlement) -> Settled:
+        """Record what an execution leaves behind; one that leaves nothing makes the
         upstream known to the store, from when on its buckets fill up their burst.
-
-        A claim is only touched while ``claim.token`` holds it.
-
-        Args:
-            pause: microseconds from now in which nobody shall call the upstream. A pause is
-                only ever made longer.
 
         Raises:
             StoreUnavailable: no answer in time; it may or may not have been recorded.
+        """
+        ...
+
+    def adjust(self, upstream: str, adjustments: Sequence[Adjustment]) -> None:
+        """Correct what was charged, or what the upstream says is used.
+
+        Raises:
+            StoreUnavailable: no answer in time; it may or may not have been recorded.
+        """
+        ...
+
+    def change(self, change: Change) -> InForce:
+        """Change an upstream, keep who did it and why, and tell those who wait.
+
+        Raises:
+            StoreUnavailable: no answer in time; it may or may not have been changed.
+        """
+        ...
+
+    def in_force(self, upstream: str) -> InForce:
+        """The changes in force.
+
+        Raises:
+            StoreUnavailable: no answer in time.
+        """
+        ...
+
+    def look(self, upstream: str, charges: Sequence[AnyCharge]) -> Look:
+        """The upstream as it stands, with the meters these charges are taken from.
+
+        Raises:
+            StoreUnavailable: no answer in time.
         """
         ...
 

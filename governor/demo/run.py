@@ -25,6 +25,7 @@ import kombu.exceptions
 import redis
 from celery import Celery
 
+from governor.ports import Settlement
 from governor.clock import SECOND
 from governor.deadletter.engine import bounded_engine
 from governor.deadletter.schema import upgrade
@@ -155,7 +156,7 @@ def _run(options: Options, show: Show, stack: ExitStack) -> Outcome:
     app = build(settings)
     # The limiter lets an upstream it never saw earn its burst first. It sees these from now on.
     for upstream in watch.progress.planned:
-        Governor.of(app).store.settle(upstream)
+        Governor.of(app).store.settle(Settlement(upstream))
     _publish(app, planned, producer_log, watch)
     workers = _start_workers(stack, options.pool, settings, folder)
     watch.stage("working")

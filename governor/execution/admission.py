@@ -9,7 +9,7 @@ from typing import Any
 from governor.clock import Clock
 from governor.execution.header import Header
 from governor.policy.decision import Admit, Answer, Ask, Charge, ClaimAsk, Wait
-from governor.policy.limits import CallPlan
+from governor.policy.plan import CallPlan
 from governor.ports import LimiterStore
 from governor.settings import Settings
 from governor.telemetry.stats import Stats

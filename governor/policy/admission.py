@@ -3,14 +3,15 @@
 ``stores/lua/admit.lua`` repeats this, line for line; a property test drives both with the
 same arrivals and demands the same answers.
 
-A bucket is two integers. Its TAT holds every call that is made or is sure to be made at its
-slot: a leaky bucket by GCRA. Its line is the instant up to which slots are promised to tasks
-that wait elsewhere; a promise charges nothing, so a task that comes back late, or never, costs
-no capacity, and a store that forgot its promises still keeps the limit.
+Every limit keeps two things. Its meter (a bucket's TAT, a window's log, a quota's count) holds
+every call that is made or is sure to be made at its slot. Its line is the instant up to which
+slots are promised to tasks that wait elsewhere; a promise charges nothing, so a task that comes
+back late, or never, costs no capacity, and a store that forgot its promises still keeps the
+limit. A concurrency limit has no slots: its places are held by name, and who waits is woken.
 
-Order: the claim, then every limit's verdict, and only then anything is written. If all
-conform, all are charged. If not, the **binding limit** (the one whose slot is furthest away)
-decides how to wait:
+Order: the limits' version, the claim, the pause and the breaker, every limit's verdict, and only
+then anything is written. If all conform, all are charged. If not, the **binding limit** (the one
+whose slot is furthest away) decides how to wait:
 
 - not longer than ``hold``, or than ``linger`` once its turn in that line has come: the slot is
   charged now. So are the limits in which the task has
@@ -25,19 +26,24 @@ room which nobody in the line has come to use.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from governor.policy import gcra
+from governor.policy import adaptive, breaker, calendar, gcra, lease, window
 from governor.policy.decision import (
     Admit,
     AlreadyDone,
     Answer,
+    AnyCharge,
     Ask,
     Charge,
+    LeaseCharge,
     OutcomeUnknown,
+    QuotaCharge,
     Refuse,
     Reservation,
+    Stale,
     Wait,
+    WindowCharge,
 )
 
 DONE = "d"
@@ -46,10 +52,20 @@ DONE = "d"
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """One bucket's state: its TAT, and the end of its line (0: nobody waits in it)."""
+    """One leaky bucket's state: its TAT, and the end of its line (0: nobody waits in it)."""
 
     tat: int
     line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """Who holds the places of a concurrency limit, and until when."""
+
+    holders: Mapping[str, int] = field(default_factory=dict)
+
+
+Meter = Bucket | window.Log | calendar.Period | Leases
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,114 +76,205 @@ class UpstreamState:
         since: when the store first saw the upstream. After a loss of state this is recent:
             every bucket then starts full, as if its whole burst had just been used.
         pause: no call before this instant; 0 when not paused.
-        buckets: those that are not idle.
+        version: of the limits in force.
+        breaker: its breaker.
+        share: of its declared rates that is in force.
+        meters: those that are not idle, by bucket.
         claim: the value of the asked claim, ``None`` when there is none: ``"d"``, or
             ``"token|alive_until"``.
     """
 
     since: int
     pause: int = 0
-    buckets: Mapping[str, Bucket] = field(default_factory=dict)
+    version: int = 0
+    breaker: breaker.Breaker = field(default_factory=breaker.Closed)
+    share: adaptive.Share = field(default_factory=adaptive.Share)
+    meters: Mapping[str, Meter] = field(default_factory=dict)
     claim: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What to write: buckets, and the claim (``""`` deletes it, ``None`` leaves it)."""
+    """What to write; ``None`` leaves a thing as it is, and an empty claim deletes it."""
 
-    buckets: Mapping[str, Bucket] = field(default_factory=dict)
+    meters: Mapping[str, Meter] = field(default_factory=dict)
     claim: str | None = None
+    breaker: breaker.Breaker | None = None
+    share: adaptive.Share | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
     """One limit's: the instant at which it allows the call, and what the task holds in it."""
 
-    charge: Charge
-    bucket: Bucket
+    charge: AnyCharge
+    meter: Meter
+    interval: int
     at: int
-    paid: bool
-    lined: bool
-    turn: bool
+    paid: bool = False
+    lined: bool = False
+    turn: bool = False
 
-    def poured(self, at: int, now: int) -> Bucket:
-        line = self.bucket.line if self.bucket.line > now else 0
-        return Bucket(gcra.pour(self.bucket.tat, at, self.charge.interval), line)
+    def charged(self, at: int, now: int) -> Meter:
+        """The meter after the call was charged at ``at``."""
+        meter, charge = self.meter, self.charge
+        if isinstance(meter, Bucket):
+            line = meter.line if meter.line > now else 0
+            return Bucket(gcra.pour(meter.tat, at, self.interval), line)
+        if isinstance(meter, window.Log) and isinstance(charge, WindowCharge):
+            return window.push(meter, at, charge.cost, window.Shape.of(charge.most))
+        if isinstance(meter, calendar.Period) and isinstance(charge, QuotaCharge):
+            return calendar.push(meter, charge.bounds, at, now, charge.cost)
+        raise TypeError(charge)
+
+    def stood_in_line(self, until: int) -> Meter:
+        """The meter after the slot ``until`` was promised."""
+        meter, charge = self.meter, self.charge
+        if isinstance(meter, Bucket):
+            return replace(meter, line=until + self.interval)
+        if isinstance(meter, window.Log) and isinstance(charge, WindowCharge):
+            shape = window.Shape.of(charge.most)
+            return replace(meter, line=until + window.apart(charge.cost, shape, charge.span))
+        if isinstance(meter, calendar.Period):
+            return replace(meter, line=until + calendar.LINE)
+        raise TypeError(charge)
 
 
-def decide(  # noqa: PLR0912 - one table, in the order in which the script decides
+def decide(  # noqa: PLR0912, PLR0915 - one table, in the order in which the script decides
     ask: Ask, state: UpstreamState, now: int
 ) -> tuple[Answer, Effects]:
     """Answer ``ask`` at store time ``now``; nothing is changed here, the effects say what to."""
+    if state.version != ask.version:
+        return Stale(now), Effects()
+    circuit = state.breaker
+    share = state.share
+    if ask.successes and ask.breaker and isinstance(circuit, breaker.Closed):
+        circuit = circuit.succeeded(ask.breaker, ask.successes)
+    if ask.successes and ask.adaptive:
+        share = share.grown(ask.adaptive, now)
+
+    def effects(**written: object) -> Effects:
+        return Effects(
+            breaker=circuit if circuit != state.breaker else None,
+            share=share if share != state.share else None,
+            **written,  # type: ignore[arg-type]
+        )
+
     ours = False
     if ask.claim is not None and state.claim is not None:
         if state.claim == DONE:
-            return AlreadyDone(now), Effects()
+            return AlreadyDone(now), effects()
         token, _, alive_until = state.claim.rpartition("|")
         ours = token == ask.claim.token
         if not ours:
             if int(alive_until) > now:
-                return Wait(now, int(alive_until), "claim", ask.reserved), Effects()
-            return OutcomeUnknown(now), Effects()
+                return Wait(now, int(alive_until), "claim", ask.reserved), effects()
+            return OutcomeUnknown(now), effects()
 
+    start = max(now, state.pause, ask.not_before)
+    opens = circuit.opens_at(now) if ask.breaker else now
+    broken = opens > start
+    start = max(start, opens)
     held = {reservation.bucket: reservation for reservation in ask.reserved}
-    verdicts = [_judge(charge, held.get(charge.bucket), ask, state, now) for charge in ask.charges]
-    until, binding = max(now, state.pause), -1
+    verdicts = [
+        _judge(charge, held.get(charge.bucket), ask, state, share, start, now)
+        for charge in ask.charges
+    ]
+    until, binding = start, -1
     for index, verdict in enumerate(verdicts):
-        if verdict.at > until or (binding < 0 and verdict.at > now):
+        # While the breaker is open nobody spends anything: all wait for the probe.
+        if not broken and (verdict.at > until or (binding < 0 and verdict.at > now)):
             until, binding = verdict.at, index
 
     if until <= now:
-        buckets = {v.charge.bucket: v.poured(now, now) for v in verdicts if not v.paid}
+        meters: dict[str, Meter] = {}
+        for verdict in verdicts:
+            if isinstance(verdict.meter, Leases):
+                holders = lease.taken(verdict.meter.holders, now, ask.holder, now + ask.lease)
+                meters[verdict.charge.bucket] = Leases(holders)
+            elif not verdict.paid:
+                meters[verdict.charge.bucket] = verdict.charged(now, now)
         claim = None
         if ask.claim is not None:
             claim = f"{ask.claim.token}|{now + ask.claim.lease}"
         slots = [held[v.charge.bucket].slot for v in verdicts if v.paid]
-        return Admit(now, min(slots, default=now)), Effects(buckets, claim)
+        probe = ask.breaker is not None and not isinstance(circuit, breaker.Closed)
+        if ask.breaker:
+            circuit = circuit.passed(ask.breaker, now)
+        return Admit(now, min(slots, default=now), probe), effects(meters=meters, claim=claim)
 
     released = "" if ours else None
-    name = ask.charges[binding].limit if binding >= 0 else "pause"
+    name = "breaker" if broken else "pause"
+    bound = verdicts[binding] if binding >= 0 else None
+    if bound is not None:
+        name = bound.charge.limit
+        if isinstance(bound.charge, Charge) and ask.adaptive:
+            share = share.waited()
     give_up_at = now + ask.max_wait if ask.give_up_at is None else ask.give_up_at
+    woken = bound is None and isinstance(circuit, breaker.HalfOpen) and broken
+    woken = woken or (bound is not None and isinstance(bound.meter, Leases))
+    if woken and now <= give_up_at < until:
+        # A place is likely to come free before.
+        until = give_up_at
     if until > give_up_at:
-        return Refuse(now, until, name), Effects(claim=released)
-    paused = state.pause > now
-    if binding < 0:
-        return Wait(now, until, "pause", ask.reserved, paused=paused), Effects(claim=released)
+        return Refuse(now, until, name), effects(claim=released)
+    paused = start > now
+    if bound is None or isinstance(bound.meter, Leases):
+        return (
+            Wait(now, until, name, ask.reserved, paused=paused, woken=woken),
+            effects(claim=released),
+        )
 
-    bound = verdicts[binding]
     patience = ask.linger if bound.turn else ask.hold
     charged = bound.paid or until - now <= patience
-    buckets = {}
+    meters = {}
     if charged:
         for verdict in verdicts:
             if not verdict.paid and (verdict is bound or verdict.lined):
-                buckets[verdict.charge.bucket] = verdict.poured(until, now)
+                meters[verdict.charge.bucket] = verdict.charged(until, now)
                 held[verdict.charge.bucket] = Reservation(verdict.charge.bucket, until, True)
     elif not bound.lined:
         bucket = bound.charge.bucket
-        buckets[bucket] = Bucket(bound.bucket.tat, until + bound.charge.interval)
+        meters[bucket] = bound.stood_in_line(until)
         held[bucket] = Reservation(bucket, until, False)
-    return Wait(now, until, name, tuple(held.values()), charged, paused), Effects(buckets, released)
+    return (
+        Wait(now, until, name, tuple(held.values()), charged, paused),
+        effects(meters=meters, claim=released),
+    )
 
 
-def _judge(
-    charge: Charge, held: Reservation | None, ask: Ask, state: UpstreamState, now: int
-) -> _Verdict:
-    bucket = state.buckets.get(charge.bucket, Bucket(state.since + charge.capacity))
-    if (
-        held is not None
-        and held.paid
-        and now <= held.slot + ask.grace
-        and state.pause <= max(held.slot, now)
-    ):
-        return _Verdict(charge, bucket, held.slot, paid=True, lined=False, turn=False)
-    start = max(now, state.pause)
-    at = gcra.earliest(bucket.tat, start, charge.interval, charge.capacity)
+def _judge(  # noqa: PLR0917 - called in one place
+    charge: AnyCharge, held: Reservation | None, ask: Ask, state: UpstreamState,
+    share: adaptive.Share, start: int, now: int,
+) -> _Verdict:  # fmt: skip
+    meter = state.meters.get(charge.bucket)
+    interval = 0
+    if isinstance(charge, LeaseCharge):
+        leases = meter if isinstance(meter, Leases) else Leases()
+        at = lease.earliest(leases.holders, start, now, ask.holder, charge.most)
+        return _Verdict(charge, leases, 0, at)
+    if isinstance(charge, Charge):
+        interval = share.interval(charge.interval) if ask.adaptive else charge.interval
+        capacity = max(charge.capacity, interval)
+        meter = meter if isinstance(meter, Bucket) else Bucket(state.since + charge.capacity)
+        at = gcra.earliest(meter.tat, start, interval, capacity)
+    elif isinstance(charge, WindowCharge):
+        meter = meter if isinstance(meter, window.Log) else window.Log()
+        shape = window.Shape.of(charge.most)
+        at = window.earliest(meter, start, charge.cost, shape, charge.span, state.since)
+    else:
+        meter = meter if isinstance(meter, calendar.Period) else calendar.Period()
+        at = calendar.earliest(
+            meter, charge.bounds, start, now, charge.cost, charge.most, state.since
+        )
+    good = held is not None and held.paid and now <= held.slot + ask.grace
+    if held is not None and good and start <= max(held.slot, now):
+        return _Verdict(charge, meter, interval, held.slot, paid=True)
     if held is not None:
         # A slot that was paid and missed leaves its holder a turn.
         turn = held.slot <= now + ask.hold
         at = at if held.paid else max(at, held.slot)
-        return _Verdict(charge, bucket, at, paid=False, lined=True, turn=turn)
+        return _Verdict(charge, meter, interval, at, lined=True, turn=turn)
     if at > now:
-        at = max(at, bucket.line)
-    return _Verdict(charge, bucket, at, paid=False, lined=False, turn=False)
+        at = max(at, meter.line)
+    return _Verdict(charge, meter, interval, at)

@@ -5,12 +5,18 @@ All instants are microseconds on the store's clock, all durations microseconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from governor.policy import calendar
+from governor.policy.adaptive import AdaptivePolicy
+from governor.policy.breaker import BreakerPolicy
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What one call takes from one bucket of one limit.
+    """What one call takes from one leaky bucket.
+
+    Every kind of charge has these:
 
     Attributes:
         bucket: names the bucket within its upstream (limit key, and the hashed argument
@@ -19,12 +25,66 @@ class Charge:
         interval: how long the bucket takes to leak this call's cost.
         capacity: how far ahead of the leak the bucket may be filled: the effective burst.
             Never less than ``interval``.
+        cost: cost units of the call.
     """
 
     bucket: str
     limit: str
     interval: int
     capacity: int
+    cost: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WindowCharge:
+    """What one call takes from a sliding window.
+
+    Attributes:
+        most: cost units in any ``span`` microseconds.
+    """
+
+    bucket: str
+    limit: str
+    most: int
+    span: int
+    cost: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaCharge:
+    """What one call takes from a quota that starts over at a fixed moment.
+
+    Attributes:
+        most: cost units in each period.
+        reset: when a period ends: with the ``"day"`` or the ``"month"``.
+        zone: of which time zone.
+        bounds: four boundaries of periods around the asker's wall time; see :meth:`dated`.
+    """
+
+    bucket: str
+    limit: str
+    most: int
+    reset: calendar.Reset
+    zone: str
+    cost: int = 1
+    bounds: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    def dated(self, wall: int) -> QuotaCharge:
+        """This charge as it is asked for at wall microseconds ``wall``."""
+        return replace(self, bounds=calendar.bounds(self.reset, self.zone, wall))
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseCharge:
+    """A place among at most ``most`` calls in flight; held under the name the ask gives."""
+
+    bucket: str
+    limit: str
+    most: int
+    cost: int = 1
+
+
+AnyCharge = Charge | WindowCharge | QuotaCharge | LeaseCharge
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +135,17 @@ class Ask:
         give_up_at: refuse instead of making the task wait beyond this instant.
         max_wait: with ``give_up_at`` unknown (the first admission), the same bound
             counted from now.
+        holder: names this delivery in concurrency limits.
+        lease: how long a place in one is kept without a renewal.
+        version: of the limits in force from which the charges were made.
+        not_before: no earlier than this instant, because one of its keys is paused.
+        breaker: the upstream's breaker, when it has one.
+        adaptive: how the upstream's rate adapts, when it does.
+        successes: calls that this process has seen succeed since it last asked.
     """
 
     upstream: str
-    charges: tuple[Charge, ...]
+    charges: tuple[AnyCharge, ...]
     grace: int
     hold: int
     linger: int
@@ -86,6 +153,13 @@ class Ask:
     give_up_at: int | None = None
     reserved: tuple[Reservation, ...] = ()
     claim: ClaimAsk | None = None
+    holder: str = ""
+    lease: int = 0
+    version: int = 0
+    not_before: int = 0
+    breaker: BreakerPolicy | None = None
+    adaptive: AdaptivePolicy | None = None
+    successes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +170,12 @@ class Admit:
         now: the store's time of the decision. The admission is good until ``slot`` plus
             the grace.
         slot: the earliest instant it was charged for, ``now`` when nothing was waited for.
+        probe: it probes an upstream whose breaker is half-open; its outcome must be told.
     """
 
     now: int
     slot: int
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +184,13 @@ class Wait:
 
     Attributes:
         limit: the binding limit's name, ``"pause"`` for an upstream paused without limits,
-            ``"claim"`` for another delivery of this task that is still running.
+            ``"breaker"`` for one whose breaker is open, ``"claim"`` for another delivery of this
+            task that is still running.
         reserved: what the task holds from now on.
         charged: the slot is charged: be there at ``until``. Otherwise come back then, and
             be charged when there is room.
         paused: the upstream itself is paused.
+        woken: ``until`` is the latest instant; it may go earlier, and the store will say so.
     """
 
     now: int
@@ -121,6 +199,7 @@ class Wait:
     reserved: tuple[Reservation, ...] = ()
     charged: bool = False
     paused: bool = False
+    woken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,4 +226,11 @@ class OutcomeUnknown:
     now: int
 
 
-Answer = Admit | Wait | Refuse | AlreadyDone | OutcomeUnknown
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The limits were changed meanwhile: read those in force and ask again. Nothing was charged."""
+
+    now: int
+
+
+Answer = Admit | Wait | Refuse | AlreadyDone | OutcomeUnknown | Stale

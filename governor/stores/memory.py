@@ -1,16 +1,37 @@
 """The limiter store within one process: the specification at work.
 
-For tests, and for a single process that needs no Redis. Safe between threads.
+For tests, for a worker whose Redis is away, and for a single process that needs no Redis. Safe
+between threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from threading import Lock
 
-from governor.policy.admission import DONE, Bucket, UpstreamState, decide
-from governor.policy.decision import Answer, Ask, ClaimAsk
-from governor.ports import ClaimAction, Settled
+from governor.policy import adjustment, breaker
+from governor.policy.adjustment import Adjustment
+from governor.policy.admission import (
+    DONE,
+    Bucket,
+    Leases,
+    Meter,
+    UpstreamState,
+    decide,
+)
+from governor.policy.calendar import Period
+from governor.policy.decision import (
+    Answer,
+    AnyCharge,
+    Ask,
+    Charge,
+    ClaimAsk,
+    QuotaCharge,
+    WindowCharge,
+)
+from governor.policy.window import Log
+from governor.ports import Change, ClaimAction, InForce, Look, Settled, Settlement
 
 
 class MemoryStore:
@@ -23,30 +44,25 @@ class MemoryStore:
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
         self._lock = Lock()
-        self._since: dict[str, int] = {}
-        self._pause: dict[str, int] = {}
-        self._buckets: dict[tuple[str, str], Bucket] = {}
+        self._states: dict[str, UpstreamState] = {}
         self._claims: dict[tuple[str, str, int], tuple[str, int]] = {}
+        self._changes: dict[str, dict[str, str]] = {}
+        self._log: dict[str, list[Mapping[str, str]]] = {}
 
     def admit(self, ask: Ask) -> Answer:
         with self._lock:
             now = self._now()
-            claim = None
+            state = self._state(ask.upstream, now)
+            seen = replace(state, since=min(state.since, now))
             if ask.claim is not None:
-                claim = self._claim(ask.upstream, ask.claim, now)
-            state = UpstreamState(
-                since=min(self._since.setdefault(ask.upstream, now), now),
-                pause=self._pause.get(ask.upstream, 0),
-                buckets={
-                    charge.bucket: bucket
-                    for charge in ask.charges
-                    if (bucket := self._buckets.get((ask.upstream, charge.bucket))) is not None
-                },
-                claim=claim,
+                seen = replace(seen, claim=self._claim(ask.upstream, ask.claim, now))
+            answer, effects = decide(ask, seen, now)
+            self._states[ask.upstream] = replace(
+                state,
+                meters={**state.meters, **effects.meters},
+                breaker=state.breaker if effects.breaker is None else effects.breaker,
+                share=state.share if effects.share is None else effects.share,
             )
-            answer, effects = decide(ask, state, now)
-            for name, written in effects.buckets.items():
-                self._buckets[ask.upstream, name] = written
             if ask.claim is not None and effects.claim is not None:
                 self._write_claim(ask.upstream, ask.claim, effects.claim, now)
             return answer
@@ -54,37 +70,100 @@ class MemoryStore:
     def admit_many(self, asks: Sequence[Ask]) -> Sequence[Answer]:
         return [self.admit(ask) for ask in asks]
 
-    def settle(
-        self,
-        upstream: str,
-        claim: ClaimAsk | None = None,
-        action: ClaimAction | None = None,
-        pause: int = 0,
-    ) -> Settled:
+    def settle(self, settlement: Settlement) -> Settled:
         with self._lock:
             now = self._now()
-            self._since.setdefault(upstream, now)
-            if claim is not None and self._holds(upstream, claim, now):
+            upstream, action = settlement.upstream, settlement.action
+            state = self._state(upstream, now)
+            if settlement.claim is not None and self._holds(upstream, settlement, now):
                 value = {
                     ClaimAction.FINISH: DONE,
                     ClaimAction.RELEASE: "",
-                    ClaimAction.RENEW: f"{claim.token}|{now + claim.lease}",
-                }[action or ClaimAction.RENEW]
-                self._write_claim(upstream, claim, value, now)
-            if pause > 0:
-                self._pause[upstream] = max(self._pause.get(upstream, 0), now + pause)
-            return Settled(now, self._pause.get(upstream, 0))
+                    ClaimAction.RENEW: f"{settlement.holder}|{now + settlement.lease}",
+                }[action]
+                self._write_claim(upstream, settlement.claim, value, now)
+            meters = dict(state.meters)
+            for place in settlement.places:
+                meters[place] = _settled_place(meters.get(place), settlement, now)
+            policy, outcome = settlement.breaker, settlement.outcome
+            circuit, share = state.breaker, state.share
+            if policy is not None:
+                circuit = breaker.settled(circuit, policy, now, outcome, probe=settlement.probe)
+            if settlement.adaptive is not None and outcome.dropped:
+                share = share.dropped(settlement.adaptive, now)
+            pause = state.pause
+            if settlement.pause > 0:
+                pause = max(pause, now + settlement.pause)
+            self._states[upstream] = replace(
+                state, meters=meters, breaker=circuit, share=share, pause=pause
+            )
+            return Settled(now, pause)
+
+    def adjust(self, upstream: str, adjustments: Sequence[Adjustment]) -> None:
+        with self._lock:
+            now = self._now()
+            state = self._state(upstream, now)
+            meters = dict(state.meters)
+            for each in adjustments:
+                bucket = each.charge.bucket
+                meters[bucket] = _adjusted(meters.get(bucket), each, min(state.since, now), now)
+            self._states[upstream] = replace(state, meters=meters)
+
+    def change(self, change: Change) -> InForce:
+        with self._lock:
+            now = self._now()
+            state = self._state(change.upstream, now)
+            changes = self._changes.setdefault(change.upstream, {})
+            if change.target:
+                if change.what in {"set", "pause"}:
+                    changes[change.target] = change.value
+                else:
+                    changes.pop(change.target, None)
+            elif change.what in {"pause", "resume"}:
+                pause = int(change.value) if change.what == "pause" else 0
+                state = replace(state, pause=pause)
+            else:
+                changes.clear()
+                fresh = UpstreamState(state.since)
+                state = replace(state, breaker=fresh.breaker, share=fresh.share)
+            self._states[change.upstream] = replace(state, version=state.version + 1)
+            record = {
+                "at": str(now), "what": change.what, "target": change.target,
+                "value": change.value, "by": change.by, "why": change.why,
+            }  # fmt: skip
+            self._log.setdefault(change.upstream, []).insert(0, record)
+            return InForce(state.version + 1, dict(changes))
+
+    def in_force(self, upstream: str) -> InForce:
+        with self._lock:
+            state = self._states.get(upstream)
+            version = 0 if state is None else state.version
+            return InForce(version, dict(self._changes.get(upstream, {})))
+
+    def look(self, upstream: str, charges: Sequence[AnyCharge]) -> Look:
+        with self._lock:
+            now = self._now()
+            state = self._states.get(upstream, UpstreamState(now))
+            wanted = {charge.bucket for charge in charges}
+            meters = {bucket: m for bucket, m in state.meters.items() if bucket in wanted}
+            state = replace(state, since=min(state.since, now), meters=meters)
+            in_force = InForce(state.version, dict(self._changes.get(upstream, {})))
+            return Look(now, state, in_force, tuple(self._log.get(upstream, ())))
 
     def close(self) -> None:
         """Nothing to give back."""
+
+    def _state(self, upstream: str, now: int) -> UpstreamState:
+        return self._states.setdefault(upstream, UpstreamState(now))
 
     def _claim(self, upstream: str, claim: ClaimAsk, now: int) -> str | None:
         value, expires = self._claims.get((upstream, claim.task_id, claim.attempt), (None, 0))
         return value if expires > now else None
 
-    def _holds(self, upstream: str, claim: ClaimAsk, now: int) -> bool:
-        value = self._claim(upstream, claim, now)
-        return value is not None and value.rpartition("|")[0] == claim.token
+    def _holds(self, upstream: str, settlement: Settlement, now: int) -> bool:
+        assert settlement.claim is not None
+        value = self._claim(upstream, settlement.claim, now)
+        return value is not None and value.rpartition("|")[0] == settlement.holder
 
     def _write_claim(self, upstream: str, claim: ClaimAsk, value: str, now: int) -> None:
         key = (upstream, claim.task_id, claim.attempt)
@@ -92,3 +171,27 @@ class MemoryStore:
             self._claims[key] = (value, now + claim.keep)
         else:
             self._claims.pop(key, None)
+
+
+def _settled_place(meter: Meter | None, settlement: Settlement, now: int) -> Leases:
+    holders = dict(meter.holders) if isinstance(meter, Leases) else {}
+    if settlement.action is not ClaimAction.RENEW:
+        holders.pop(settlement.holder, None)
+    elif settlement.holder in holders:
+        holders[settlement.holder] = now + settlement.lease
+    return Leases(holders)
+
+
+def _adjusted(meter: Meter | None, each: Adjustment, since: int, now: int) -> Meter:
+    match each.charge:
+        case Charge(capacity=capacity):
+            bucket = meter if isinstance(meter, Bucket) else Bucket(since + capacity)
+            return replace(bucket, tat=adjustment.bucket(bucket.tat, each, each.charge, now))
+        case WindowCharge():
+            log = meter if isinstance(meter, Log) else Log()
+            return adjustment.log(log, each, each.charge, now)
+        case QuotaCharge():
+            period = meter if isinstance(meter, Period) else Period()
+            return adjustment.quota(period, each, each.charge, now)
+        case _:
+            raise ValueError(each)

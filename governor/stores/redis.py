@@ -3,7 +3,8 @@
 A call takes a connection off a small stack, writes one pre-packed ``EVALSHA`` and reads one
 reply. redis-py's client is not used: its command layer costs more than the decision, and
 its default of ten retries would block the worker for seconds. Nothing is retried here
-except a script the server has forgotten, because a lost reply may have been charged.
+except what the server has certainly not done: a script it has forgotten, a key that lives on
+another node of a cluster. A lost reply may have been charged.
 """
 
 from __future__ import annotations
@@ -15,37 +16,37 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
 from governor import keys
 from governor.clock import SECOND
 from governor.errors import ConfigurationError, StoreUnavailable
-from governor.policy.decision import (
-    Admit,
-    AlreadyDone,
-    Answer,
-    Ask,
-    ClaimAsk,
-    OutcomeUnknown,
-    Refuse,
-    Reservation,
-    Wait,
-)
-from governor.ports import ClaimAction, Settled
+from governor.policy.adjustment import Adjustment
+from governor.policy.decision import Answer, AnyCharge, Ask, Charge, LeaseCharge, WindowCharge
+from governor.ports import Change, InForce, Look, Settled, Settlement
+from governor.stores import wire
 from governor.stores.scripts import Script, load
 
-_PAUSED = 10
+_LOG_KEPT = 1_000
+"""Records of changes kept for an upstream, about."""
+
+_SHOWN = 20
+
+_MOVES = 4
+"""Nodes of a cluster that one call may be sent on to."""
+
+Node = tuple[str, int]
 
 
 class RedisStore:
-    """Limits kept in one Redis or Valkey server, version 6.2 or later.
+    """Limits kept in one Redis or Valkey server, version 6.2 or later, or in a cluster of them.
 
     Safe between threads, greenlets and forked processes: each call has a connection to
     itself, and a child never uses its parent's.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
+        url: ``redis://``, ``rediss://`` or ``unix://``; any node of a cluster.
         timeout: microseconds for connecting and for each reply.
         prefix: of every key.
 
@@ -57,7 +58,6 @@ class RedisStore:
         self, url: str, *, timeout: int = SECOND // 5, prefix: str = keys.DEFAULT_PREFIX
     ) -> None:
         self._prefix = prefix
-        self._timeout = timeout
         try:
             self._pool = redis.ConnectionPool.from_url(
                 url,
@@ -66,6 +66,7 @@ class RedisStore:
                 retry=Retry(NoBackoff(), 0),
                 health_check_interval=0,
                 decode_responses=False,
+                protocol=2,
             )
         except ValueError as exc:
             raise ConfigurationError(
@@ -74,74 +75,166 @@ class RedisStore:
             ) from exc
         self._idle: deque[Any] = deque(maxlen=64)
         self._pid = os.getpid()
+        # Of a cluster: which node keeps an upstream, and connections to the nodes.
+        self._homes: dict[str, Node] = {}
+        self._nodes: dict[Node, RedisStore] = {}
+        self._url = url
+        self._timeout = timeout
         self._admit = load("admit")
         self._settle = load("settle")
+        self._adjust = load("adjust")
+        self._change = load("change")
 
     def admit(self, ask: Ask) -> Answer:
-        return self.admit_many([ask])[0]
+        words = wire.admission(self._prefix, ask)
+        return wire.answer(ask, self._run(self._admit, ask.upstream, words))
 
     def admit_many(self, asks: Sequence[Ask]) -> Sequence[Answer]:
-        replies = self._call(self._admit, [self._question(ask) for ask in asks])
-        return [_answer(ask, reply) for ask, reply in zip(asks, replies, strict=True)]
-
-    def _question(self, ask: Ask) -> tuple[list[str], list[object]]:
-        names = [keys.state_key(self._prefix, ask.upstream)]
-        names += [keys.bucket_key(self._prefix, ask.upstream, c.bucket) for c in ask.charges]
-        arguments: list[object] = [
-            ask.grace,
-            ask.hold,
-            ask.linger,
-            ask.max_wait,
-            "" if ask.give_up_at is None else ask.give_up_at,
+        if self._homes or len(asks) == 1:
+            # Of a cluster's upstreams each may live elsewhere.
+            return [self.admit(ask) for ask in asks]
+        packed = [_script(self._admit, wire.admission(self._prefix, ask)) for ask in asks]
+        replies = self._exchange(packed)
+        return [
+            wire.answer(ask, self._made(self._admit, ask.upstream, command, reply))
+            for ask, command, reply in zip(asks, packed, replies, strict=True)
         ]
-        if ask.claim is None:
-            arguments += ["", 0, 0]
-        else:
-            claim = ask.claim
-            names.append(keys.claim_key(self._prefix, ask.upstream, claim.task_id, claim.attempt))
-            arguments += [claim.token, claim.lease, claim.keep // 1000]
-        held = {r.bucket: r.slot if r.paid else -r.slot for r in ask.reserved}
-        for charge in ask.charges:
-            arguments += [charge.interval, charge.capacity, held.get(charge.bucket, 0)]
-        return names, arguments
 
-    def settle(
-        self,
-        upstream: str,
-        claim: ClaimAsk | None = None,
-        action: ClaimAction | None = None,
-        pause: int = 0,
-    ) -> Settled:
-        names = [keys.state_key(self._prefix, upstream)]
-        arguments: list[object] = ["", "", 0, 0, pause]
-        if claim is not None:
-            names.append(keys.claim_key(self._prefix, upstream, claim.task_id, claim.attempt))
-            arguments = [
-                claim.token,
-                (action or ClaimAction.RENEW).value,
-                claim.lease,
-                claim.keep // 1000,
-                pause,
-            ]
-        ((now, until),) = self._call(self._settle, [(names, arguments)])
+    def settle(self, settlement: Settlement) -> Settled:
+        words = wire.settlement(self._prefix, settlement)
+        now, until = self._run(self._settle, settlement.upstream, words)
         return Settled(now, until)
+
+    def adjust(self, upstream: str, adjustments: Sequence[Adjustment]) -> None:
+        self._run(self._adjust, upstream, wire.adjustments(self._prefix, upstream, adjustments))
+
+    def change(self, change: Change) -> InForce:
+        upstream = change.upstream
+        names = [
+            make(self._prefix, upstream)
+            for make in (keys.state_key, keys.changes_key, keys.log_key)
+        ]
+        arguments: list[object] = [
+            change.what, change.target, change.value, change.by, change.why,
+            keys.channel(self._prefix, upstream), _LOG_KEPT,
+        ]  # fmt: skip
+        version, *values = self._run(self._change, upstream, (names, arguments))
+        return InForce(int(version), _pairs(values))
+
+    def in_force(self, upstream: str) -> InForce:
+        version, values = self._ask(
+            upstream,
+            ("HGET", keys.state_key(self._prefix, upstream), "version"),
+            ("HGETALL", keys.changes_key(self._prefix, upstream)),
+        )
+        return InForce(int(version or 0), _pairs(values))
+
+    def look(self, upstream: str, charges: Sequence[AnyCharge]) -> Look:
+        time, fields, changes, log, *found = self._ask(
+            upstream,
+            ("TIME",),
+            ("HGETALL", keys.state_key(self._prefix, upstream)),
+            ("HGETALL", keys.changes_key(self._prefix, upstream)),
+            ("XREVRANGE", keys.log_key(self._prefix, upstream), "+", "-", "COUNT", str(_SHOWN)),
+            *(self._meter(upstream, charge) for charge in charges),
+        )
+        now = int(time[0]) * SECOND + int(time[1])
+        state = wire.state(_pairs(fields), charges, [_text(value) for value in found], now)
+        records = [_pairs(record) for _, record in log]
+        return Look(now, state, InForce(state.version, _pairs(changes)), records)
+
+    def _meter(self, upstream: str, charge: AnyCharge) -> tuple[str, ...]:
+        key = keys.bucket_key(self._prefix, upstream, charge.bucket)
+        if isinstance(charge, WindowCharge):
+            return ("LRANGE", key, "0", "-1")
+        if isinstance(charge, LeaseCharge):
+            return ("ZRANGE", key, "0", "-1", "WITHSCORES")
+        if isinstance(charge, Charge) and keys.is_shared(charge.bucket):
+            return ("HGET", keys.state_key(self._prefix, upstream), f"b:{charge.bucket}")
+        return ("GET", key)
 
     def close(self) -> None:
         while self._idle:
             self._idle.pop().disconnect()
+        for node in self._nodes.values():
+            node.close()
 
-    def _call(
-        self, script: Script, questions: list[tuple[list[str], list[object]]]
-    ) -> list[list[int]]:
+    # ------------------------------------------------------------------ one call
+
+    def _run(self, script: Script, upstream: str, words: wire.Words) -> Any:
+        command = _script(script, words)
+        store = self._store_of(upstream)
+        (reply,) = store._exchange([command])
+        return self._made(script, upstream, command, reply)
+
+    def _made(self, script: Script, upstream: str, command: bytes, reply: Any) -> Any:
+        """The reply, once the server that keeps the upstream has executed the script."""
+        for _ in range(_MOVES):
+            match reply:
+                case NoScriptError():
+                    # Not executed, so safe to send again: the script cache does not survive a
+                    # restart, a failover or SCRIPT FLUSH.
+                    whole = command.replace(
+                        b"$7\r\nEVALSHA\r\n" + _bulk(script.sha),
+                        b"$4\r\nEVAL\r\n" + _bulk(script.source),
+                        1,
+                    )
+                    (reply,) = self._store_of(upstream)._exchange([whole])
+                case MovedError():
+                    self._homes[upstream] = (reply.host, reply.port)
+                    (reply,) = self._store_of(upstream)._exchange([command])
+                case AskError():
+                    elsewhere = self._node((reply.host, reply.port))
+                    _, reply = elsewhere._exchange([_pack([b"ASKING"]), command])
+                case RedisError():
+                    raise StoreUnavailable(f"The limiter store refused: {_why(reply)}") from reply
+                case _:
+                    return reply
+        raise StoreUnavailable("The limiter store's cluster is moving its keys")
+
+    def _ask(self, upstream: str, *commands: tuple[str, ...]) -> list[Any]:
+        """Plain commands, for what decides nothing."""
+        packed = [_pack([word.encode() for word in command]) for command in commands]
+        for _ in range(_MOVES):
+            replies = self._store_of(upstream)._exchange(packed)
+            moved = next((r for r in replies if isinstance(r, MovedError)), None)
+            if moved is None:
+                for reply in replies:
+                    if isinstance(reply, RedisError):
+                        raise StoreUnavailable(
+                            f"The limiter store refused: {_why(reply)}"
+                        ) from reply
+                return replies
+            self._homes[upstream] = (moved.host, moved.port)
+        raise StoreUnavailable("The limiter store's cluster is moving its keys")
+
+    def _store_of(self, upstream: str) -> RedisStore:
+        home = self._homes.get(upstream) if self._homes else None
+        return self if home is None else self._node(home)
+
+    def _node(self, node: Node) -> RedisStore:
+        found = self._nodes.get(node)
+        if found is None:
+            found = RedisStore(self._url, timeout=self._timeout, prefix=self._prefix)
+            found._pool.connection_kwargs.update(host=node[0], port=node[1])
+            self._nodes[node] = found
+        return found
+
+    def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
+        """Send, and read one reply each; what the server refused is returned, not raised.
+
+        Raises:
+            StoreUnavailable: no complete answer in time.
+        """
         try:
             connection = self._connection()
         except (RedisError, OSError) as exc:
             raise StoreUnavailable(f"The limiter store cannot be reached: {_why(exc)}") from exc
         try:
-            replies = self._evaluate(connection, script, questions)
+            connection.send_packed_command(commands, check_health=False)
+            replies = [_reply(connection) for _ in commands]
         except (RedisError, OSError) as exc:
-            # Whatever went wrong, a reply may still be on its way, or the server may have
-            # become a replica: the next call starts on a fresh connection.
+            # A reply may still be on its way: the next call starts on a fresh connection.
             connection.disconnect()
             raise StoreUnavailable(f"The limiter store did not answer: {_why(exc)}") from exc
         except BaseException:
@@ -149,32 +242,12 @@ class RedisStore:
             # read as that of the next.
             connection.disconnect()
             raise
-        if len(self._idle) < (self._idle.maxlen or 0):
+        refused = any(isinstance(reply, redis.ReadOnlyError) for reply in replies)
+        if not refused and len(self._idle) < (self._idle.maxlen or 0):
             self._idle.append(connection)
         else:
+            # A server that became a replica is left; the next call finds the primary by name.
             connection.disconnect()
-        return replies
-
-    def _evaluate(
-        self, connection: Any, script: Script, questions: list[tuple[list[str], list[object]]]
-    ) -> list[list[int]]:
-        rests = [[str(len(names)), *names, *map(str, rest)] for names, rest in questions]
-        packed = b"".join(_pack(b"EVALSHA", script.sha, rest) for rest in rests)
-        connection.send_packed_command([packed], check_health=False)
-        replies: list[list[int]] = []
-        forgotten: list[int] = []
-        for index in range(len(rests)):
-            try:
-                replies.append(connection.read_response())
-            except NoScriptError:
-                replies.append([])
-                forgotten.append(index)
-        for index in forgotten:
-            # Not executed, so safe to send again: the script cache does not survive a
-            # restart, a failover or SCRIPT FLUSH.
-            packed = _pack(b"EVAL", script.source, rests[index])
-            connection.send_packed_command([packed], check_health=False)
-            replies[index] = connection.read_response()
         return replies
 
     def _connection(self) -> Any:
@@ -196,48 +269,41 @@ class RedisStore:
             return connection
 
 
-def _pack(command: bytes, script: bytes, rest: list[str]) -> bytes:
-    parts = [b"*%d\r\n" % (len(rest) + 2), _bulk(command), _bulk(script)]
-    parts += [_bulk(item.encode()) for item in rest]
-    return b"".join(parts)
+def _reply(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as exc:
+        # The server's own word; the connection is in order.
+        return exc
+
+
+def _script(script: Script, words: wire.Words) -> bytes:
+    names, arguments = words
+    rest = [b"EVALSHA", script.sha, b"%d" % len(names)]
+    return _pack([*rest, *(name.encode() for name in names), *(str(a).encode() for a in arguments)])
+
+
+def _pack(words: Sequence[bytes]) -> bytes:
+    return b"*%d\r\n%b" % (len(words), b"".join(map(_bulk, words)))
 
 
 def _bulk(item: bytes) -> bytes:
-    return b"$%d\r\n%s\r\n" % (len(item), item)
+    return b"$%d\r\n%b\r\n" % (len(item), item)
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    return value
+
+
+def _pairs(values: Sequence[bytes]) -> dict[str, str]:
+    """A flat list of names and values, as version 2 of the protocol has mappings."""
+    return {_text(k): _text(v) for k, v in zip(values[::2], values[1::2], strict=True)}
 
 
 def _why(exc: BaseException) -> str:
     """The kind of error only: a connection error's text may hold the URL's password."""
     return type(exc).__name__
-
-
-def _answer(ask: Ask, reply: list[int]) -> Answer:
-    status, now, at, number, charged = reply
-    paused = status > _PAUSED
-    status %= _PAUSED
-    limit = ask.charges[number - 1].limit if number else "pause"
-    match status:
-        case 0:
-            return Admit(now, at)
-        case 1 | 2 | 3 | 4:
-            reserved = _reserved(ask, status, at, number, charged)
-            return Wait(now, at, limit, reserved, status == 1, paused)
-        case 5:
-            return Wait(now, at, "claim", ask.reserved)
-        case 6:
-            return Refuse(now, at, limit)
-        case 7:
-            return AlreadyDone(now)
-        case _:
-            return OutcomeUnknown(now)
-
-
-def _reserved(ask: Ask, status: int, at: int, number: int, charged: int) -> tuple[Reservation, ...]:
-    held = {reservation.bucket: reservation for reservation in ask.reserved}
-    for index, charge in enumerate(ask.charges):
-        if charged >> index & 1:
-            held[charge.bucket] = Reservation(charge.bucket, at, True)
-    if status == 2:
-        bucket = ask.charges[number - 1].bucket
-        held[bucket] = Reservation(bucket, at, False)
-    return tuple(held.values())

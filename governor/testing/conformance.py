@@ -13,23 +13,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from governor.clock import SECOND
+from governor.policy.adaptive import WHOLE, AdaptivePolicy
+from governor.policy.adjustment import Adjustment
+from governor.policy.breaker import BreakerPolicy
 from governor.policy.decision import (
     Admit,
     AlreadyDone,
+    AnyCharge,
     Ask,
     Charge,
     ClaimAsk,
+    LeaseCharge,
     OutcomeUnknown,
+    QuotaCharge,
     Refuse,
     Reservation,
+    Stale,
     Wait,
+    WindowCharge,
 )
-from governor.ports import ClaimAction, LimiterStore
+from governor.policy.outcome import Outcome
+from governor.ports import Change, ClaimAction, LimiterStore, Settlement
 
 MS = 1_000
 GRACE = 50 * MS
+BREAKER = BreakerPolicy(failures=2, of=4, open_for=10 * SECOND, ramp=2, probe=5 * SECOND)
+RATES = AdaptivePolicy(floor=256, cut=512, step=256)
 TEN_PER_SECOND = Charge("s", "10/s", interval=100 * MS, capacity=100 * MS)
 HUNDRED_PER_MINUTE = Charge("m", "100/min", interval=600 * MS, capacity=600 * MS)
 
@@ -47,16 +59,19 @@ class StoreHarness:
 
 
 def ask(
-    *charges: Charge,
+    *charges: AnyCharge,
     upstream: str = "api",
     reserved: tuple[Reservation, ...] = (),
     hold: int = 10 * SECOND,
     give_up_at: int | None = None,
     max_wait: int = 3600 * SECOND,
     claim: ClaimAsk | None = None,
+    **more: Any,
 ) -> Ask:
     """An admission with the suite's defaults."""
-    return Ask(upstream, charges, GRACE, hold, 10 * SECOND, max_wait, give_up_at, reserved, claim)
+    return Ask(
+        upstream, charges, GRACE, hold, 10 * SECOND, max_wait, give_up_at, reserved, claim, **more
+    )
 
 
 def claim(token: str, *, attempt: int = 0, lease: int = 30 * SECOND) -> ClaimAsk:
@@ -64,12 +79,22 @@ def claim(token: str, *, attempt: int = 0, lease: int = 30 * SECOND) -> ClaimAsk
     return ClaimAsk("task-1", attempt, token, lease, 3600 * SECOND)
 
 
+def settling(
+    token: str, action: ClaimAction, *places: str, outcome: Outcome = Outcome.IGNORED,
+    probe: bool = False,
+) -> Settlement:  # fmt: skip
+    """The end of an execution of the suite's one task, or a sign of life."""
+    return Settlement(
+        "api", token, action, claim(token), places, 30 * SECOND, 0, outcome, probe, BREAKER, RATES
+    )
+
+
 class LimiterStoreConformance:
     """What every limiter store must do. Subclass it and provide the ``harness`` fixture."""
 
     def _empty(self, harness: StoreHarness, upstream: str = "api") -> LimiterStore:
         """A store that has known the upstream long enough for every burst to be back."""
-        harness.store.settle(upstream)
+        harness.store.settle(Settlement(upstream))
         harness.advance(3600 * SECOND)
         return harness.store
 
@@ -294,7 +319,7 @@ class LimiterStoreConformance:
     ) -> None:
         """During a pause tasks get slots from its end on, one interval apart."""
         store = self._empty(harness)
-        pause = store.settle("api", pause=2 * SECOND)
+        pause = store.settle(Settlement("api", pause=2 * SECOND))
         waits = [store.admit(ask(TEN_PER_SECOND)) for _ in range(2)]
         assert [w.until - pause.pause for w in waits if isinstance(w, Wait)] == [0, 100 * MS]
         assert all(w.paused for w in waits if isinstance(w, Wait))
@@ -302,14 +327,14 @@ class LimiterStoreConformance:
     def test_a_pause_is_never_made_shorter(self, harness: StoreHarness) -> None:
         """A second, shorter Retry-After does not end the first early."""
         store = self._empty(harness)
-        first = store.settle("api", pause=10 * SECOND)
-        assert store.settle("api", pause=1 * SECOND).pause == first.pause
+        first = store.settle(Settlement("api", pause=10 * SECOND))
+        assert store.settle(Settlement("api", pause=1 * SECOND)).pause == first.pause
 
     def test_a_pause_holds_an_upstream_without_limits(self, harness: StoreHarness) -> None:
         """An upstream that declares no limit still waits for Retry-After."""
         store = self._empty(harness)
         assert isinstance(store.admit(ask()), Admit)
-        pause = store.settle("api", pause=SECOND)
+        pause = store.settle(Settlement("api", pause=SECOND))
         wait = store.admit(ask())
         assert isinstance(wait, Wait)
         assert (wait.until, wait.limit, wait.reserved) == (pause.pause, "pause", ())
@@ -320,7 +345,7 @@ class LimiterStoreConformance:
         store.admit(ask(TEN_PER_SECOND))
         wait = store.admit(ask(TEN_PER_SECOND))
         assert isinstance(wait, Wait)
-        pause = store.settle("api", pause=5 * SECOND)
+        pause = store.settle(Settlement("api", pause=5 * SECOND))
         harness.advance(wait.until - wait.now)
         again = store.admit(ask(TEN_PER_SECOND, reserved=wait.reserved))
         assert isinstance(again, Wait)
@@ -360,7 +385,7 @@ class LimiterStoreConformance:
         """A delivery that comes after the first has finished is dropped."""
         store = self._empty(harness)
         store.admit(ask(claim=claim("first")))
-        store.settle("api", claim("first"), ClaimAction.FINISH)
+        store.settle(settling("first", ClaimAction.FINISH))
         assert isinstance(store.admit(ask(claim=claim("second"))), AlreadyDone)
 
     def test_a_holder_that_stopped_renewing_has_died(self, harness: StoreHarness) -> None:
@@ -375,7 +400,7 @@ class LimiterStoreConformance:
         store = self._empty(harness)
         store.admit(ask(claim=claim("first")))
         harness.advance(20 * SECOND)
-        store.settle("api", claim("first"), ClaimAction.RENEW)
+        store.settle(settling("first", ClaimAction.RENEW))
         harness.advance(20 * SECOND)
         assert isinstance(store.admit(ask(claim=claim("second"))), Wait)
 
@@ -383,15 +408,15 @@ class LimiterStoreConformance:
         """After a 429 the call did not happen: the task may begin again."""
         store = self._empty(harness)
         store.admit(ask(claim=claim("first")))
-        store.settle("api", claim("first"), ClaimAction.RELEASE)
+        store.settle(settling("first", ClaimAction.RELEASE))
         assert isinstance(store.admit(ask(claim=claim("second"))), Admit)
 
     def test_only_the_holder_settles_its_claim(self, harness: StoreHarness) -> None:
         """A delivery that does not hold the claim cannot finish or release it."""
         store = self._empty(harness)
         store.admit(ask(claim=claim("first")))
-        store.settle("api", claim("second"), ClaimAction.FINISH)
-        store.settle("api", claim("second"), ClaimAction.RELEASE)
+        store.settle(settling("second", ClaimAction.FINISH))
+        store.settle(settling("second", ClaimAction.RELEASE))
         assert isinstance(store.admit(ask(claim=claim("third"))), Wait)
 
     def test_the_next_attempt_is_another_execution(self, harness: StoreHarness) -> None:
@@ -399,3 +424,310 @@ class LimiterStoreConformance:
         store = self._empty(harness)
         store.admit(ask(claim=claim("first")))
         assert isinstance(store.admit(ask(claim=claim("second", attempt=1))), Admit)
+
+    # ------------------------------------------------------------------ windows
+
+    def test_a_window_admits_so_many_in_any_span(self, harness: StoreHarness) -> None:
+        """Calls at 0, 4 and 8 s fill a window of three in ten seconds; the fourth fits when the
+        first has left it, and not a microsecond before."""
+        store = self._empty(harness)
+        three = WindowCharge("w", "3 in any 10 s", 3, 10 * SECOND)
+        first = store.admit(ask(three))
+        for _ in range(2):
+            harness.advance(4 * SECOND)
+            assert isinstance(store.admit(ask(three)), Admit)
+        wait = store.admit(ask(three, hold=0))
+        assert isinstance(wait, Wait)
+        assert wait.until == first.now + 10 * SECOND
+        harness.advance(2 * SECOND - 1)
+        assert isinstance(store.admit(ask(three, hold=0)), Wait)
+        harness.advance(1)
+        assert isinstance(store.admit(ask(three, hold=0, reserved=wait.reserved)), Admit)
+
+    def test_slots_of_a_window_are_handed_out_in_order(self, harness: StoreHarness) -> None:
+        """Those who wait in a full window get the places of those who leave it, one each."""
+        store = self._empty(harness)
+        two = WindowCharge("w", "2 in any 10 s", 2, 10 * SECOND)
+        first = store.admit(ask(two))
+        harness.advance(3 * SECOND)
+        second = store.admit(ask(two))
+        waits = [store.admit(ask(two)) for _ in range(3)]
+        assert [w.until for w in waits if isinstance(w, Wait)] == [
+            first.now + 10 * SECOND,
+            second.now + 10 * SECOND,
+            first.now + 20 * SECOND,
+        ]
+
+    def test_a_costly_call_waits_until_the_window_has_room_for_all_of_it(
+        self, harness: StoreHarness
+    ) -> None:
+        """Two units of cost need two calls to have left."""
+        store = self._empty(harness)
+        one = WindowCharge("w", "2 in any 10 s", 2, 10 * SECOND)
+        store.admit(ask(one))
+        harness.advance(3 * SECOND)
+        second = store.admit(ask(one))
+        costly = store.admit(ask(WindowCharge("w", "2 in any 10 s", 2, 10 * SECOND, cost=2)))
+        assert isinstance(costly, Wait)
+        assert costly.until == second.now + 10 * SECOND
+
+    def test_a_window_that_was_forgotten_gives_no_burst(self, harness: StoreHarness) -> None:
+        """In the first span after a loss of state calls are spaced evenly."""
+        store = harness.store
+        store.settle(Settlement("api"))
+        five = WindowCharge("w", "5 in any 10 s", 5, 10 * SECOND)
+        first = store.admit(ask(five))
+        assert isinstance(first, Wait)
+        assert first.until - first.now == 2 * SECOND
+
+    def test_a_large_window_is_kept_in_groups_and_never_exceeded(
+        self, harness: StoreHarness
+    ) -> None:
+        """Of 2,500 in ten seconds a log of groups of three admits 2,499, the last of them when the
+        oldest group has left."""
+        store = self._empty(harness)
+        many = WindowCharge("w", "2500 in any 10 s", 2_500, 10 * SECOND, cost=833)
+        firsts = [store.admit(ask(many)) for _ in range(3)]
+        assert [type(first) for first in firsts] == [Admit] * 3
+        wait = store.admit(ask(WindowCharge("w", "2500 in any 10 s", 2_500, 10 * SECOND)))
+        assert isinstance(wait, Wait)
+        assert wait.until == firsts[0].now + 10 * SECOND
+
+    # ------------------------------------------------------------------ quotas
+
+    def test_a_quota_starts_over_when_its_period_ends(self, harness: StoreHarness) -> None:
+        """Whoever finds it used up waits for the next period, and counts there."""
+        store = self._empty(harness)
+        now = store.settle(Settlement("api")).now
+        bounds = (now - 2 * SECOND, now - SECOND, now + 5 * SECOND, now + 10 * SECOND)
+        two = QuotaCharge("q", "2 each day", 2, "day", "UTC", bounds=bounds)
+        assert [type(store.admit(ask(two))) for _ in range(2)] == [Admit, Admit]
+        wait = store.admit(ask(two))
+        assert isinstance(wait, Wait)
+        assert (wait.until, wait.charged) == (now + 5 * SECOND, True)
+        harness.advance(5 * SECOND)
+        assert isinstance(store.admit(ask(two, reserved=wait.reserved)), Admit)
+        assert [type(store.admit(ask(two))) for _ in range(2)] == [Admit, Wait]
+
+    def test_a_quota_that_was_forgotten_grows_evenly(self, harness: StoreHarness) -> None:
+        """What was used of a period before the loss of state is not known: half way through the
+        rest of it, half of the quota is there."""
+        now = harness.store.settle(Settlement("api")).now
+        bounds = (now - 20 * SECOND, now - 10 * SECOND, now + 10 * SECOND, now + 20 * SECOND)
+        quota = QuotaCharge("q", "10 each day", 10, "day", "UTC", bounds=bounds)
+        first = harness.store.admit(ask(quota, hold=0))
+        assert isinstance(first, Wait)
+        assert first.until == now + 2 * SECOND
+
+    # ------------------------------------------------------------------ concurrency
+
+    def test_places_are_held_by_name_and_given_back(self, harness: StoreHarness) -> None:
+        """The third caller of two places waits, is told that it may be woken, and goes when one
+        of the two has settled."""
+        store = self._empty(harness)
+        two = LeaseCharge("in-flight", "2 in flight", 2)
+        first, _ = (store.admit(ask(two, holder=h, lease=30 * SECOND)) for h in ("a", "b"))
+        wait = store.admit(ask(two, holder="c", lease=30 * SECOND))
+        assert isinstance(wait, Wait)
+        assert (wait.until, wait.woken) == (first.now + 30 * SECOND, True)
+        store.settle(settling("a", ClaimAction.FINISH, "in-flight"))
+        assert isinstance(store.admit(ask(two, holder="c", lease=30 * SECOND)), Admit)
+        assert isinstance(store.admit(ask(two, holder="d", lease=30 * SECOND)), Wait)
+
+    def test_a_holder_that_asks_again_has_one_place(self, harness: StoreHarness) -> None:
+        """A body that starts late asks afresh; it takes no second place."""
+        store = self._empty(harness)
+        two = LeaseCharge("in-flight", "2 in flight", 2)
+        for holder in ("a", "b", "a"):
+            assert isinstance(store.admit(ask(two, holder=holder, lease=SECOND)), Admit)
+
+    def test_a_dead_holders_place_comes_free_by_itself(self, harness: StoreHarness) -> None:
+        """A place that is not renewed is free when its lease is over; a renewed one is not."""
+        store = self._empty(harness)
+        two = LeaseCharge("in-flight", "2 in flight", 2)
+        for holder in ("a", "b"):
+            store.admit(ask(two, holder=holder, lease=30 * SECOND))
+        harness.advance(20 * SECOND)
+        store.settle(settling("b", ClaimAction.RENEW, "in-flight"))
+        harness.advance(10 * SECOND)
+        for holder, kind in (("c", Admit), ("d", Wait)):
+            assert isinstance(store.admit(ask(two, holder=holder, lease=30 * SECOND)), kind)
+
+    def test_a_place_is_only_taken_when_every_limit_allows(self, harness: StoreHarness) -> None:
+        """A call that waits for its slot holds no place meanwhile."""
+        store = self._empty(harness)
+        one = LeaseCharge("in-flight", "1 in flight", 1)
+        store.admit(ask(TEN_PER_SECOND))
+        both = store.admit(ask(TEN_PER_SECOND, one, holder="a", lease=SECOND))
+        assert isinstance(both, Wait)
+        assert isinstance(store.admit(ask(one, holder="b", lease=SECOND)), Admit)
+
+    # ------------------------------------------------------------------ breaker, adaptive rate
+
+    def _broken(self, harness: StoreHarness) -> LimiterStore:
+        store = self._empty(harness)
+        for holder in ("a", "b"):
+            store.admit(ask(TEN_PER_SECOND, breaker=BREAKER))
+            store.settle(settling(holder, ClaimAction.FINISH, outcome=Outcome.FAILED))
+        return store
+
+    def test_an_open_breaker_makes_everyone_wait_and_spends_nothing(
+        self, harness: StoreHarness
+    ) -> None:
+        """Two failures of the last four open it for ten seconds; then one probe goes."""
+        store = self._broken(harness)
+        waits = [store.admit(ask(TEN_PER_SECOND, breaker=BREAKER)) for _ in range(3)]
+        assert [(w.until - w.now, w.limit) for w in waits if isinstance(w, Wait)] == [
+            (10 * SECOND, "breaker")
+        ] * 3
+        assert isinstance(store.admit(ask(TEN_PER_SECOND, hold=0)), Wait)
+        harness.advance(10 * SECOND)
+        probe = store.admit(ask(TEN_PER_SECOND, breaker=BREAKER))
+        assert isinstance(probe, Admit)
+        assert probe.probe
+        second = store.admit(ask(TEN_PER_SECOND, breaker=BREAKER))
+        assert isinstance(second, Wait)
+        assert (second.limit, second.woken) == ("breaker", True)
+
+    def test_a_breaker_closes_over_a_ramp(self, harness: StoreHarness) -> None:
+        """After the probe two at a time, and when they have succeeded, everyone."""
+        store = self._broken(harness)
+        harness.advance(10 * SECOND)
+        for level in (1, 2):
+            for number in range(level):
+                answer = store.admit(ask(breaker=BREAKER))
+                assert isinstance(answer, Admit), (level, number)
+                assert answer.probe
+            assert isinstance(store.admit(ask(breaker=BREAKER)), Wait)
+            for _ in range(level):
+                done = settling("p", ClaimAction.FINISH, outcome=Outcome.SUCCESS, probe=True)
+                store.settle(done)
+        answers = [store.admit(ask(breaker=BREAKER)) for _ in range(5)]
+        assert [a.probe for a in answers if isinstance(a, Admit)] == [False] * 5
+
+    def test_a_failed_probe_opens_for_longer(self, harness: StoreHarness) -> None:
+        """The second time the breaker stays open for twice as long."""
+        store = self._broken(harness)
+        harness.advance(10 * SECOND)
+        store.admit(ask(breaker=BREAKER))
+        store.settle(settling("p", ClaimAction.FINISH, outcome=Outcome.FAILED, probe=True))
+        wait = store.admit(ask(breaker=BREAKER))
+        assert isinstance(wait, Wait)
+        assert wait.until - wait.now == 20 * SECOND
+
+    def test_a_lost_probe_is_replaced(self, harness: StoreHarness) -> None:
+        """A probe whose worker died is not waited for any longer than a probe may take."""
+        store = self._broken(harness)
+        harness.advance(10 * SECOND)
+        store.admit(ask(breaker=BREAKER))
+        harness.advance(5 * SECOND)
+        assert isinstance(store.admit(ask(breaker=BREAKER)), Admit)
+
+    def test_successes_make_failures_forgotten(self, harness: StoreHarness) -> None:
+        """Four successes told with the next question push a failure out of the last four calls."""
+        store = self._empty(harness)
+        store.settle(settling("a", ClaimAction.FINISH, outcome=Outcome.FAILED))
+        store.admit(ask(breaker=BREAKER, successes=4))
+        store.settle(settling("b", ClaimAction.FINISH, outcome=Outcome.FAILED))
+        assert isinstance(store.admit(ask(breaker=BREAKER)), Admit)
+
+    def test_only_drops_lower_the_rate_and_only_pressure_raises_it(
+        self, harness: StoreHarness
+    ) -> None:
+        """A drop halves the rate; successes alone do not raise it, successes under pressure do."""
+        store = self._empty(harness)
+
+        def apart() -> int:
+            harness.advance(60 * SECOND)
+            store.admit(ask(TEN_PER_SECOND, adaptive=RATES))
+            wait = store.admit(ask(TEN_PER_SECOND, adaptive=RATES))
+            assert isinstance(wait, Wait)
+            return wait.until - wait.now
+
+        store.settle(settling("a", ClaimAction.FINISH, outcome=Outcome.IGNORED))
+        assert apart() == 100 * MS
+        store.settle(settling("a", ClaimAction.FINISH, outcome=Outcome.THROTTLED))
+        store.admit(ask(adaptive=RATES, successes=9))
+        assert apart() == 200 * MS
+        store.admit(ask(adaptive=RATES, successes=9))
+        share = store.look("api", ()).state.share
+        assert share.share == 768
+        for _ in range(3):
+            harness.advance(SECOND)
+            store.settle(settling("a", ClaimAction.FINISH, outcome=Outcome.THROTTLED))
+        assert store.look("api", ()).state.share.share == 256
+        assert WHOLE == 1024
+
+    # ------------------------------------------------------------------ people, corrections
+
+    def test_a_change_makes_older_questions_stale(self, harness: StoreHarness) -> None:
+        """From the next decision on the new numbers hold everywhere; who, when and why is kept."""
+        store = self._empty(harness)
+        assert isinstance(store.admit(ask(TEN_PER_SECOND)), Admit)
+        changed = store.change(Change("api", "set", "s", '{"rate":"5/s"}', "ann", "they asked"))
+        assert isinstance(store.admit(ask(TEN_PER_SECOND)), Stale)
+        assert store.in_force("api") == changed
+        assert changed.values == {"s": '{"rate":"5/s"}'}
+        fresh = ask(TEN_PER_SECOND, version=changed.version)
+        assert not isinstance(store.admit(fresh), Stale)
+        (record,) = store.look("api", ()).log
+        assert (record["by"], record["why"], record["what"]) == ("ann", "they asked", "set")
+        back = store.change(Change("api", "reset", "s", "", "ann", "enough"))
+        assert back.values == {}
+        assert back.version > changed.version
+
+    def test_a_person_may_pause_and_resume(self, harness: StoreHarness) -> None:
+        """Unlike an upstream's own, a person's pause can be ended early."""
+        store = self._empty(harness)
+        until = store.settle(Settlement("api")).now + 3600 * SECOND
+        paused = store.change(Change("api", "pause", "", str(until), "ann", "incident"))
+        wait = store.admit(ask(version=paused.version))
+        assert isinstance(wait, Wait)
+        assert wait.until == until
+        resumed = store.change(Change("api", "resume", "", "", "ann", "over"))
+        assert isinstance(store.admit(ask(version=resumed.version)), Admit)
+
+    def test_a_paused_key_waits_alone(self, harness: StoreHarness) -> None:
+        """An ask that names an instant before which it must not go waits for it."""
+        store = self._empty(harness)
+        now = store.settle(Settlement("api")).now
+        wait = store.admit(ask(not_before=now + SECOND))
+        assert isinstance(wait, Wait)
+        assert (wait.until, wait.limit, wait.paused) == (now + SECOND, "pause", True)
+
+    def test_a_cost_is_corrected_after_the_call(self, harness: StoreHarness) -> None:
+        """Three units more are missing afterwards, and three units given back are there again."""
+        for charge in (
+            Charge("s", "10/s", interval=100 * MS, capacity=500 * MS),
+            Charge("s:a", "10/s", interval=100 * MS, capacity=500 * MS),
+            WindowCharge("w", "5 in any 10 s", 5, 10 * SECOND),
+            self._quota(harness),
+        ):
+            store = self._empty(harness)
+            store.admit(ask(charge))
+            store.adjust("api", [Adjustment(charge, more=3)])
+            answers = [store.admit(ask(charge, hold=0, max_wait=10**12)) for _ in range(2)]
+            assert [type(answer) for answer in answers] == [Admit, Wait], charge
+            store.adjust("api", [Adjustment(charge, more=-2)])
+            assert isinstance(store.admit(ask(charge, hold=0, max_wait=10**12)), Admit), charge
+
+    def test_what_the_upstream_says_is_used_takes_room_away(self, harness: StoreHarness) -> None:
+        """Four of five used by outsiders leave one; a difference within the tolerance, or a count
+        below ours, changes nothing."""
+        for charge in (
+            Charge("s", "10/s", interval=100 * MS, capacity=500 * MS),
+            Charge("s:a", "10/s", interval=100 * MS, capacity=500 * MS),
+            WindowCharge("w", "5 in any 10 s", 5, 10 * SECOND),
+            self._quota(harness),
+        ):
+            store = self._empty(harness)
+            store.adjust("api", [Adjustment(charge, used=1, tolerance=1)])
+            store.adjust("api", [Adjustment(charge, used=4, tolerance=1)])
+            store.adjust("api", [Adjustment(charge, used=0, tolerance=1)])
+            answers = [store.admit(ask(charge, hold=0, max_wait=10**12)) for _ in range(2)]
+            assert [type(answer) for answer in answers] == [Admit, Wait], charge
+
+    def _quota(self, harness: StoreHarness) -> QuotaCharge:
+        start = harness.store.settle(Settlement("api")).now + 3600 * SECOND
+        bounds = tuple(start + days * 86_400 * SECOND for days in (-1, 0, 1, 2))
+        return QuotaCharge("q", "5 each day", 5, "day", "UTC", bounds=bounds)  # type: ignore[arg-type]

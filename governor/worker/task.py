@@ -18,7 +18,9 @@ from governor.execution.admission import Call, charges_of
 from governor.execution.header import NAME, Header
 from governor.governor import Governance, Governor
 from governor.policy.decision import Admit, Refuse, Wait
-from governor.policy.limits import CallPlan, Limit, Upstream
+from governor.policy.limits import Limit
+from governor.policy.plan import CallPlan
+from governor.policy.upstream import Upstream
 from governor.policy.retry import Retry, RetryIn
 from governor.policy.retry_after import throttled_from_exception
 from governor.worker.outcomes import Again, BodyDied, NotNow

@@ -15,12 +15,29 @@ from hypothesis import strategies as st
 from governor.clock import SECOND
 from governor.errors import ConfigurationError, StoreUnavailable
 from governor.keys import bucket_key
-from governor.policy.decision import Admit, Ask, Charge, ClaimAsk, Reservation, Wait
-from governor.policy.limits import CallPlan, Limit, Upstream
-from governor.ports import ClaimAction
+from governor.policy.adaptive import AdaptivePolicy
+from governor.policy.adjustment import Adjustment
+from governor.policy.breaker import BreakerPolicy
+from governor.policy.decision import (
+    Admit,
+    AnyCharge,
+    Ask,
+    Charge,
+    ClaimAsk,
+    LeaseCharge,
+    QuotaCharge,
+    Reservation,
+    Wait,
+    WindowCharge,
+)
+from governor.policy.limits import Limit
+from governor.policy.outcome import Outcome
+from governor.policy.plan import CallPlan
+from governor.policy.upstream import Upstream
+from governor.ports import Change, ClaimAction, Settlement
 from governor.stores.memory import MemoryStore
 from governor.stores.redis import RedisStore
-from governor.testing.clock import FakeClock
+from governor.testing.clock import START, FakeClock
 from governor.testing.conformance import LimiterStoreConformance, StoreHarness
 from tests.integration.scripted_clock import ScriptedRedis
 
@@ -47,71 +64,111 @@ class TestRedisStore(LimiterStoreConformance):
         return StoreHarness(scripted.store, advance=scripted.advance)
 
 
-CHARGES = [
+_DAY = 86_400 * SECOND
+
+CHARGES: list[AnyCharge] = [
     # plain pacing
     Charge("s", "10/s", interval=100_000, capacity=100_000),
-    # a burst of five less a margin of 50 ms
-    Charge("s5", "10/s", interval=100_000, capacity=450_000),
+    # a burst of five less a margin of 50 ms, for one account
+    Charge("s5:acct", "10/s", interval=100_000, capacity=450_000),
     # an interval that is no round number
     Charge("m", "7/min", interval=8_571_429, capacity=25_000_000),
     # a costly call
     Charge("d", "1000/day", interval=259_200_000, capacity=8_640_000_000),
-]
+    # a window whose log is exact
+    WindowCharge("w", "3 in any 5 s", 3, 5_050_000),
+    # one kept in groups of two, and a costly call in it
+    WindowCharge("w2:acct", "2000 in any 5 s", 2_000, 5_000_000, cost=900),
+    # periods of twenty seconds
+    QuotaCharge("q", "4 each day", 4, "day", "UTC", 3, bounds=(
+        START - 20 * SECOND, START, START + 20 * SECOND, START + 40 * SECOND)),
+    # two places
+    LeaseCharge("in-flight", "2 in flight", 2),
+]  # fmt: skip
+BREAKER = BreakerPolicy(failures=2, of=5, open_for=3 * SECOND, ramp=2, probe=4 * SECOND)
+RATES = AdaptivePolicy(floor=256, cut=700, step=200)
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["admit", "admit", "admit", "pause", "finish", "release", "renew"]),
+        st.sampled_from(
+            ["admit"] * 6
+            + ["pause", "finish", "release", "renew", "fail", "probe", "adjust", "change"]
+        ),
         # the clock's step before it; backward, as a server's clock may step
-        st.integers(-200_000, 20_000_000),
-        st.sets(st.integers(0, len(CHARGES) - 1), max_size=3),
+        st.integers(-200_000, 20_000_000) | st.integers(0, 300_000),
+        st.sets(st.integers(0, len(CHARGES) - 1), max_size=4),
         st.booleans(),  # come back with the reservation held, if any
-        st.sampled_from([None, "first", "second"]),  # claim under this token
+        st.sampled_from([None, "first", "second", "third"]),  # claim and hold under this name
         st.sampled_from([3_600 * SECOND, 150_000]),  # patience
         st.sampled_from([0, 150_000, 5 * SECOND]),  # the longest wait charged at once
+        st.sampled_from([0, 1, 7]),  # successes told, units corrected
     ),
     max_size=25,
 )
 
 
 @settings(
-    max_examples=150,
+    max_examples=int(os.environ.get("GOVERNOR_EXAMPLES", "200")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(steps=steps)
 def test_lua_answers_as_the_specification(steps: list, scripted: ScriptedRedis) -> None:
-    """The same arrivals get the same answers from the script and from the pure policy."""
+    """The same arrivals get the same answers from the scripts and from the pure policy, and leave
+    the same state."""
     scripted.client.flushall()
     scripted.advance(0)
     clock = FakeClock(scripted.now)
     specification = MemoryStore(clock.wall)
     held: tuple[Reservation, ...] = ()
-    for kind, step, indices, use_held, token, max_wait, hold in steps:
+    version = 0
+    for kind, step, indices, use_held, token, max_wait, hold, number in steps:
         scripted.advance(step)
         clock.advance(step)
-        claim = token and ClaimAsk("t", 0, token, 5 * SECOND, 3600 * SECOND)
+        claim = ClaimAsk("t", 0, token, 5 * SECOND, 3600 * SECOND) if token else None
+        charges = tuple(CHARGES[index] for index in sorted(indices))
         if kind == "admit":
-            charges = tuple(CHARGES[index] for index in sorted(indices))
             ask = Ask(
-                "api",
-                charges,
-                50_000,
-                hold,
-                3 * hold,
-                max_wait,
-                None,
-                held if use_held else (),
-                claim,
-            )
+                "api", charges, 50_000, hold, 3 * hold, max_wait, None,
+                held if use_held else (), claim if token == "first" else None,
+                token or "nobody", 6 * SECOND, version,
+                clock.now + 1_000_000 if number == 1 and not use_held else 0,
+                BREAKER if hold else None, RATES if max_wait > SECOND else None, number,
+            )  # fmt: skip
             answer = scripted.store.admit(ask)
             assert answer == specification.admit(ask)
             if isinstance(answer, Wait):
                 held = answer.reserved
+        elif kind == "adjust":
+            wanted = [
+                Adjustment(c, number - 2, number if use_held else None, number // 3, max(step, 0))
+                for c in charges if not isinstance(c, LeaseCharge)
+            ]  # fmt: skip
+            scripted.store.adjust("api", wanted)
+            specification.adjust("api", wanted)
+        elif kind == "change":
+            what = "set" if token else "resume"
+            change = Change("api", what, token or "", str(number), "ann", "because")
+            in_force = scripted.store.change(change)
+            assert in_force == specification.change(change)
+            version = in_force.version
         else:
-            action = None if kind == "pause" else ClaimAction(kind)
-            pause = 3 * SECOND if kind == "pause" else 0
-            settled = scripted.store.settle("api", claim, action, pause)
-            assert settled == specification.settle("api", claim, action, pause)
+            settlement = _settlement(kind, token or "nobody", claim)
+            assert scripted.store.settle(settlement) == specification.settle(settlement)
+    looked, meant = (s.look("api", CHARGES) for s in (scripted.store, specification))
+    assert looked.state.breaker == meant.state.breaker
+    assert looked.state.share == meant.state.share
+    assert looked.in_force == meant.in_force
+
+
+def _settlement(kind: str, holder: str, claim: ClaimAsk | None) -> Settlement:
+    action = ClaimAction(kind) if kind in set(ClaimAction) else ClaimAction.FINISH
+    outcome = {"pause": Outcome.THROTTLED, "fail": Outcome.FAILED}.get(kind, Outcome.SUCCESS)
+    pause = 3 * SECOND if kind == "pause" else 0
+    return Settlement(
+        "api", holder, action, claim if kind in set(ClaimAction) else None, ("in-flight",),
+        6 * SECOND, pause, outcome, kind in {"probe", "fail"}, BREAKER, RATES,
+    )  # fmt: skip
 
 
 @settings(
@@ -160,12 +217,12 @@ def test_a_bucket_expires_once_it_is_empty_and_not_before(
     store: RedisStore, redis_url: str
 ) -> None:
     """A key lives until its reserved horizon and about a second longer."""
-    charge = Charge("m", "1/min", interval=60 * SECOND, capacity=60 * SECOND)
+    charge = Charge("m:acct", "1/min", interval=60 * SECOND, capacity=60 * SECOND)
     wait = store.admit(Ask("api", (charge,), 50_000, SECOND, SECOND, 3600 * SECOND))
     assert isinstance(wait, Wait)
     horizon = wait.until + charge.capacity - wait.now
     client = redis.Redis.from_url(redis_url)
-    ttl = client.pttl(bucket_key("gov", "api", "m")) * 1000
+    ttl = client.pttl(bucket_key("gov", "api", "m:acct")) * 1000
     client.close()
     assert horizon <= ttl + 100_000
     assert ttl <= horizon + 1_100_000
@@ -182,7 +239,7 @@ def test_a_forgotten_script_is_sent_again(store: RedisStore, redis_url: str) -> 
 
 def test_threads_share_one_store(store: RedisStore) -> None:
     """Decisions made from many threads at once are counted exactly."""
-    store.settle("api")
+    store.settle(Settlement("api"))
     charge = Charge("d", "1/h", interval=3600 * SECOND, capacity=3600 * SECOND)
     ask = Ask("api", (charge,), 50_000, SECOND, SECOND, 10**15)
     answers: list[object] = []
@@ -203,25 +260,25 @@ def test_threads_share_one_store(store: RedisStore) -> None:
 
 def test_a_forked_child_has_connections_of_its_own(store: RedisStore) -> None:
     """A child process never reads a reply meant for its parent."""
-    store.settle("api")
+    store.settle(Settlement("api"))
     assert store._idle
     child = os.fork()
     if child == 0:
         try:
-            store.settle("api", pause=SECOND)
+            store.settle(Settlement("api", pause=SECOND))
             os._exit(0)
         except BaseException:
             os._exit(1)
     _, status = os.waitpid(child, 0)
     assert status == 0
-    assert store.settle("api").pause > 0
+    assert store.settle(Settlement("api")).pause > 0
 
 
 def test_a_server_that_is_gone_is_an_error_with_a_name() -> None:
     """Nobody listening: StoreUnavailable, at once, and without the URL's password."""
     store = RedisStore("redis://:hunter2@127.0.0.1:1/0")
     with pytest.raises(StoreUnavailable) as caught:
-        store.settle("api")
+        store.settle(Settlement("api"))
     assert "hunter2" not in str(caught.value)
 
 

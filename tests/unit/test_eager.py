@@ -11,6 +11,7 @@ from celery import Celery, signals
 
 from governor import DeclarationError, GovernedTask, Governor, Limit, Retry, Throttled, Upstream
 from governor.clock import SECOND
+from governor.ports import Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 
@@ -27,7 +28,7 @@ class World:
         self.governor = Governor(self.app, clock=self.clock, store=MemoryStore(self.clock.wall))
         self.api = Upstream("api", Limit("10/s", burst=2, margin=0))
         self.calls: list[tuple[Any, ...]] = []
-        self.governor.store.settle("api")
+        self.governor.store.settle(Settlement("api"))
         self.clock.advance(60 * SECOND)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from governor import DeclarationError, Limit, Upstream
 from governor.clock import SECOND
-from governor.policy.limits import CallPlan
+from governor.policy.plan import CallPlan
 
 # what is declared, the field that is refused
 REFUSED: list[tuple[Callable[[], object], str]] = [

@@ -1,49 +1,91 @@
 -- One admission over all limits of an upstream. Repeats governor/policy/admission.py.
 --
--- KEYS  1             the upstream's state: a hash of since, pause
---       2 .. n+1      one bucket for each limit: "tat", or "tat|line" while tasks wait in line
---       n+2           the claim, only when a token is given
--- ARGV  1 grace       µs a paid slot is still good for
---       2 hold        µs up to which a wait is charged at once
---       3 linger      the same for a task whose turn in the line has come, µs
---       4 max_wait    µs, used when give_up_at is not known yet
---       5 give_up_at  µs on this server's clock, or ""
---       6 token       this delivery's name, or "" when nothing is claimed
---       7 lease       µs a claim counts as alive
---       8 keep        ms a claim is kept
---       9 ..          for each limit: interval and capacity, µs, and what the task holds in
---                     it: 0 nothing, a paid slot, or minus a slot it stood in line for
--- Reply {status, now, at, limit, charged}
---       0 admit            at = slot
+-- KEYS  1             the upstream's state: a hash of since, pause, version, breaker, adaptive,
+--                     and one field for each leaky bucket without per=
+--       then for each limit: b none; k its key; w its log and its line; q its key; l its key
+--       last          the claim, only when something is claimed
+-- ARGV  1 first       where the names of the b limits' fields begin in ARGV
+--       2 version     of the limits in force
+--       3 grace       µs a paid slot is still good for
+--       4 hold        µs up to which a wait is charged at once
+--       5 linger      the same for a task whose turn in the line has come, µs
+--       6 patience    µs: the instant after which it does not wait, or minus the longest wait
+--       7 not_before  µs on this server's clock
+--       8 token       this delivery's name in the claim and in concurrency limits
+--       9 lease       µs a claim or a place counts as alive
+--      10 keep        ms a claim is kept; 0: nothing is claimed
+--      11 successes   seen since the last question
+--      12 breaker     "of|probe" (calls, µs), or "" for an upstream without one
+--      13 adaptive    the step, or "" for an upstream whose rate does not adapt
+--      14 ..          for each limit its kind and numbers; held is what the task holds in it: 0
+--                     nothing, a paid slot, or minus a slot it stood in line for
+--                       b, k  leaky bucket: interval, capacity, held (µs)
+--                       w     window: cost, entries, group, span, apart, held
+--                       q     quota: cost, most, four boundaries, held
+--                       l     concurrency: most
+-- Reply now, when admitted without having waited; else {status, now, at, limit, charged}
+--       0 admit            at = slot; limit = 1 for a probe
 --       1 wait, charged    at = until, limit = number of the binding limit,
 --                          charged = sum of 2^(number - 1) over the limits charged just now
 --       2 wait in line, place taken now   3 wait in line, place taken earlier
---       4 wait for the pause              5 wait for another delivery of this task
+--       4 wait, nothing taken: for the pause (limit = 0), the breaker (-1) or a place (number);
+--                          charged = 1: it may go earlier, and will be told
+--       5 wait for another delivery of this task
 --       6 refuse           at = the slot that is too far away
---       7 already done                    8 outcome unknown
+--       7 already done     8 outcome unknown     9 the limits have changed
 --       status + 10 of 1 to 4 while the upstream is paused
-local time = redis.call('TIME')
+local call, match, format = redis.call, string.match, string.format
+local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
-local limits = (#ARGV - 8) / 3
-local state = redis.call('HMGET', KEYS[1], 'since', 'pause')
+local first = ARGV[1] + 0
+local state = call('HMGET', KEYS[1], 'since', 'pause', 'version', 'breaker', 'adaptive', unpack(ARGV, first))
 local since = tonumber(state[1])
-local pause = tonumber(state[2]) or 0
 if not since then
   since = now
-  redis.call('HSET', KEYS[1], 'since', string.format('%.0f', now))
+  call('HSET', KEYS[1], 'since', now)
 elseif since > now then
   since = now
 end
+if (state[3] or '0') ~= ARGV[2] then return {9, now, 0, 0, 0} end
 
-local token = ARGV[6]
-local claim_key = KEYS[limits + 2]
+local circuit = ARGV[12] ~= '' and state[4] or ''
+local share, cut_at, grown_at, pressed
+if state[5] and ARGV[13] ~= '' then
+  share, cut_at, grown_at, pressed = match(state[5], '^(%d+)|(%d+)|(%d+)|(%d)$')
+  share, grown_at = tonumber(share), tonumber(grown_at)
+end
+if ARGV[11] ~= '0' then
+  if circuit ~= '' and not string.find(circuit, '|', 1, true) then
+    local of = tonumber(match(ARGV[12], '^%d+'))
+    local ring = circuit .. string.rep('0', math.min(tonumber(ARGV[11]), of))
+    circuit = string.sub(ring, -of)
+    if string.find(circuit, '1', 1, true) then
+      call('HSET', KEYS[1], 'breaker', circuit)
+    else
+      circuit = ''
+      call('HDEL', KEYS[1], 'breaker')
+    end
+  end
+  if share and pressed == '1' and now - grown_at >= 1000000 then
+    share, pressed = share + ARGV[13], '0'
+    if share >= 1024 then
+      share = nil
+      call('HDEL', KEYS[1], 'adaptive')
+    else
+      call('HSET', KEYS[1], 'adaptive', format('%d|%s|%.0f|0', share, cut_at, now))
+      grown_at = now
+    end
+  end
+end
+
+local claim_key = ARGV[10] ~= '0' and KEYS[#KEYS]
 local ours = false
-if token ~= '' then
-  local claim = redis.call('GET', claim_key)
+if claim_key then
+  local claim = call('GET', claim_key)
   if claim then
     if claim == 'd' then return {7, now, 0, 0, 0} end
-    local owner, alive_until = string.match(claim, '^(.*)|(%d+)$')
-    ours = owner == token
+    local owner, alive_until = match(claim, '^(.*)|(%d+)$')
+    ours = owner == ARGV[8]
     if not ours then
       alive_until = tonumber(alive_until)
       if alive_until > now then return {5, now, alive_until, 0, 0} end
@@ -52,88 +94,270 @@ if token ~= '' then
   end
 end
 
-local grace = tonumber(ARGV[1])
-local hold = tonumber(ARGV[2])
-local start = pause > now and pause or now
-local until_, binding = start, 0
-local slot = now
-local tats, lines, paid, lined, turn = {}, {}, {}, {}, {}
-for i = 1, limits do
-  local interval = tonumber(ARGV[6 + 3 * i])
-  local capacity = tonumber(ARGV[7 + 3 * i])
-  local held = tonumber(ARGV[8 + 3 * i])
-  local value = redis.call('GET', KEYS[i + 1])
-  local tat, line = tonumber(value or since + capacity), 0
-  if not tat then
-    tat, line = string.match(value, '^(%d+)|(%d+)$')
-    tat, line = tonumber(tat), tonumber(line)
+local start = now
+local pause = tonumber(state[2])
+if pause and pause > start then start = pause end
+local floor = ARGV[7] + 0
+if floor > start then start = floor end
+local guarded = circuit ~= '' and string.find(circuit, '|', 1, true)
+local broken, half = false, false
+if guarded then
+  local opens = tonumber(match(circuit, '^o|(%d+)'))
+  if not opens then
+    local level, flying, good, lost_at = match(circuit, '^h|(%d+)|(%d+)|(%d+)|(%d+)')
+    half = true
+    lost_at = tonumber(lost_at)
+    opens = (flying + good < tonumber(level) or lost_at <= now) and now or lost_at
   end
-  tats[i], lines[i] = tat, line
-  local at
-  if held > 0 and now <= held + grace and (pause <= held or pause <= now) then
-    paid[i] = true
-    at = held
-    if held < slot then slot = held end
-  else
-    at = (tat > start and tat or start) + interval - capacity
+  if opens > start then
+    start = opens
+    broken = true
+  end
+end
+
+local grace, hold = ARGV[3] + 0, ARGV[4] + 0
+local until_, binding, bound = start, 0, nil
+local slot = now
+local number, p, k, shared = 0, 14, 1, 0
+-- Of each limit: where its arguments begin, its key in KEYS (of a b, its field in ARGV), its
+-- interval (of a q, its period's end), its meter (a TAT, or what a quota has used), its line, what
+-- else it is made of (calls in a w's open group, a q's next period), and what the task holds in it.
+local at_arg, at_key, interval, meter, line, more = {}, {}, {}, {}, {}, {}
+local paid, lined, turn = {}, {}, {}
+while p < first do
+  number = number + 1
+  local kind = ARGV[p]
+  local at, held
+  at_arg[number] = p
+  at_key[number] = k + 1
+  if kind == 'b' or kind == 'k' then
+    local value
+    if kind == 'b' then
+      value = state[shared + 6]
+      at_key[number] = first + shared
+      shared = shared + 1
+    else
+      k = k + 1
+      value = call('GET', KEYS[k])
+    end
+    local step, capacity = ARGV[p + 1] + 0, ARGV[p + 2] + 0
+    held = ARGV[p + 3] + 0
+    p = p + 4
+    local tat = tonumber(value or since + capacity)
+    if not tat then
+      local last
+      tat, last = match(value, '^(%d+)|(%d+)$')
+      tat, line[number] = tonumber(tat), tonumber(last)
+    end
+    if share then
+      step = math.ceil(step * 1024 / share)
+      if step > capacity then capacity = step end
+    end
+    interval[number], meter[number] = step, tat
+    at = (tat > start and tat or start) + step - capacity
     if at < start then at = start end
-    if held ~= 0 then
-      lined[i] = true
-      turn[i] = math.abs(held) <= now + hold
-      if -held > at then at = -held end
-    elseif at > now and line > at then
-      at = line
+  elseif kind == 'w' then
+    local cost, entries, group = ARGV[p + 1] + 0, ARGV[p + 2] + 0, ARGV[p + 3] + 0
+    local span, apart = ARGV[p + 4] + 0, ARGV[p + 5] + 0
+    held = ARGV[p + 6] + 0
+    p = p + 7
+    local log = KEYS[k + 1]
+    k = k + 2
+    local latest, open = call('LINDEX', log, -1), 0
+    if latest and group > 1 then
+      local stamp, filled = match(latest, '^(%d+)|(%d+)$')
+      if stamp then latest, open = stamp, tonumber(filled) end
+    end
+    latest = tonumber(latest)
+    interval[number], more[number] = apart, open
+    at = start
+    if latest and latest > at then at = latest end
+    local room = open > 0 and group - open or 0
+    if cost > room then
+      local oldest = call('LINDEX', log, math.ceil((cost - room) / group) - entries - 1)
+      if oldest then
+        local free = match(oldest, '^%d+') + span
+        if free > at then at = free end
+      end
+    end
+    if start < since + span then
+      local even = (latest or since) + apart
+      if even > at then at = even end
+    end
+  elseif kind == 'q' then
+    local cost, most = ARGV[p + 1] + 0, ARGV[p + 2] + 0
+    held = ARGV[p + 7] + 0
+    k = k + 1
+    local begins, ends
+    for boundary = p + 4, p + 6 do
+      begins, ends = ARGV[boundary - 1] + 0, ARGV[boundary] + 0
+      if now < ends then break end
+    end
+    p = p + 8
+    local counted, used, ahead, last = 0, 0, 0, 0
+    local value = call('GET', KEYS[k])
+    if value then
+      counted, used, ahead, last = match(value, '^(%d+)|(%d+)|(%d+)|(%d+)$')
+      counted, used, ahead, last = tonumber(counted), tonumber(used), tonumber(ahead), tonumber(last)
+      if counted ~= ends then
+        used = counted == begins and ahead or 0
+        ahead = 0
+      end
+    end
+    interval[number], meter[number], more[number], line[number] = ends, used, ahead, last
+    at = start
+    if start < ends then
+      if used + cost > most then
+        at = ends
+      elseif since > begins then
+        local grown = since + (used + cost) * math.ceil((ends - begins) / most)
+        if grown > at then at = grown end
+      end
+    end
+  else
+    local most = ARGV[p + 1] + 0
+    k = k + 1
+    p = p + 2
+    held = 0
+    at = start
+    if call('ZCARD', KEYS[k]) >= most then
+      call('ZREMRANGEBYSCORE', KEYS[k], '-inf', now)
+      local alive = call('ZCARD', KEYS[k])
+      if alive >= most and not call('ZSCORE', KEYS[k], ARGV[8]) then
+        local until_free = call('ZRANGE', KEYS[k], alive - most, alive - most, 'WITHSCORES')[2] + 0
+        if until_free > at then at = until_free end
+      end
     end
   end
-  if at > until_ or (binding == 0 and at > now) then
-    until_, binding = at, i
+  if held > 0 and now <= held + grace and start <= (held > now and held or now) then
+    paid[number] = true
+    at = held
+    if held < slot then slot = held end
+  elseif held ~= 0 then
+    lined[number] = true
+    turn[number] = math.abs(held) <= now + hold
+    if -held > at then at = -held end
+  elseif at > now then
+    if kind == 'w' then line[number] = tonumber(call('GET', KEYS[k])) end
+    local last = line[number]
+    if last and last > at then at = last end
+  end
+  if not broken and (at > until_ or (binding == 0 and at > now)) then
+    until_, binding, bound = at, number, kind
   end
 end
 
--- A bucket is kept until it has leaked empty and its line is over: never less than what was
--- promised from it.
-local function write(i, tat, line)
-  local horizon, value = tat, string.format('%.0f', tat)
-  if line > now then
-    value = string.format('%s|%.0f', value, line)
-    if line > horizon then horizon = line end
-  end
-  redis.call('SET', KEYS[i + 1], value,
-    'PX', string.format('%.0f', math.ceil((horizon - now) / 1000) + 1000))
+local put = {}
+
+-- A meter is kept until all that was charged to it has leaked out and its line is over: never less
+-- than what was promised from it.
+local function ttl(horizon)
+  return math.max(math.ceil((horizon - now) / 1000), 0) + 1000
 end
 
-local function pour(i, at)
-  local tat = tats[i]
-  if tat < at then tat = at end
-  write(i, tat + tonumber(ARGV[6 + 3 * i]), lines[i])
+local function keep_bucket(i, tat, last)
+  local value, horizon = tat, tat
+  if last and last > now then
+    value = format('%.0f|%.0f', tat, last)
+    if last > horizon then horizon = last end
+  end
+  if ARGV[at_arg[i]] == 'b' then
+    put[#put + 1] = ARGV[at_key[i]]
+    put[#put + 1] = value
+  else
+    call('SET', KEYS[at_key[i]], value, 'PX', ttl(horizon))
+  end
 end
 
-if until_ <= now then
-  for i = 1, limits do
-    if not paid[i] then pour(i, now) end
-  end
-  if token ~= '' then
-    redis.call('SET', claim_key, string.format('%s|%.0f', token, now + tonumber(ARGV[7])), 'PX', ARGV[8])
-  end
-  return {0, now, slot, 0, 0}
+local function keep_quota(i, used, ahead, last)
+  call('SET', KEYS[at_key[i]], format('%.0f|%d|%d|%.0f', interval[i], used, ahead, last),
+    'PX', ttl(ARGV[at_arg[i] + 6] + 0))
 end
 
-if ours then redis.call('DEL', claim_key) end
-local give_up_at = tonumber(ARGV[5]) or now + tonumber(ARGV[4])
-if until_ > give_up_at then return {6, now, until_, binding, 0} end
-local paused = pause > now and 10 or 0
-if binding == 0 then return {4 + paused, now, until_, 0, 0} end
+local function push_log(i, at)
+  local arg, key = at_arg[i], KEYS[at_key[i]]
+  local cost, entries, group, open = ARGV[arg + 1] + 0, ARGV[arg + 2] + 0, ARGV[arg + 3] + 0, more[i]
+  while cost > 0 do
+    local taken = math.min(cost, group - open)
+    local value = open + taken < group and format('%.0f|%d', at, open + taken) or at
+    if open > 0 then call('LSET', key, -1, value) else call('RPUSH', key, value) end
+    cost, open = cost - taken, (open + taken) % group
+  end
+  call('LTRIM', key, -entries, -1)
+  call('PEXPIRE', key, ttl(at + ARGV[arg + 4]))
+end
 
-if paid[binding] or until_ - now <= (turn[binding] and tonumber(ARGV[3]) or hold) then
+local function charge(i, at)
+  local kind = ARGV[at_arg[i]]
+  if kind == 'b' or kind == 'k' then
+    local tat = meter[i]
+    keep_bucket(i, (tat > at and tat or at) + interval[i], line[i])
+  elseif kind == 'w' then
+    push_log(i, at)
+  elseif kind == 'q' then
+    local cost = ARGV[at_arg[i] + 1] + 0
+    local later = at >= interval[i]
+    keep_quota(i, meter[i] + (later and 0 or cost), more[i] + (later and cost or 0), line[i])
+  else
+    call('ZADD', KEYS[at_key[i]], now + ARGV[9], ARGV[8])
+    call('PEXPIRE', KEYS[at_key[i]], ttl(now + ARGV[9]))
+  end
+end
+
+if until_ > now then
+  if ours then call('DEL', claim_key) end
+  if share and pressed == '0' and (bound == 'b' or bound == 'k') then
+    call('HSET', KEYS[1], 'adaptive', format('%d|%s|%.0f|1', share, cut_at, grown_at))
+  end
+  local give_up_at = ARGV[6] + 0
+  if give_up_at < 0 then give_up_at = now - give_up_at end
+  local woken = bound == 'l' or (broken and half)
+  if woken and now <= give_up_at and give_up_at < until_ then until_ = give_up_at end
+  if broken then binding = -1 end
+  if until_ > give_up_at then return {6, now, until_, binding, 0} end
+  local paused = start > now and 10 or 0
+  if binding < 1 or bound == 'l' then return {4 + paused, now, until_, binding, woken and 1 or 0} end
+  if not (paid[binding] or until_ - now <= (turn[binding] and ARGV[5] + 0 or hold)) then
+    if lined[binding] then return {3 + paused, now, until_, binding, 0} end
+    if bound == 'w' then
+      local last = until_ + interval[binding]
+      call('SET', KEYS[at_key[binding] + 1], last, 'PX', ttl(last))
+    elseif bound == 'q' then
+      keep_quota(binding, meter[binding], more[binding], until_ + 10000)
+    else
+      keep_bucket(binding, meter[binding], until_ + interval[binding])
+      if put[1] then call('HSET', KEYS[1], unpack(put)) end
+    end
+    return {2 + paused, now, until_, binding, 0}
+  end
   local charged = 0
-  for i = 1, limits do
+  for i = 1, number do
     if not paid[i] and (i == binding or lined[i]) then
-      pour(i, until_)
+      charge(i, until_)
       charged = charged + 2 ^ (i - 1)
     end
   end
+  if put[1] then call('HSET', KEYS[1], unpack(put)) end
   return {1 + paused, now, until_, binding, charged}
 end
-if lined[binding] then return {3 + paused, now, until_, binding, 0} end
-write(binding, tats[binding], until_ + tonumber(ARGV[6 + 3 * binding]))
-return {2 + paused, now, until_, binding, 0}
+
+for i = 1, number do
+  if not paid[i] then charge(i, now) end
+end
+if put[1] then call('HSET', KEYS[1], unpack(put)) end
+if claim_key then
+  call('SET', claim_key, format('%s|%.0f', ARGV[8], now + ARGV[9]), 'PX', ARGV[10])
+end
+if guarded then
+  local probe = tonumber(match(ARGV[12], '|(%d+)$'))
+  local level, flying, good, lost_at, times = match(circuit, '^h|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)$')
+  if level then
+    flying = tonumber(lost_at) <= now and 0 or tonumber(flying)
+  else
+    level, flying, good, times = 1, 0, 0, match(circuit, '|(%d+)$')
+  end
+  call('HSET', KEYS[1], 'breaker', format('h|%s|%d|%s|%.0f|%s', level, flying + 1, good, now + probe, times))
+  return {0, now, slot, 1, 0}
+end
+if slot < now then return {0, now, slot, 0, 0} end
+return now

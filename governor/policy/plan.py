@@ -1,0 +1,144 @@
+"""How the calls of one task type are charged."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from governor.errors import DeclarationError
+from governor.keys import digest
+from governor.policy.decision import AnyCharge
+from governor.policy.limits import Rule
+from governor.policy.upstream import Upstream, check_limits
+
+
+@dataclass(frozen=True, slots=True)
+class CallPlan:
+    """How the calls of one task type are charged: its upstream's limits, and its own.
+
+    Attributes:
+        task: the task type's name.
+        limits: each with the name of its bucket, without a ``per=`` value.
+    """
+
+    task: str
+    upstream: Upstream
+    limits: tuple[tuple[str, Rule], ...]
+    signature: inspect.Signature | None
+
+    @classmethod
+    def of(
+        cls,
+        task: str,
+        upstream: Upstream,
+        own: Sequence[Rule] = (),
+        signature: inspect.Signature | None = None,
+    ) -> CallPlan:
+        """Check the limits against the task's signature.
+
+        Raises:
+            DeclarationError: an unknown ``per`` argument, or two limits with one bucket.
+        """
+        check_limits(own)
+        limits = [(limit.key, limit) for limit in upstream.limits]
+        limits += [(f"t.{digest(task)}.{limit.key}", limit) for limit in own]
+        for _, limit in limits:
+            if limit.per is not None and signature is not None:
+                _check_per(task, limit, signature)
+        return cls(task, upstream, tuple(limits), signature)
+
+    def names(self) -> tuple[str, ...]:
+        """The positional parameters' names, in order."""
+        if self.signature is None:
+            return ()
+        positional = (
+            inspect.Parameter.POSITIONAL_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        )
+        return tuple(p.name for p in self.signature.parameters.values() if p.kind in positional)
+
+    def costs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+        """Each limit's cost of a call with these arguments.
+
+        Raises:
+            DeclarationError: a cost callable failed, or its answer is no cost of that limit.
+        """
+        return tuple(self._cost(limit, args, kwargs) for _, limit in self.limits)
+
+    def _cost(self, limit: Rule, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+        if not callable(limit.cost):
+            return limit.cost
+        try:
+            cost = limit.cost(*args, **kwargs)
+        except Exception as exc:
+            raise DeclarationError(
+                "cost",
+                f"the cost function of {limit.name} failed with {type(exc).__name__}",
+                f"It must accept the arguments of {self.task}",
+            ) from exc
+        if isinstance(cost, bool) or not isinstance(cost, int) or not 1 <= cost <= limit.most:
+            raise DeclarationError(
+                "cost",
+                f"the cost function of {limit.name} answered {cost!r}",
+                f"It must answer an integer from 1 to the limit's {limit.most}",
+            )
+        return cost
+
+    def charges(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[AnyCharge, ...]:
+        """What one call with these arguments takes from every limit.
+
+        Raises:
+            DeclarationError: see :meth:`costs`.
+        """
+        arguments = self._bind(args, kwargs)
+        return tuple(
+            limit.charge(bucket, arguments, cost)
+            for (bucket, limit), cost in zip(self.limits, self.costs(args, kwargs), strict=True)
+        )
+
+    def charges_named(self, costs: Mapping[str, int]) -> tuple[AnyCharge, ...] | None:
+        """The charges for buckets a producer has named with their costs; ``None`` when they are
+        not those of these limits, as after a change of the declaration."""
+        if len(costs) != len(self.limits):
+            return None
+        charges = []
+        for (bucket, limit), (named, cost) in zip(self.limits, costs.items(), strict=True):
+            expected = named.rpartition(":")[0] if limit.per is not None else named
+            if expected != bucket or not 1 <= cost <= limit.most:
+                return None
+            charges.append(limit.charge_on(named, cost))
+        return tuple(charges)
+
+    def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not any(limit.per for _, limit in self.limits):
+            return {}
+        if self.signature is None:
+            return kwargs
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError:
+            # The body will fail with this very TypeError; until then it is charged like a
+            # call that named no value.
+            return kwargs
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        for parameter in self.signature.parameters.values():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(parameter.name, {})
+        return arguments
+
+
+def _check_per(task: str, limit: Rule, signature: inspect.Signature) -> None:
+    parameters = signature.parameters
+    if limit.per in parameters or any(
+        p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
+    ):
+        return
+    known = ", ".join(parameters) or "none"
+    raise DeclarationError(
+        "per",
+        f"task {task} has no argument {limit.per!r} (it has: {known})",
+        f"Name one of its arguments, or add {limit.per!r} to the task",
+    )
