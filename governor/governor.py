@@ -23,8 +23,8 @@ from governor.execution.admission import Admission
 from governor.execution.header import NAME, Header
 from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan
-from governor.policy.upstream import Upstream
 from governor.policy.retry import Retry
+from governor.policy.upstream import Upstream
 from governor.ports import LimiterStore
 from governor.redaction import Redactor
 from governor.settings import Settings

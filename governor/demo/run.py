@@ -25,7 +25,6 @@ import kombu.exceptions
 import redis
 from celery import Celery
 
-from governor.ports import Settlement
 from governor.clock import SECOND
 from governor.deadletter.engine import bounded_engine
 from governor.deadletter.schema import upgrade
@@ -41,6 +40,7 @@ from governor.demo.watch import Show, Watch
 from governor.demo.workload import ENVIRONMENT, QUEUE, Settings, build, limits
 from governor.errors import ConfigurationError, GovernorError
 from governor.governor import Governor
+from governor.ports import Settlement
 
 POOLS = ("prefork", "threads", "gevent", "solo")
 WORKERS = 2

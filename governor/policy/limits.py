@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from copy import copy
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 from governor.clock import SECOND, micros
 from governor.errors import DeclarationError
 from governor.keys import digest
-from governor.policy import calendar
+from governor.policy import calendar, window
 from governor.policy.decision import AnyCharge, Charge, LeaseCharge, QuotaCharge, WindowCharge
 from governor.policy.rate import Rate
 
@@ -78,6 +79,33 @@ class Rule:
         """The charge of ``cost`` on ``bucket``."""
         raise NotImplementedError
 
+    def numbers(self) -> dict[str, Any]:
+        """What may be changed while the fleet runs, as it is now."""
+        return {"most": self.most}
+
+    def with_numbers(self, numbers: Mapping[str, Any]) -> Self:
+        """The same limit with other numbers; its buckets stay the same.
+
+        Raises:
+            DeclarationError: naming the number and the remedy.
+        """
+        _known(numbers, self.numbers())
+        changed = copy(self)
+        changed._renumber({**self.numbers(), **numbers})
+        return changed
+
+    def _renumber(self, numbers: Mapping[str, Any]) -> None:
+        _check_most(numbers["most"])
+        self.most = numbers["most"]
+
+
+def _known(numbers: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    for field in numbers:
+        if field not in known:
+            raise DeclarationError(
+                field, "this limit has no such number", f"Give {' or '.join(known)}"
+            )
+
 
 def most_word(rule: Rule) -> str:
     """The declaration's word for :attr:`Rule.most`."""
@@ -117,16 +145,7 @@ class Limit(Rule):
         name: str | None = None,
     ) -> None:
         self.rate = Rate.parse(rate)
-        if isinstance(burst, bool) or not isinstance(burst, int) or burst < 1:
-            raise DeclarationError(
-                "burst", f"{burst!r} is not a number of calls", "Give an integer, 1 or more"
-            )
-        if self.rate.interval(burst) > _LONGEST_BURST:
-            raise DeclarationError(
-                "burst",
-                f"{burst} at {self.rate} take more than 100 days",
-                "Give a smaller burst, or a Quota",
-            )
+        _check_burst(burst, self.rate)
         period = _PERIODS.get(self.rate.period // SECOND, str(self.rate.period))
         super().__init__(period, name, str(self.rate), per, cost, burst)
         self.burst = burst
@@ -136,6 +155,15 @@ class Limit(Rule):
         interval = self.rate.interval(cost)
         capacity = max(self.rate.interval(self.burst) - self.margin, interval)
         return Charge(bucket, self.name, interval, capacity, cost)
+
+    def numbers(self) -> dict[str, Any]:
+        return {"rate": str(self.rate), "burst": self.burst}
+
+    def _renumber(self, numbers: Mapping[str, Any]) -> None:
+        rate = Rate.parse(numbers["rate"])
+        _check_burst(numbers["burst"], rate)
+        self.rate = rate
+        self.burst = self.most = numbers["burst"]
 
     def __repr__(self) -> str:
         per = f", per={self.per!r}" if self.per else ""
@@ -180,12 +208,16 @@ class Window(Rule):
                 "per_seconds", f"{per_seconds!r} is out of range", "Give 0.001 s to 30 days"
             )
         shown = f"{most} in any {per_seconds:g} s"
-        super().__init__(f"w{per_seconds:g}", name, shown, per, cost, most)
+        super().__init__(f"w{per_seconds:g}", name, shown, per, cost, _kept(most))
         self.margin = _margin(margin)
         self.span = micros(per_seconds)
 
     def charge_on(self, bucket: str, cost: int) -> AnyCharge:
         return WindowCharge(bucket, self.name, self.most, self.span + self.margin, cost)
+
+    def _renumber(self, numbers: Mapping[str, Any]) -> None:
+        super()._renumber(numbers)
+        self.most = _kept(self.most)
 
     def __repr__(self) -> str:
         return f"Window({self.most}, per_seconds={self.span / SECOND:g})"
@@ -265,6 +297,25 @@ class Concurrency(Rule):
     def __repr__(self) -> str:
         per = f", per={self.per!r}" if self.per else ""
         return f"Concurrency({self.most}{per})"
+
+
+def _kept(most: int) -> int:
+    """What a window's log of so many calls lets through."""
+    shape = window.Shape.of(most)
+    return shape.entries * shape.group
+
+
+def _check_burst(burst: object, rate: Rate) -> None:
+    if isinstance(burst, bool) or not isinstance(burst, int) or burst < 1:
+        raise DeclarationError(
+            "burst", f"{burst!r} is not a number of calls", "Give an integer, 1 or more"
+        )
+    if rate.interval(burst) > _LONGEST_BURST:
+        raise DeclarationError(
+            "burst",
+            f"{burst} at {rate} take more than 100 days",
+            "Give a smaller burst, or a Quota",
+        )
 
 
 def _check_most(most: object) -> None:

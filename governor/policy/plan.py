@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from governor.errors import DeclarationError
@@ -110,6 +110,26 @@ class CallPlan:
                 return None
             charges.append(limit.charge_on(named, cost))
         return tuple(charges)
+
+    def changed(self, numbers: Mapping[str, Mapping[str, Any]]) -> CallPlan:
+        """This plan with other numbers for the limits of these buckets.
+
+        Raises:
+            DeclarationError: they are no numbers of that limit.
+        """
+        limits = tuple(
+            (bucket, limit.with_numbers(numbers[bucket]) if bucket in numbers else limit)
+            for bucket, limit in self.limits
+        )
+        return replace(self, limits=limits)
+
+    def recharged(self, charges: Sequence[AnyCharge]) -> tuple[AnyCharge, ...]:
+        """Charges that were made of an earlier form of this plan, with its numbers of now. What
+        costs more than is left of a limit takes all of it."""
+        return tuple(
+            limit.charge_on(charge.bucket, min(charge.cost, limit.most))
+            for (_, limit), charge in zip(self.limits, charges, strict=True)
+        )
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         if not any(limit.per for _, limit in self.limits):

@@ -20,9 +20,9 @@ from governor.governor import Governance, Governor
 from governor.policy.decision import Admit, Refuse, Wait
 from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan
-from governor.policy.upstream import Upstream
 from governor.policy.retry import Retry, RetryIn
 from governor.policy.retry_after import throttled_from_exception
+from governor.policy.upstream import Upstream
 from governor.worker.outcomes import Again, BodyDied, NotNow
 
 RUN_KEY = "governor_run"

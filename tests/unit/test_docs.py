@@ -40,6 +40,7 @@ from governor.errors import ConfigurationError
 from governor.policy.decision import Admit, Ask, Reservation, Wait
 from governor.policy.plan import CallPlan
 from governor.policy.rate import Rate
+from governor.policy.rate_headers import DIALECTS
 from governor.ports import Reason, Settlement
 from governor.settings import PREFIX, Settings, load
 from governor.stores.memory import MemoryStore
@@ -317,6 +318,25 @@ def test_every_reason_is_documented() -> None:
     """The table of reasons is the closed list, in its order."""
     rows = table(section("docs/dead-letters.md", "## Reasons"))
     assert list(rows) == [reason.value for reason in Reason]
+
+
+def test_every_dialect_is_documented() -> None:
+    """The dialects of rate-limit headers, and the headers they are told by, are the table's."""
+    rows = table(section("docs/upstream-answers.md", "## Dialects"))
+    headers: dict[str, list[str]] = {}
+    alone = {f"{dialect.name}` *" if dialect.alone else dialect.name for dialect in DIALECTS}
+    for dialect in DIALECTS:
+        headers.setdefault(dialect.name, []).extend(dialect.headers)
+    assert set(rows) == alone
+    for row, (told_by, _) in rows.items():
+        shown = re.findall(r"`([^`]+)`", told_by.lower())
+        assert shown == headers[row.removesuffix("` *")]
+
+
+def test_the_example_of_rate_headers_holds() -> None:
+    """What the page says is read from its headers is."""
+    (code,) = blocks("docs/upstream-answers.md", "python")
+    run(code)
 
 
 def test_every_state_is_documented() -> None:

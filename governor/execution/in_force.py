@@ -1,0 +1,90 @@
+"""The limits in force: what is declared, with what people have changed while the fleet runs.
+
+The store gives every upstream a version that grows with each change. An admission says which
+version its charges were made of; when that is no longer the one in force, the store says so,
+charges nothing, and the changes are read once for this process.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from governor.errors import DeclarationError
+from governor.policy.decision import AnyCharge
+from governor.policy.plan import CallPlan
+from governor.ports import InForce, LimiterStore
+
+_log = logging.getLogger("governor")
+
+PAUSED_KEY = "pause:"
+"""What the target of a pause of one key begins with; its bucket's name follows."""
+
+_UNCHANGED = InForce(0, {})
+
+
+class LimitsInForce:
+    """What this process knows of the changes of each upstream."""
+
+    def __init__(self, store: LimiterStore) -> None:
+        self._store = store
+        self._found: dict[str, InForce] = {}
+        self._plans: dict[tuple[str, str], tuple[int, CallPlan]] = {}
+
+    def version(self, upstream: str) -> int:
+        """The version known here."""
+        return self._found.get(upstream, _UNCHANGED).version
+
+    def refresh(self, upstream: str) -> None:
+        """Read the changes again.
+
+        Raises:
+            StoreUnavailable: no answer in time.
+        """
+        self._found[upstream] = self._store.in_force(upstream)
+
+    def plan(self, plan: CallPlan) -> CallPlan:
+        """A declared plan with the numbers in force."""
+        upstream = plan.upstream.name
+        found = self._found.get(upstream, _UNCHANGED)
+        if not found.values:
+            return plan
+        version, changed = self._plans.get((upstream, plan.task), (0, plan))
+        if version != found.version:
+            changed = _changed(plan, numbers_of(found))
+            self._plans[upstream, plan.task] = found.version, changed
+        return changed
+
+    def not_before(self, upstream: str, charges: Sequence[AnyCharge]) -> int:
+        """Store time before which a call with these charges must not go, because one of its keys
+        is paused; 0 when none is."""
+        values = self._found.get(upstream, _UNCHANGED).values
+        if not values:
+            return 0
+        return max(
+            (int(values.get(PAUSED_KEY + charge.bucket, 0)) for charge in charges), default=0
+        )
+
+
+def numbers_of(found: InForce) -> dict[str, Mapping[str, Any]]:
+    """The changed numbers by bucket. What cannot be read is left out, and logged."""
+    numbers: dict[str, Mapping[str, Any]] = {}
+    for target, text in found.values.items():
+        if target.startswith(PAUSED_KEY):
+            continue
+        try:
+            numbers[target] = dict(json.loads(text))
+        except (ValueError, TypeError):
+            _log.error("The numbers set for limit %s cannot be read: they have no effect", target)
+    return numbers
+
+
+def _changed(plan: CallPlan, numbers: Mapping[str, Mapping[str, Any]]) -> CallPlan:
+    for bucket in numbers:
+        try:
+            plan = plan.changed({bucket: numbers[bucket]})
+        except DeclarationError as exc:
+            _log.error("The numbers set for limit %s have no effect: %s", bucket, exc)
+    return plan
