@@ -6,7 +6,7 @@ conformance suite that is run against all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
@@ -278,6 +278,12 @@ class LimiterStore(Protocol):
         Raises:
             StoreUnavailable: no answer in time.
         """
+        ...
+
+    def listen(self, heard: Callable[[str, str], None]) -> None:
+        """From now on call ``heard(upstream, what)``, from a thread of the store's, whenever who
+        waits for the upstream may go earlier: ``what`` is the bucket in which a place came free,
+        ``"breaker"`` or ``"change"``. Both are empty when news may have been missed."""
         ...
 
     def close(self) -> None:

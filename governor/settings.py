@@ -33,6 +33,8 @@ class Settings:
         inline_wait: the longest a direct or eager call blocks for its slot.
         claim_lease: how long a non-idempotent execution counts as alive unrenewed.
         claim_keep: how long a finished non-idempotent execution is remembered.
+        workers: how many workers share the limits of an upstream whose ``store_down`` is
+            ``"local"``.
         prefix: of every Redis key.
         redact: further argument names whose values are never shown.
         stats_file: path prefix of the counters each worker process writes for tools.
@@ -50,6 +52,7 @@ class Settings:
     inline_wait: int
     claim_lease: int
     claim_keep: int
+    workers: int
     prefix: str
     redact: tuple[str, ...]
     stats_file: str | None
@@ -112,10 +115,17 @@ def load(conf: Mapping[str, Any], known: Iterable[str]) -> Settings:
         inline_wait=duration("inline_wait", 10.0, 0, 3600),
         claim_lease=duration("claim_lease", 30.0, 1, 3600),
         claim_keep=micros(max(86_400.0, 2 * visibility_timeout(conf))),
+        workers=_workers(get("workers", 1)),
         prefix=_text("prefix", get("prefix", DEFAULT_PREFIX)),
         redact=_names("redact", get("redact", ())),
         stats_file=get("stats_file", None),
     )
+
+
+def _workers(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100_000:
+        raise ConfigurationError(f"{PREFIX}workers: {value!r} is not a number of workers")
+    return value
 
 
 def visibility_timeout(conf: Mapping[str, Any]) -> float:

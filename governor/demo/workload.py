@@ -115,16 +115,20 @@ def build(settings: Settings) -> Celery:
 
 
 def limits(settings: Settings) -> Mapping[str, Sequence[Limit]]:
-    """Every limit that each task type must pass."""
+    """Every leaky bucket that each task type must pass."""
     if settings.rate is not None:
-        return {scenario.UNIFORM: uniform_upstream(settings.rate, settings.burst).limits}
+        return {scenario.UNIFORM: _buckets(uniform_upstream(settings.rate, settings.burst))}
     return {
-        scenario.CHARGE: STRIPE.limits,
-        scenario.PAYOUT: STRIPE.limits,
-        scenario.SYNC: GITHUB.limits,
-        scenario.COMMENT: (*GITHUB.limits, GITHUB_CONTENT),
-        scenario.INVENTORY: SHOPIFY.limits,
+        scenario.CHARGE: _buckets(STRIPE),
+        scenario.PAYOUT: _buckets(STRIPE),
+        scenario.SYNC: _buckets(GITHUB),
+        scenario.COMMENT: [*_buckets(GITHUB), GITHUB_CONTENT],
+        scenario.INVENTORY: _buckets(SHOPIFY),
     }
+
+
+def _buckets(upstream: Upstream) -> list[Limit]:
+    return [limit for limit in upstream.limits if isinstance(limit, Limit)]
 
 
 def uniform_upstream(rate: float, burst: int) -> Upstream:

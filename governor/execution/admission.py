@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from governor.clock import Clock
+from governor.errors import StoreUnavailable
 from governor.execution.header import Header
-from governor.policy.decision import Admit, Answer, Ask, Charge, ClaimAsk, Wait
+from governor.execution.in_force import LimitsInForce
+from governor.policy.decision import (
+    Admit,
+    Answer,
+    AnyCharge,
+    Ask,
+    ClaimAsk,
+    LeaseCharge,
+    QuotaCharge,
+    Reservation,
+    Stale,
+    Wait,
+)
 from governor.policy.plan import CallPlan
-from governor.ports import LimiterStore
+from governor.policy.share import share_of
+from governor.ports import LimiterStore, Settlement
 from governor.settings import Settings
+from governor.stores.memory import MemoryStore
 from governor.telemetry.stats import Stats
 
 _LINGER = 10
 """A task whose turn has come is held up to so many times ``governor_hold``, within the broker's
 patience."""
+
+_MOST_REFRESHES = 3
+"""How often in a row the limits may turn out to have changed since they were read."""
 
 
 @dataclass(slots=True)
@@ -25,27 +43,46 @@ class Call:
 
     Attributes:
         charges: what it takes from each limit.
-        header: what is known about the message; replaced as answers come in.
+        header: what is known about the message, this call's own.
         claim: for a non-idempotent task, its claim on (task id, attempt).
+        holder: names this delivery in concurrency limits.
         slot: monotonic microseconds of the slot held, once an answer named one.
         settled: the held slot covers everything: no second question is needed at it.
+        patience: microseconds of a caller that blocks until its slot, instead of the task's own.
+        version: of the limits in force from which the charges were made.
+        binding: the limit it waits for, ``None`` while it does not.
+        admitted: it has been admitted and not settled since: it may hold places.
+        probe: it was let through as a probe of a half-open breaker.
+        local: what it holds in this worker's own limits while the store is away.
     """
 
     plan: CallPlan
-    charges: tuple[Charge, ...]
+    charges: tuple[AnyCharge, ...]
     header: Header
     claim: ClaimAsk | None = None
+    holder: str = ""
     slot: int | None = None
     settled: bool = False
+    patience: int | None = None
+    version: int = 0
+    binding: str | None = None
+    admitted: bool = False
+    probe: bool = False
+    local: tuple[Reservation, ...] = ()
 
     @property
     def upstream(self) -> str:
         return self.plan.upstream.name
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The concurrency limits in which it takes a place, by bucket."""
+        return tuple(c.bucket for c in self.charges if isinstance(c, LeaseCharge))
+
 
 def charges_of(
     plan: CallPlan, header: Header, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[Charge, ...]:
+) -> tuple[AnyCharge, ...]:
     """The charges the header names, or else those computed from the arguments.
 
     Raises:
@@ -66,68 +103,150 @@ class Admission:
         self._settings = settings
         self._clock = clock
         self._stats = stats
+        self._own = MemoryStore(clock.monotonic)
+        self._successes: dict[str, int] = {}
+        self.in_force = LimitsInForce(store)
 
-    def ask(self, call: Call, patience: int | None = None) -> Answer:
+    def ask(self, call: Call) -> Answer:
         """Ask once. The call's header and slot are brought up to date with the answer.
-
-        Args:
-            patience: of a caller that blocks, instead of the task's own.
 
         Raises:
             StoreUnavailable: no answer in time.
         """
-        return self.ask_many([call], patience)[0]
+        return self.ask_many([call])[0]
 
-    def ask_many(self, calls: Sequence[Call], patience: int | None = None) -> Sequence[Answer]:
+    def ask_many(self, calls: Sequence[Call]) -> Sequence[Answer]:
         """Ask for several calls in one round trip, in this order.
 
         Raises:
             StoreUnavailable: no complete answer in time.
         """
         started = self._clock.monotonic()
-        answers = self._store.admit_many([self._question(call, patience) for call in calls])
+        answers = list(self._store.admit_many([self._question(call) for call in calls]))
         ended = self._clock.monotonic()
         self._stats.decided(ended - started, len(calls))
-        for call, answer in zip(calls, answers, strict=True):
-            _note(call, answer, ended)
+        for index, call in enumerate(calls):
+            if isinstance(answers[index], Stale):
+                answers[index] = self._ask_again(call)
+                ended = self._clock.monotonic()
+            _note(call, answers[index], ended)
         return answers
 
-    def _question(self, call: Call, patience: int | None) -> Ask:
-        # A caller that blocks is there at its slot, however far away.
-        hold = max(self._settings.hold, self._settings.grace) if patience is None else patience
-        header = call.header
-        return Ask(
-            upstream=call.upstream,
-            charges=call.charges,
-            grace=self._settings.grace,
-            hold=hold,
-            linger=max(hold, min(_LINGER * hold, self._settings.max_countdown)),
-            max_wait=call.plan.upstream.max_wait if patience is None else patience,
-            give_up_at=header.give_up_at if patience is None else None,
-            reserved=header.reserved,
-            claim=call.claim,
+    def without_store(self, call: Call) -> Answer | None:
+        """The answer while the store is away, by the upstream's policy; ``None``: wait for it.
+
+        Times are this worker's monotonic clock. A task that is not idempotent waits in any case:
+        nobody can say whether another delivery of it has begun.
+        """
+        policy = call.plan.upstream.store_down
+        if policy == "closed" or call.claim is not None:
+            return None
+        now = self._clock.monotonic()
+        if policy == "open":
+            call.slot = now
+            return Admit(now, now)
+        hold = self._settings.max_countdown
+        answer = self._own.admit(
+            Ask(
+                upstream=call.upstream,
+                charges=share_of(self._dated(call.charges), self._settings.workers),
+                grace=self._settings.grace,
+                hold=hold,
+                linger=hold,
+                max_wait=call.plan.upstream.max_wait,
+                reserved=call.local,
+                holder=call.holder,
+                lease=self._settings.claim_lease,
+            )
         )
+        if isinstance(answer, Wait):
+            call.local = answer.reserved
+            call.slot = answer.until
+            call.binding = answer.limit
+        elif isinstance(answer, Admit):
+            call.local = ()
+            call.slot = answer.slot
+        return answer
+
+    def settled_without_store(self, call: Call) -> None:
+        """Give back what an execution holds in this worker's own limits."""
+        if call.plan.upstream.store_down == "local" and call.places:
+            self._own.settle(Settlement(call.upstream, call.holder, places=call.places))
+
+    def succeeded(self, call: Call) -> None:
+        """A call has succeeded; the store hears of it with the next question."""
+        upstream = call.plan.upstream
+        if upstream.breaker is not None or upstream.adaptive is not None:
+            self._successes[upstream.name] = self._successes.get(upstream.name, 0) + 1
 
     def good_until(self, call: Call) -> int:
         """Monotonic instant after which an admitted body must ask afresh."""
         assert call.slot is not None
         return call.slot + self._settings.grace
 
+    def _ask_again(self, call: Call) -> Answer:
+        """The limits have changed: read those in force, and ask with them."""
+        for _ in range(_MOST_REFRESHES):
+            self.in_force.refresh(call.upstream)
+            answer = self._store.admit(self._question(call))
+            self._stats.decided(0)
+            if not isinstance(answer, Stale):
+                return answer
+        raise StoreUnavailable(f"The limits of {call.upstream} change faster than they are read")
+
+    def _question(self, call: Call) -> Ask:
+        patience = call.patience
+        upstream = call.plan.upstream
+        version = self.in_force.version(upstream.name)
+        if call.version != version:
+            call.charges = self.in_force.plan(call.plan).recharged(call.charges)
+            call.version = version
+        # A caller that blocks is there at its slot, however far away.
+        hold = max(self._settings.hold, self._settings.grace) if patience is None else patience
+        header = call.header
+        return Ask(
+            upstream=upstream.name,
+            charges=self._dated(call.charges),
+            grace=self._settings.grace,
+            hold=hold,
+            linger=max(hold, min(_LINGER * hold, self._settings.max_countdown)),
+            max_wait=upstream.max_wait if patience is None else patience,
+            give_up_at=header.give_up_at if patience is None else None,
+            reserved=header.reserved,
+            claim=call.claim,
+            holder=call.holder,
+            lease=self._settings.claim_lease,
+            version=version,
+            not_before=self.in_force.not_before(upstream.name, call.charges) if version else 0,
+            breaker=upstream.breaker,
+            adaptive=upstream.adaptive,
+            successes=self._successes.pop(upstream.name, 0) if self._successes else 0,
+        )
+
+    def _dated(self, charges: tuple[AnyCharge, ...]) -> tuple[AnyCharge, ...]:
+        if not any(isinstance(charge, QuotaCharge) for charge in charges):
+            return charges
+        wall = self._clock.wall()
+        return tuple(c.dated(wall) if isinstance(c, QuotaCharge) else c for c in charges)
+
 
 def _note(call: Call, answer: Answer, now: int) -> None:
     """Bring ``call`` up to date with its answer, heard at monotonic microseconds ``now``."""
     header = call.header
     if header.first is None:
-        call.header = header = replace(
-            header, first=answer.now, give_up_at=answer.now + call.plan.upstream.max_wait
-        )
+        header.first = answer.now
+        header.give_up_at = answer.now + call.plan.upstream.max_wait
+    call.binding = None
     if isinstance(answer, Wait):
-        call.header = replace(header, reserved=answer.reserved)
+        header.reserved = answer.reserved
+        call.binding = answer.limit
         call.slot = now + answer.until - answer.now
         paid = {r.bucket for r in answer.reserved if r.paid and r.slot == answer.until}
         # Nothing is left to ask at the slot; a claim is taken there.
         call.settled = call.claim is None and paid.issuperset(c.bucket for c in call.charges)
     elif isinstance(answer, Admit):
-        call.header = replace(header, reserved=())
+        header.reserved = ()
         call.slot = now - (answer.now - answer.slot)
-        call.settled = call.claim is None
+        call.settled = call.claim is None and not call.places and not answer.probe
+        call.admitted = True
+        call.probe = answer.probe

@@ -22,9 +22,9 @@ _SCALARS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Header:
-    """What the governor knows about one message.
+    """What the governor knows about one message; brought up to date in place as it is learned.
 
     Attributes:
         upstream: its name.
@@ -66,7 +66,7 @@ class Header:
     def from_message(cls, headers: Mapping[str, Any]) -> Header:
         """Read a message's header; an empty one when there is none that can be read."""
         wire = headers.get(NAME)
-        if not isinstance(wire, Mapping) or wire.get("v") != VERSION:
+        if not isinstance(wire, dict) or wire.get("v") != VERSION:
             return cls()
         try:
             return cls(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 from governor.errors import Throttled
@@ -26,9 +27,17 @@ class Outcome(StrEnum):
         return self in {Outcome.THROTTLED, Outcome.FAILED}
 
 
-_UNREACHED = frozenset({"TransportError", "ConnectionError", "Timeout"})
-"""Names of the base classes under which HTTP clients (httpx; requests) raise when a call could not
-be made or was not answered."""
+_UNREACHED = frozenset(
+    {
+        "TransportError", "ConnectionError", "Timeout", "ConnectError", "ConnectTimeout",
+        "ReadTimeout", "WriteTimeout", "PoolTimeout", "ReadError", "RemoteProtocolError",
+    }
+)  # fmt: skip
+"""Under these names HTTP clients (httpx; requests) raise when a call could not be made or was not
+answered."""
+
+_STATUS_ERRORS = frozenset({"HTTPStatusError", "HTTPError"})
+_SAID = re.compile(r"\b([1-5][0-9][0-9])\b")
 
 _SERVER_ERROR = 500
 
@@ -42,9 +51,15 @@ def outcome_of(exc: BaseException, status: int | None, *, retryable: bool = Fals
     """
     if isinstance(exc, Throttled):
         return Outcome.THROTTLED
+    # Celery carries an exception that cannot be pickled as its name and its text.
+    name = getattr(exc, "exc_cls_name", type(exc).__name__)
+    if status is None and name in _STATUS_ERRORS:
+        said = _SAID.search(str(exc))
+        status = int(said[1]) if said else None
     if status is not None:
         return Outcome.FAILED if status >= _SERVER_ERROR else Outcome.SUCCESS
-    unreached = any(cls.__name__ in _UNREACHED for cls in type(exc).__mro__)
+    bases = {name, *(cls.__name__ for cls in type(exc).__mro__)}
+    unreached = not _UNREACHED.isdisjoint(bases)
     if retryable or unreached or isinstance(exc, (ConnectionError, TimeoutError)):
         return Outcome.FAILED
     return Outcome.IGNORED

@@ -48,6 +48,7 @@ class MemoryStore:
         self._claims: dict[tuple[str, str, int], tuple[str, int]] = {}
         self._changes: dict[str, dict[str, str]] = {}
         self._log: dict[str, list[Mapping[str, str]]] = {}
+        self._heard: list[Callable[[str, str], None]] = []
 
     def admit(self, ask: Ask) -> Answer:
         with self._lock:
@@ -84,11 +85,16 @@ class MemoryStore:
                 self._write_claim(upstream, settlement.claim, value, now)
             meters = dict(state.meters)
             for place in settlement.places:
+                if _gives_back(meters.get(place), settlement):
+                    self._tell(upstream, place)
                 meters[place] = _settled_place(meters.get(place), settlement, now)
             policy, outcome = settlement.breaker, settlement.outcome
             circuit, share = state.breaker, state.share
             if policy is not None:
                 circuit = breaker.settled(circuit, policy, now, outcome, probe=settlement.probe)
+                half = isinstance(state.breaker, breaker.HalfOpen) and settlement.probe
+                if half and not isinstance(circuit, breaker.Open):
+                    self._tell(upstream, "breaker")
             if settlement.adaptive is not None and outcome.dropped:
                 share = share.dropped(settlement.adaptive, now)
             pause = state.pause
@@ -132,6 +138,7 @@ class MemoryStore:
                 "value": change.value, "by": change.by, "why": change.why,
             }  # fmt: skip
             self._log.setdefault(change.upstream, []).insert(0, record)
+            self._tell(change.upstream, "change")
             return InForce(state.version + 1, dict(changes))
 
     def in_force(self, upstream: str) -> InForce:
@@ -150,8 +157,15 @@ class MemoryStore:
             in_force = InForce(state.version, dict(self._changes.get(upstream, {})))
             return Look(now, state, in_force, tuple(self._log.get(upstream, ())))
 
+    def listen(self, heard: Callable[[str, str], None]) -> None:
+        self._heard.append(heard)
+
     def close(self) -> None:
         """Nothing to give back."""
+
+    def _tell(self, upstream: str, what: str) -> None:
+        for heard in self._heard:
+            heard(upstream, what)
 
     def _state(self, upstream: str, now: int) -> UpstreamState:
         return self._states.setdefault(upstream, UpstreamState(now))
@@ -171,6 +185,11 @@ class MemoryStore:
             self._claims[key] = (value, now + claim.keep)
         else:
             self._claims.pop(key, None)
+
+
+def _gives_back(meter: Meter | None, settlement: Settlement) -> bool:
+    held = isinstance(meter, Leases) and settlement.holder in meter.holders
+    return held and settlement.action is not ClaimAction.RENEW
 
 
 def _settled_place(meter: Meter | None, settlement: Settlement, now: int) -> Leases:

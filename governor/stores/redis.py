@@ -9,9 +9,11 @@ another node of a cluster. A lost reply may have been charged.
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
@@ -28,10 +30,15 @@ from governor.ports import Change, InForce, Look, Settled, Settlement
 from governor.stores import wire
 from governor.stores.scripts import Script, load
 
+_log = logging.getLogger("governor")
+
 _LOG_KEPT = 1_000
 """Records of changes kept for an upstream, about."""
 
 _SHOWN = 20
+
+_LISTEN = 10.0
+"""Seconds without a sign of life after which the connection for news is renewed."""
 
 _MOVES = 4
 """Nodes of a cluster that one call may be sent on to."""
@@ -152,6 +159,39 @@ class RedisStore:
         if isinstance(charge, Charge) and keys.is_shared(charge.bucket):
             return ("HGET", keys.state_key(self._prefix, upstream), f"b:{charge.bucket}")
         return ("GET", key)
+
+    def listen(self, heard: Callable[[str, str], None]) -> None:
+        threading.Thread(
+            target=self._listen, args=(heard,), name="governor-listen", daemon=True
+        ).start()
+
+    def _listen(self, heard: Callable[[str, str], None]) -> None:
+        channel = keys.channel(self._prefix, "*")
+        before, after = (part.encode() for part in channel.split("*"))
+        again = threading.Event()
+        while True:
+            client = redis.Redis.from_url(
+                self._url, socket_timeout=_LISTEN, socket_connect_timeout=_LISTEN,
+                retry=Retry(NoBackoff(), 0), protocol=2,
+            )  # fmt: skip
+            try:
+                with client.pubsub(ignore_subscribe_messages=True) as news:  # type: ignore[no-untyped-call]
+                    news.psubscribe(channel)
+                    # What was said before this is not known.
+                    heard("", "")
+                    while True:
+                        message = news.get_message(timeout=_LISTEN / 2)
+                        if message is None:
+                            # A connection that nobody answers on is found out.
+                            news.ping()
+                        elif message["type"] == "pmessage":
+                            name = message["channel"][len(before) : -len(after)]
+                            heard(name.decode(), message["data"].decode())
+            except (RedisError, OSError, ValueError) as exc:
+                _log.warning("The limiter store's news are not heard: %s", _why(exc))
+            finally:
+                client.close()
+            again.wait(1.0)
 
     def close(self) -> None:
         while self._idle:

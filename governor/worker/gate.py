@@ -20,14 +20,14 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from itertools import count, islice
 from typing import Any
 
-from celery.worker.state import task_ready, task_reserved
+from celery.worker.state import reserved_requests, task_ready, task_reserved
 
-from governor.clock import SECOND, as_datetime, seconds
+from governor.clock import SECOND, as_datetime, as_micros, seconds
 from governor.errors import DeclarationError, StoreUnavailable
 from governor.execution.admission import Call, charges_of
 from governor.execution.deferral import deferred, retried
@@ -43,7 +43,9 @@ from governor.policy.decision import (
     Wait,
 )
 from governor.ports import ClaimAction, MessageCopy, Reason
-from governor.worker.claims import RunningClaims
+from governor.ports import Settlement as Renewal
+from governor.worker.advance import Advances
+from governor.worker.claims import Holdings
 from governor.worker.funeral import Funeral
 from governor.worker.loop import Loop, guarded
 from governor.worker.messages import Publisher, copy_of
@@ -62,8 +64,11 @@ _LONGEST_LEAD = SECOND // 2
 """A deferred task comes back this long before its slot, so that Celery's timers, which fire ten
 at a pass and may sleep a second, do not make it late."""
 
-_MOST_AHEAD = 7
+_MOST_AHEAD = 15
 """Decisions asked for in advance with one that is due."""
+
+_MOST_PROBES = 4
+"""Held tasks that ask again when a half-open breaker has heard of a probe."""
 
 _MOST_HELD = 1_000
 """Beyond so many held tasks the prefetch window is not widened any further."""
@@ -115,6 +120,7 @@ class Gate:
         self._counted = counted
         self._epoch = 0
         self._pace = Pace()
+        self._advances = Advances(governor.settings.grace)
         # Who wants a place. Slots do not wait: those whose slot has come go first.
         self._due: deque[GovernedRequest] = deque()
         self._new: deque[GovernedRequest] = deque()
@@ -122,12 +128,13 @@ class Gate:
         self._publisher = Publisher(governor.app)
         self._broker_away_until = 0
         self._outage = StoreOutage(governor.clock)
-        self._claims = RunningClaims(governor.store, governor.clock)
+        self._holdings = Holdings(governor.store, governor.clock)
         self.funeral = Funeral(governor, loop)
-        self.settlement = Settlement(governor, self.funeral, self._claims, self._outage)
+        self.settlement = Settlement(governor, self.funeral, self._holdings, self._outage)
         self._identity = os.urandom(6).hex()
         self._delivery = count()
         self._make_known()
+        governor.store.listen(self.heard)
 
     # ------------------------------------------------------------------ the way in
 
@@ -170,7 +177,7 @@ class Gate:
                 request.id, int(request.request_dict.get("retries") or 0), request.token,
                 self._settings.claim_lease, self._settings.claim_keep,
             )  # fmt: skip
-        request.call = Call(governance.plan, charges, header, claim)
+        request.call = Call(governance.plan, charges, header, claim, request.token)
         self.settlement.waits(request, True)
         enter = partial(self._enter, request)
         if request.eta is not None:
@@ -226,33 +233,50 @@ class Gate:
         if call.settled and call.slot is not None:
             call.settled = False
             if call.slot <= now <= call.slot + self._settings.grace:
-                call.header = replace(call.header, reserved=())
+                call.header.reserved = ()
                 return True
+        if self._advances.take(call, now):
+            return True
         if now < self._outage.until:
-            self._hold(request, self._outage.until)
-            return False
-        ahead = self._ahead()
+            return self._decide_alone(request, call)
+        expected = self._pace.within(self._advances.span)
+        advance = self._advances.question(call, expected, now)
+        ahead = [] if advance else self._ahead()
+        asked = [call, advance[0]] if advance else [call, *map(_call, ahead)]
         try:
-            answers = self._governor.admission.ask_many([call, *map(_call, ahead)])
+            answers = self._governor.admission.ask_many(asked)
         except StoreUnavailable as exc:
             self._outage.failed(exc)
-            self._hold(request, self._outage.until)
-            return False
+            return self._decide_alone(request, call)
         self._outage.answered()
-        for other, answer in zip(ahead, answers[1:], strict=True):
+        self.settlement.catch_up()
+        if advance:
+            self._advances.answered(*advance, answers[1], now)
+            self.settlement.unused(advance[0])
+        for other, answer in zip(ahead, answers[1:], strict=False):
             # Who is admitted stays in the queue, and needs not ask when it has its place.
             if not isinstance(answer, Admit):
                 self._new.remove(other)
                 self._act(other, _call(other), answer)
         return self._act(request, call, answers[0])
 
+    def _decide_alone(self, request: GovernedRequest, call: Call) -> bool:
+        """The store is away: what the upstream has declared for that."""
+        answer = self._governor.admission.without_store(call)
+        if answer is None:
+            self._hold(request, self._outage.until)
+            return False
+        return self._act(request, call, answer)
+
     def _ahead(self) -> list[GovernedRequest]:
         """Who will have a place well within the grace, at the pace at which places come free:
-        asked for in the same round trip. Not for a claim, which says that the body begins."""
+        asked for in the same round trip. Not for what says that the body begins: a claim, a place,
+        a probe."""
         found: list[GovernedRequest] = []
         for request in islice(self._new, self._pace.within(self._settings.grace // 2)):
             call = _call(request)
-            if call.claim is None and not call.settled and request.epoch == self._epoch:
+            plain = call.claim is None and not call.places and call.plan.upstream.breaker is None
+            if plain and not call.settled and request.epoch == self._epoch:
                 found.append(request)
         return found
 
@@ -286,7 +310,9 @@ class Gate:
         self._stats.next_slot[call.upstream] = self._clock.wall() + answer.until - answer.now
         if answer.paused:
             self._recall(call.upstream)
-        if answer.charged or answer.until - answer.now <= self._settings.hold:
+        near = answer.charged or answer.until - answer.now <= self._settings.hold
+        # Whoever may be woken stays where it can be: a place comes free long before it must.
+        if near or (answer.woken and len(self._room) < _MOST_HELD):
             self.settlement.count(request, "held")
             self._hold(request, call.slot)
         else:
@@ -295,14 +321,19 @@ class Gate:
     def _run(self, request: GovernedRequest) -> None:
         call = _call(request)
         if call.header.began is None:
-            call.header = replace(call.header, began=self._clock.wall())
+            call.header.began = self._clock.wall()
         request.request_dict[RUN_KEY] = {
             "until": self._governor.admission.good_until(call),
             "began": call.header.began,
             "throttles": call.header.throttles,
         }
-        if call.claim is not None:
-            self._claims.add(call.upstream, call.claim)
+        if call.claim is not None or call.places:
+            self._holdings.add(
+                Renewal(
+                    call.upstream, call.holder, ClaimAction.RENEW, call.claim, call.places,
+                    self._settings.claim_lease,
+                )
+            )  # fmt: skip
         self.settlement.count(request, "admitted")
         self.settlement.waits(request, False)
         self._places.run(request)
@@ -323,6 +354,7 @@ class Gate:
 
     def _recall(self, upstream: str) -> None:
         """The upstream is paused: slots that were to be used without asking are asked about."""
+        self._advances.drop(upstream)
         for request in self._room.requests():
             call = request.call
             if call is not None and call.upstream == upstream:
@@ -333,7 +365,7 @@ class Gate:
         delay = call.slot - self._clock.monotonic()
         delay -= min(self._settings.hold, _LONGEST_LEAD)
         delay = max(0, min(delay, self._settings.max_countdown))
-        call.header = replace(call.header, deferrals=call.header.deferrals + 1)
+        call.header.deferrals += 1
         copy = deferred(
             copy_of(request.message), call.header, as_datetime(self._clock.wall() + delay)
         )
@@ -356,9 +388,9 @@ class Gate:
         verdict = judge(request, exc_info, governance)
         match verdict.kind:
             case Verdict.Kind.NOT_NOW:
-                self._not_now(request, verdict.pause)
+                self._not_now(request, verdict)
             case Verdict.Kind.AGAIN:
-                self._again(request, verdict.wait, partial(celery, verdict.exc_info))
+                self._again(request, verdict, partial(celery, verdict.exc_info))
             case Verdict.Kind.PASS:
                 self.settlement.settle(request, ClaimAction.FINISH)
                 request.settled = True
@@ -370,16 +402,17 @@ class Gate:
             case Verdict.Kind.DEAD:
                 assert verdict.reason is not None
                 self.settlement.bury(
-                    request, verdict.reason, None, exc_info, partial(celery, verdict.exc_info)
-                )
+                    request, verdict.reason, None, exc_info, partial(celery, verdict.exc_info),
+                    verdict.outcome,
+                )  # fmt: skip
 
-    def _not_now(self, request: GovernedRequest, pause: int | None) -> None:
+    def _not_now(self, request: GovernedRequest, verdict: Verdict) -> None:
         """The body did not make its call; it waits like any other, with no attempt spent."""
-        call = _call(request)
+        call, pause = _call(request), verdict.pause
         if pause is not None:
             self.settlement.count(request, "throttled")
-            call.header = replace(call.header, throttles=call.header.throttles + 1)
-        self.settlement.settle(request, ClaimAction.RELEASE, pause or 0)
+            call.header.throttles += 1
+        self.settlement.settle(request, ClaimAction.RELEASE, pause or 0, verdict.outcome)
         if pause is not None:
             self._recall(call.upstream)
         call.settled = False
@@ -389,17 +422,19 @@ class Gate:
         task_reserved(request)
         self._enter(request)
 
-    def _again(self, request: GovernedRequest, wait: int, celery: Callable[[], None]) -> None:
+    def _again(
+        self, request: GovernedRequest, verdict: Verdict, celery: Callable[[], None]
+    ) -> None:
         """Publish the next attempt; when the broker has it, Celery may acknowledge this one."""
         call = _call(request)
         now = self._clock.wall()
-        delay = min(wait, self._settings.max_countdown)
+        delay = min(verdict.wait, self._settings.max_countdown)
         copy = retried(copy_of(request.message), call.header, as_datetime(now + delay))
 
         def submit() -> None:
             if (error := self._publish(copy)) is None:
                 self.settlement.count(request, "retried")
-                self.settlement.settle(request, ClaimAction.FINISH)
+                self.settlement.settle(request, ClaimAction.FINISH, outcome=verdict.outcome)
                 request.settled = True
                 celery()
                 return
@@ -435,9 +470,52 @@ class Gate:
             self._governor.governance(name)
         try:
             for upstream in self._governor.upstreams:
-                self._governor.store.settle(upstream)
+                self._governor.store.settle(Renewal(upstream))
         except StoreUnavailable as exc:
             self._outage.failed(exc)
+
+    def heard(self, upstream: str, what: str) -> None:
+        """The store says, from any thread, that who waits for ``upstream`` may go earlier."""
+        self._loop.soon(partial(self._woken, upstream, what))
+
+    def _woken(self, upstream: str, what: str) -> None:
+        """``what`` is a bucket in which a place came free, ``breaker``, ``change``, or nothing when
+        news may have been missed."""
+
+        def may_go(request: GovernedRequest) -> bool:
+            call = _call(request)
+            if upstream not in {"", call.upstream}:
+                return False
+            if what in {"", "change"}:
+                call.settled = False
+                return True
+            return call.binding == "breaker" if what == "breaker" else what in call.places
+
+        if what in {"", "change"}:
+            self._advances.drop(upstream)
+            most = _MOST_HELD
+        else:
+            # One place for one; of a breaker's next step nobody knows how many it lets through.
+            most = _MOST_PROBES if what == "breaker" else 1
+        self._room.let_out(may_go, most)
+
+    def waiting(self) -> list[dict[str, Any]]:
+        """Who waits in this worker, for people: instants are wall-clock microseconds."""
+        wall, now = self._clock.wall(), self._clock.monotonic()
+        found: list[dict[str, Any]] = []
+        kinds = {"held": self._room.requests(), "asking": [*self._due, *self._new]}
+        for where, requests in kinds.items():
+            for request in requests:
+                call = _call(request)
+                until = None if call.slot is None else wall + call.slot - now
+                found.append(_described(request, call.header, where, until, call.binding))
+        for request in list(reserved_requests):
+            if isinstance(request, GovernedRequest) and request.call is None:
+                header = Header.from_message(request.request_dict)
+                eta = request.eta
+                until = as_micros(eta) if isinstance(eta, datetime) else None
+                found.append(_described(request, header, "deferred", until, None))
+        return found
 
     # ------------------------------------------------------------------ the worker's life
 
@@ -451,6 +529,22 @@ class Gate:
         self._due.clear()
         self._new.clear()
         self._places.clear()
+
+
+def _described(
+    request: GovernedRequest, header: Header, where: str, until: int | None, limit: str | None
+) -> dict[str, Any]:
+    return {
+        "task_id": request.id,
+        "task": request.name,
+        "upstream": header.upstream,
+        "where": where,
+        "until": until,
+        "limit": limit,
+        "first": header.first,
+        "deferrals": header.deferrals,
+        "reserved": [[r.bucket, r.slot, r.paid] for r in header.reserved],
+    }
 
 
 def _call(request: GovernedRequest) -> Call:

@@ -18,22 +18,23 @@ class StoreOutage:
 
     Attributes:
         until: monotonic microseconds before which the store is not asked.
+        on: it did not answer when it was last asked.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._on = False
+        self.on = False
         self.until = 0
 
     def failed(self, exc: StoreUnavailable) -> None:
         """The store did not answer."""
         self.until = self._clock.monotonic() + ASK_AGAIN
-        if not self._on:
-            self._on = True
-            _log.error("%s Governed tasks wait until it does", exc)
+        if not self.on:
+            self.on = True
+            _log.error("%s Until it does, each upstream's store_down holds", exc)
 
     def answered(self) -> None:
         """It did."""
-        if self._on:
-            self._on = False
+        if self.on:
+            self.on = False
             _log.warning("The limiter store answers again")

@@ -15,6 +15,7 @@ from typing import Any
 from celery.worker.request import Request
 
 from governor.execution.admission import Call
+from governor.policy.outcome import Outcome
 
 _log = logging.getLogger("governor")
 
@@ -31,6 +32,7 @@ class GovernedRequest(Request):  # type: ignore[misc]
         held: the prefetch window was widened for it.
         waits: it is counted as waiting.
         epoch: the broker connection it came on.
+        outcome: what its call said about the upstream.
     """
 
     call: Call | None = None
@@ -41,6 +43,7 @@ class GovernedRequest(Request):  # type: ignore[misc]
     held: bool = False
     waits: bool = False
     epoch: int = 0
+    outcome: Outcome = Outcome.IGNORED
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 from celery.worker.state import task_ready
 
 from governor.errors import GovernorError, StoreUnavailable
+from governor.execution.admission import Call
 from governor.governor import Governor
+from governor.policy.outcome import Outcome
 from governor.ports import ClaimAction, Reason
-from governor.worker.claims import RunningClaims
+from governor.ports import Settlement as Leavings
+from governor.worker.claims import Holdings
 from governor.worker.funeral import Funeral
 from governor.worker.loop import guarded
 from governor.worker.outage import StoreOutage
@@ -21,23 +25,31 @@ from governor.worker.task import RUN_KEY
 
 _log = logging.getLogger("governor")
 
+_MOST_MISSED = 10_000
+"""Settlements kept while the store is away."""
+
 
 class Settlement:
     """Records successes, revocations and deaths of one worker's requests."""
 
     def __init__(
-        self, governor: Governor, funeral: Funeral, claims: RunningClaims, outage: StoreOutage
+        self, governor: Governor, funeral: Funeral, holdings: Holdings, outage: StoreOutage
     ) -> None:
         self._store = governor.store
+        self._admission = governor.admission
         self._stats = governor.stats
         self._funeral = funeral
-        self._claims = claims
+        self._holdings = holdings
         self._outage = outage
+        self._missed: deque[Leavings] = deque(maxlen=_MOST_MISSED)
 
     def succeeded(self, request: GovernedRequest) -> None:
         """The body returned; called before its message is acknowledged, from any thread."""
-        self.settle(request, ClaimAction.FINISH)
-        if request.call is not None and request.call.header.replay_of:
+        call = request.call
+        if call is not None:
+            self._admission.succeeded(call)
+        self.settle(request, ClaimAction.FINISH, outcome=Outcome.SUCCESS)
+        if call is not None and call.header.replay_of:
             self._funeral.resolve(request.id)
 
     def timed_out(
@@ -55,16 +67,18 @@ class Settlement:
             request.settled = True
             celery()
 
-    def bury(
+    def bury(  # noqa: PLR0917 - what is known of one death
         self,
         request: GovernedRequest,
         reason: Reason,
         why: str | None,
         exc_info: Any = None,
         celery: Callable[[], None] | None = None,
+        outcome: Outcome = Outcome.IGNORED,
     ) -> None:
         """Write the dead letter, then let Celery finish. One burial for each request, however many
         ways Celery reports its death."""
+        request.outcome = outcome
         then = celery or partial(self._fail, request, reason, why or reason.value)
         if request.burial is not None:
             request.burial.append(then)
@@ -78,7 +92,7 @@ class Settlement:
 
     def _buried(self, request: GovernedRequest) -> None:
         self.count(request, "dead")
-        self.settle(request, ClaimAction.FINISH)
+        self.settle(request, ClaimAction.FINISH, outcome=request.outcome)
         request.settled = True
         request.buried = True
         waiting, request.burial = request.burial or [], None
@@ -106,23 +120,61 @@ class Settlement:
         task_ready(request)
         request.acknowledge()
 
-    def settle(self, request: GovernedRequest, action: ClaimAction, pause: int = 0) -> None:
-        """One call, and only where there is something to say."""
+    def settle(
+        self,
+        request: GovernedRequest,
+        action: ClaimAction,
+        pause: int = 0,
+        outcome: Outcome = Outcome.IGNORED,
+    ) -> None:
+        """One call, and only where there is something to say. A success usually goes with the next
+        admission."""
         call = request.call
         if call is None:
             return
-        claim = call.claim
-        if claim is not None:
-            self._claims.remove(claim)
+        claim, upstream = call.claim, call.plan.upstream
+        places = call.places if call.admitted else ()
+        if claim is not None or places:
+            self._holdings.remove(call.holder)
         ran = RUN_KEY in request.request_dict
-        if not pause and (claim is None or not (ran or request.buried or request.burial)):
+        if not (ran or request.buried or request.burial):
+            claim = None
+        watched = upstream.breaker is not None or upstream.adaptive is not None
+        probe, call.probe, call.admitted = call.probe, False, False
+        if not (pause or claim or places or probe or (watched and outcome.dropped)):
+            return
+        self._admission.settled_without_store(call)
+        self._send(
+            Leavings(
+                call.upstream, call.holder, action, claim, places, pause=pause, outcome=outcome,
+                probe=probe, breaker=upstream.breaker, adaptive=upstream.adaptive,
+            )
+        )  # fmt: skip
+
+    def unused(self, call: Call) -> None:
+        """Nobody will run under this admission: a probe is another's to make."""
+        if call.probe:
+            call.probe = False
+            upstream = call.plan.upstream
+            self._send(Leavings(upstream.name, probe=True, breaker=upstream.breaker))
+
+    def catch_up(self) -> None:
+        """The store answers again: tell it what it has missed."""
+        while self._missed and not self._outage.on:
+            self._send(self._missed.popleft())
+
+    def _send(self, leavings: Leavings) -> None:
+        if self._outage.on:
+            # Each call would block for its timeout. Until it is told, a claim or a place runs out:
+            # a second delivery would not call again.
+            self._missed.append(leavings)
             return
         self._stats.settled()
         try:
-            self._store.settle(call.upstream, claim, action if claim else None, pause)
+            self._store.settle(leavings)
         except StoreUnavailable as exc:
-            # The claim stays and runs out: a second delivery would not call again.
             self._outage.failed(exc)
+            self._missed.append(leavings)
 
     def waits(self, request: GovernedRequest, waits: bool) -> None:
         """Whether it is one of those that wait, for those who watch."""

@@ -263,9 +263,9 @@ def _admit_inline(
     """
     plan = governance.plan
     call = Call(plan, charges_of(plan, Header(), args, kwargs), Header())
-    patience = min(governor.settings.inline_wait, plan.upstream.max_wait)
+    call.patience = patience = min(governor.settings.inline_wait, plan.upstream.max_wait)
     while True:
-        answer = governor.admission.ask(call, patience)
+        answer = governor.admission.ask(call)
         if isinstance(answer, Admit):
             return
         # Without a claim there is only one other answer: a slot, kept or too far away.
@@ -276,7 +276,7 @@ def _admit_inline(
                 retry_after=seconds(delay), upstream=plan.upstream.name, limit=answer.limit
             )
         governor.clock.sleep(delay)
-        patience -= delay
+        call.patience = patience = patience - delay
 
 
 def pause_of(throttled: Throttled, throttles: int) -> int:

@@ -14,7 +14,9 @@ from kombu.exceptions import OperationalError
 
 from governor.clock import SECOND, seconds
 from governor.governor import Governance
+from governor.policy.outcome import Outcome, outcome_of
 from governor.policy.retry import GiveUp
+from governor.policy.retry_after import http_status
 from governor.ports import Reason
 from governor.worker.outcomes import Again, BodyDied, NotNow
 
@@ -30,6 +32,7 @@ class Verdict:
 
     Attributes:
         exc_info: what Celery shall be told of, where that differs from what happened.
+        outcome: what the call said about its upstream.
     """
 
     class Kind(Enum):
@@ -45,6 +48,7 @@ class Verdict:
     reason: Reason | None = None
     wait: int = 0
     pause: int | None = None
+    outcome: Outcome = Outcome.IGNORED
 
 
 def exception_of(exc_info: Any) -> BaseException:
@@ -66,9 +70,10 @@ def judge(request: Any, exc_info: Any, governance: Governance) -> Verdict:
         return Verdict(kind.LEAVE, exc_info)
     match exc:
         case NotNow():
-            return Verdict(kind.NOT_NOW, exc_info, pause=exc.pause)
+            throttled = Outcome.IGNORED if exc.pause is None else Outcome.THROTTLED
+            return Verdict(kind.NOT_NOW, exc_info, pause=exc.pause, outcome=throttled)
         case Again():
-            return Verdict(kind.AGAIN, exc_info, wait=exc.wait)
+            return Verdict(kind.AGAIN, exc_info, wait=exc.wait, outcome=Outcome.FAILED)
         case Retry() | Ignore():
             return Verdict(kind.PASS, exc_info)
         case Reject():
@@ -89,7 +94,10 @@ def judge(request: Any, exc_info: Any, governance: Governance) -> Verdict:
             return Verdict(kind.DEAD, _info(BodyDied("MemoryError")), Reason.MEMORY_ERROR)
     if type(exc).__name__ == "Terminated":
         return Verdict(kind.LEAVE, exc_info)
-    return Verdict(kind.DEAD, exc_info, _why_not_again(exc, governance, retries))
+    reason = _why_not_again(exc, governance, retries)
+    retryable = reason is Reason.RETRIES_EXHAUSTED
+    outcome = outcome_of(exc, http_status(exc), retryable=retryable)
+    return Verdict(kind.DEAD, exc_info, reason, outcome=outcome)
 
 
 def _rejected(exc: Reject, exc_info: Any, governance: Governance) -> Verdict:

@@ -1,0 +1,128 @@
+"""Admissions asked for in advance: together with a task's own, for those of its kind that are
+about to come.
+
+A worker whose tasks end within milliseconds waits for answers a large part of its time. One
+question for the next few costs no more than a question for one.
+
+What is not used within half the grace is lost to the limit. So nobody asks for more than leaks
+out again in a quarter of the grace, which is nothing at a slow limit; and where something was
+lost or refused, nobody asks for a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from governor.clock import SECOND
+from governor.execution.admission import Call
+from governor.execution.header import Header
+from governor.policy.decision import Admit, Answer, AnyCharge, Charge
+
+_NOT_FOR = SECOND
+
+
+@dataclass(slots=True)
+class _Hand:
+    """What is in hand for one upstream.
+
+    Attributes:
+        charges: those of a single call: of each in hand, and of the last one that asked.
+        asked: the question that brought them.
+        number: how many it brought.
+        left: how many of them are unused.
+        not_before: monotonic microseconds before which no more are asked for.
+    """
+
+    charges: tuple[AnyCharge, ...]
+    asked: Call | None = None
+    number: int = 0
+    left: int = 0
+    not_before: int = 0
+
+
+class Advances:
+    """What one worker has in hand.
+
+    Args:
+        grace: microseconds after its slot at which a body may still start.
+    """
+
+    def __init__(self, grace: int) -> None:
+        self.span = grace // 2
+        self._hands: dict[str, _Hand] = {}
+
+    def take(self, call: Call, now: int) -> bool:
+        """Admit ``call`` at monotonic microseconds ``now`` out of what is in hand for its kind."""
+        hand = self._hands.get(call.upstream)
+        if hand is None or not hand.left or not _is_plain(call):
+            return False
+        assert hand.asked is not None
+        assert hand.asked.slot is not None
+        if now > hand.asked.slot + self.span or hand.charges != call.charges:
+            if 2 * hand.left > hand.number:
+                hand.not_before = now + _NOT_FOR
+            hand.left = 0
+            return False
+        hand.left -= 1
+        call.slot = hand.asked.slot
+        if call.header.first is None:
+            call.header.first = hand.asked.header.first
+            call.header.give_up_at = hand.asked.header.give_up_at
+        return True
+
+    def question(self, call: Call, expected: int, now: int) -> tuple[Call, int] | None:
+        """What to ask for together with ``call``, and for how many calls that is.
+
+        Args:
+            expected: how many are likely to come within ``span``.
+        """
+        hand = self._hands.get(call.upstream)
+        if hand is None:
+            hand = self._hands[call.upstream] = _Hand(call.charges)
+        if not _is_plain(call):
+            return None
+        if hand.charges != call.charges:
+            # Who comes next is anybody's guess.
+            hand.charges = call.charges
+            return None
+        plain = [charge for charge in call.charges if isinstance(charge, Charge)]
+        for charge in plain:
+            expected = min(
+                expected, self.span // charge.interval, charge.capacity // charge.interval
+            )
+        if not expected or now < hand.not_before:
+            return None
+        charges = tuple(
+            replace(c, interval=expected * c.interval, cost=expected * c.cost) for c in plain
+        )
+        # It is asked for now or not at all.
+        return Call(call.plan, charges, Header(), patience=0, version=call.version), expected
+
+    def answered(self, call: Call, number: int, answer: Answer, now: int) -> None:
+        """Keep what was admitted."""
+        hand = self._hands[call.upstream]
+        # Where the limits have changed meanwhile, less was charged than was asked for.
+        whole = all(
+            had.cost == number * one.cost
+            for had, one in zip(call.charges, hand.charges, strict=True)
+        )
+        if isinstance(answer, Admit) and whole:
+            hand.asked = call
+            hand.number = hand.left = number
+        else:
+            hand.not_before = now + _NOT_FOR
+
+    def drop(self, upstream: str) -> None:
+        """Nothing in hand may be used any more: the upstream is paused."""
+        if hand := self._hands.get(upstream):
+            hand.left = 0
+
+
+def _is_plain(call: Call) -> bool:
+    """Whether it is like any other of its kind: a claim is taken when the body begins, and who
+    holds a place in a line uses that."""
+    return (
+        call.claim is None
+        and not call.header.reserved
+        and all(isinstance(charge, Charge) for charge in call.charges)
+    )
