@@ -23,7 +23,7 @@ class ScriptedRedis:
 
     def __init__(self, url: str) -> None:
         self.client = redis.Redis.from_url(url)
-        self.store = RedisStore(url, timeout=2 * SECOND)
+        self.store = RedisStore(url, timeout=10 * SECOND)
         self.store._admit = _with_clock(self.store._admit)
         self.store._settle = _with_clock(self.store._settle)
         self.now = START
