@@ -193,7 +193,7 @@ def test_worker_kill_leaves_nothing(redis_url: str, tmp_path: Path) -> None:
 @pytest.mark.worker
 def test_worker_that_cannot_start_shows_its_log(redis_url: str, tmp_path: Path) -> None:
     """A worker that fails at start fails the test at once, with the reason."""
-    with pytest.raises(AssertionError, match="(?s)The worker ended with .*no_such_module"):
+    with pytest.raises(AssertionError, match=r"(?s)The worker ended with .*no_such_module"):
         WorkerProcess("tests.no_such_module", redis_url, directory=tmp_path)
 
 
