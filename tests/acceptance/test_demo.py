@@ -20,7 +20,8 @@ import redis
 from governor.demo.redis_server import PrivateRedis
 from tests.integration.fleet import wait_until
 
-pytestmark = [pytest.mark.redis, pytest.mark.worker]
+# A run takes half a minute, and several times as long where others need the processor.
+pytestmark = [pytest.mark.redis, pytest.mark.worker, pytest.mark.timeout(400)]
 
 KEYS = [
     "published",
@@ -56,7 +57,7 @@ class Shell:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=180,
         )
 
     def demo(self, *arguments: str) -> tuple[int, dict[str, Any]]:
