@@ -8,8 +8,9 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any
 
 from celery import Celery, signals
@@ -35,6 +36,9 @@ _log = logging.getLogger("governor")
 
 # Named, not imported: the bootstep is an interface and lies above this module.
 _BOOTSTEP = "governor.worker.bootsteps:GateStep"
+
+_publishing: ContextVar[Any] = ContextVar("governor_publishing", default=None)
+"""The governed app that is publishing in this context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,10 @@ class Governor:
         self.gate: Any = None  # the worker's, once there is one
         self._store = store
         self._governances: dict[str, Governance | None] = {}
+        self._complaint = ""
         app.governor = self
         app.steps["consumer"].add(_BOOTSTEP)
+        _name_publisher(app)
         signals.before_task_publish.connect(self._before_publish)
 
     @staticmethod
@@ -193,16 +199,20 @@ class Governor:
     ) -> None:
         """The ``before_task_publish`` hook. A message it cannot stamp is sent as it is: the
         worker computes what the header lacks."""
+        if _publishing.get() is not self.app:
+            return
         try:
             if isinstance(headers, dict):
                 self._stamp(sender, body, headers)
+        except ConfigurationError as exc:
+            # It would be the same for every message: said once, until something else is wrong.
+            if str(exc) != self._complaint:
+                self._complaint = str(exc)
+                _log.error("Task %s was published without a governor header: %s", sender, exc)
         except Exception:
             _log.exception("Task %s was published without a governor header", sender)
 
     def _stamp(self, name: str, body: Any, headers: dict[str, Any]) -> None:
-        registered = self.app.tasks.get(name)
-        if registered is not None and registered.app is not self.app:
-            return
         governance = self.governance(name)
         if governance is None or not isinstance(body, tuple):
             return
@@ -222,7 +232,21 @@ class Governor:
             began=before.began,
             replay_of=before.replay_of,
         )  # fmt: skip
+        shown = self.redactor.arguments(args, kwargs, plan.names())
         headers[NAME] = header.to_message()
-        headers["argsrepr"], headers["kwargsrepr"] = self.redactor.arguments(
-            args, kwargs, plan.names()
-        )
+        headers["argsrepr"], headers["kwargsrepr"] = shown
+
+
+def _name_publisher(app: Celery) -> None:
+    """Celery's hook hears of every app of the process and is not told whose message it sees."""
+    send_task = app.send_task
+
+    @wraps(send_task)
+    def named(*args: Any, **kwargs: Any) -> Any:
+        mark = _publishing.set(app)
+        try:
+            return send_task(*args, **kwargs)
+        finally:
+            _publishing.reset(mark)
+
+    app.send_task = named

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from governor.demo.redis_server import PrivateRedis, find_server
 from governor.errors import ConfigurationError
@@ -14,6 +15,12 @@ from tests.servers import rabbitmq
 
 if TYPE_CHECKING:
     from tests.servers.postgres import PrivatePostgres
+
+# How fast this machine is, and what chance would pick today, decide no test.
+settings.register_profile(
+    "governor", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("governor")
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,36 @@ what a body sees of its message."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 from governor import GovernedTask
-from tests.integration.governed_app import api, app, write
+from governor.clock import SECOND
+from governor.policy.decision import Answer, Ask, Wait
+from governor.stores.redis import RedisStore
+from tests.integration.governed_app import api, app, governor, write
 
 __all__ = ["app", "show"]
+
+
+class EveryoneWaitsOnce(RedisStore):
+    """The Redis store, which sends each new message of the upstream ``api`` away at first, whatever
+    the limit allows: how busy the machine is does not decide who has to wait."""
+
+    def admit_many(self, asks: Sequence[Ask]) -> Sequence[Answer]:
+        admit = super().admit_many
+        return [self._wait(ask) or admit([ask])[0] for ask in asks]
+
+    def _wait(self, ask: Ask) -> Wait | None:
+        if ask.upstream != api.name or ask.give_up_at is not None:
+            return None
+        now = self.settle(ask.upstream).now
+        return Wait(now, now + SECOND // 2, "everyone waits once", ask.reserved)
+
+
+if "EVERYONE_WAITS_ONCE" in os.environ:
+    governor.store = EveryoneWaitsOnce(governor.settings.redis_url)
 
 
 @app.task(bind=True, base=GovernedTask, upstream=api, idempotent=True)

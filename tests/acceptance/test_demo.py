@@ -18,8 +18,10 @@ import pytest
 import redis
 
 from governor.demo.redis_server import PrivateRedis
+from tests.integration.fleet import wait_until
 
-pytestmark = [pytest.mark.redis, pytest.mark.worker]
+# A run takes half a minute, and several times as long where others need the processor.
+pytestmark = [pytest.mark.redis, pytest.mark.worker, pytest.mark.timeout(400)]
 
 KEYS = [
     "published",
@@ -55,7 +57,7 @@ class Shell:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=180,
         )
 
     def demo(self, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -67,8 +69,8 @@ class Shell:
         return done.returncode, figures
 
     @contextmanager
-    def demo_working(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """A run that has published everything and is still at work."""
+    def demo_at(self, stage: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A run that has come to a stage: ``publishing``, or ``working`` with all published."""
         process = subprocess.Popen(
             self.command("demo", "--json", *arguments),
             env=self.environment,
@@ -79,7 +81,7 @@ class Shell:
         )
         try:
             assert process.stderr is not None
-            assert any("working" in line for line in process.stderr), "ended before it worked"
+            assert any(stage in line for line in process.stderr), f"ended before {stage}"
             yield process
         finally:
             process.kill()
@@ -100,7 +102,7 @@ class Shell:
         return mine
 
     def assert_nothing_left(self) -> None:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while left := self.processes():
             assert time.monotonic() < deadline, left
             psutil.wait_procs(left, timeout=0.1)
@@ -118,9 +120,10 @@ def test_uniform_tasks_meet_the_rate_in_every_pool(shell: Shell, pool: str) -> N
     code, figures = shell.demo("--tasks", "120", "--rate", "40", "--pool", pool)
     assert code == 0, figures
     assert figures["published"] == figures["succeeded"] == 120
-    # A busy machine may delay a call by more than the margin; turned away, it comes again.
+    # A busy machine may delay a call by more than the margin; turned away, it comes again. With
+    # no limit of ours, the upstream turns away 70 and more.
     assert figures["upstream_calls"] - figures["upstream_rejected"] == 120
-    assert figures["upstream_rejected"] <= 6
+    assert figures["upstream_rejected"] <= 30
     assert figures["ideal_seconds"] == pytest.approx((120 - 4) / 40)
     # Not faster than the quota; how close to it is a benchmark's question.
     assert figures["makespan_seconds"] >= figures["ideal_seconds"] - 0.05
@@ -150,7 +153,7 @@ def test_the_mix_balances_and_its_dead_letters_can_be_read(shell: Shell) -> None
 
 def test_ctrl_c_ends_everything(shell: Shell) -> None:
     """Interrupted in the middle, the demo says so in one line and leaves no process or folder."""
-    with shell.demo_working("--rate", "2", "--tasks", "100") as process:
+    with shell.demo_at("working", "--rate", "2", "--tasks", "100") as process:
         assert shell.processes()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
@@ -163,10 +166,10 @@ def test_ctrl_c_ends_everything(shell: Shell) -> None:
 
 def test_killed_it_leaves_no_process(shell: Shell) -> None:
     """Even SIGKILL of the demo leaves no server and no worker behind."""
-    with shell.demo_working("--rate", "2", "--tasks", "100") as process:
+    with shell.demo_at("working", "--rate", "2", "--tasks", "100") as process:
         process.kill()
         process.communicate()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while left := shell.processes():
         assert time.monotonic() < deadline, left
         psutil.wait_procs(left, timeout=0.1)
@@ -177,10 +180,13 @@ def test_a_stolen_task_is_found_lost(shell: Shell, redis_server: PrivateRedis) -
     holds nothing of the demo afterwards."""
     url = redis_server.url.replace("/0", "/7")
     with redis.Redis.from_url(url) as client:
-        with shell.demo_working("--redis", url, "--rate", "30", "--tasks", "100") as process:
-            (queue,) = client.keys("governor-demo-*:governor-demo")
+        with shell.demo_at(
+            "publishing", "--redis", url, "--rate", "30", "--tasks", "100"
+        ) as process:
+            # While there is no worker yet: one takes all messages as soon as it has started.
+            (queue,) = wait_until(lambda: client.keys("governor-demo-*:governor-demo"))
             assert client.rpop(queue) is not None
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=90)
         figures = json.loads(out)
         assert (figures["lost"], figures["succeeded"], process.returncode) == (1, 99, 1)
         assert "1 lost" in err

@@ -17,18 +17,20 @@ import redis
 
 from governor.deadletter.models import State
 from governor.demo.redis_server import PrivateRedis
+from governor.keys import DEFAULT_PREFIX, state_key
 from governor.ports import Reason
-from tests.integration.fleet import Fleet, wait_until
+from tests.integration.fleet import Fleet, assert_within_limit, pause_upstream, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.worker]
 
+LEASE = {"governor_claim_lease": 2}
 QUICK_RESTORE = {
     "broker_transport_options": {
-        "visibility_timeout": 4,
+        "visibility_timeout": 8,
         "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,
     },
-    "governor_claim_lease": 2,
+    **LEASE,
 }
 TIMEOUT = 40
 
@@ -54,6 +56,19 @@ def make_fleet(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Fleet]]
         fleet.close()
 
 
+def publish_at_rest(fleet: Fleet, publish: Callable[[], Any], messages: int) -> None:
+    """Publish on a Redis broker so that no message is under way when the fault comes.
+
+    kombu takes a message off its list first and notes it as unacknowledged a moment later;
+    what it loses in between, it loses of any task. So all are noted before the first one may
+    run, and held in the workers until then: ``governor_hold`` must be long.
+    """
+    pause_upstream(fleet.limiter_url, "api", 3)
+    publish()
+    with redis.Redis.from_url(fleet.broker_url) as client:
+        wait_until(lambda: client.hlen("unacked"), lambda noted: noted == messages)
+
+
 def runs(fleet: Fleet, task: str) -> Counter[int]:
     """How often each number was called."""
     return Counter(call["number"] for call in fleet.ledger(task))
@@ -76,21 +91,40 @@ def test_a_warm_shutdown_while_tasks_wait_loses_none(
     assert not fleet.dead()
 
 
+@pytest.mark.parametrize(
+    "broker_url", ["redis_url", pytest.param("rabbitmq_url", marks=pytest.mark.rabbitmq)]
+)
 def test_a_killed_worker_loses_nothing_and_doubles_no_forbidden_call(
-    make_fleet: Callable[..., Fleet],
+    make_fleet: Callable[..., Fleet], broker_url: str, request: pytest.FixtureRequest
 ) -> None:
     """SIGKILL to one of two workers: idempotent calls all happen; the others at most once, and
-    what was in the middle is a dead letter."""
-    fleet = make_fleet(RATE="40/s", BURST="2", conf=QUICK_RESTORE)
+    what was in the middle is a dead letter. On RabbitMQ, tasks are being deferred meanwhile."""
+    conf = {**QUICK_RESTORE, "governor_hold": 10} if broker_url == "redis_url" else LEASE
+    url = request.getfixturevalue(broker_url)
+    fleet = make_fleet(url, RATE="40/s", BURST="2", conf=conf)
     victim = fleet.worker()
     fleet.worker()
-    for number in range(40):
-        fleet.send("call", number, 0.05)
-        fleet.send("call_once", number, 0.05)
+    sent = set()
+
+    def publish() -> None:
+        for number in range(40):
+            fleet.send("call", number, 0.05)
+            sent.add(fleet.send("call_once", number, 0.05).id)
+
+    if broker_url == "redis_url":
+        publish_at_rest(fleet, publish, 80)
+    else:
+        publish()
     wait_until(lambda: len(fleet.ledger()), lambda called: called >= 20)
     victim.kill()
     wait_until(lambda: len(runs(fleet, "call")), lambda called: called == 40, TIMEOUT)
-    wait_until(lambda: len(runs(fleet, "call_once")), lambda called: called == 40, TIMEOUT)
+
+    def ended() -> set[str | None]:
+        # Killed between its admission and its first line, a body leaves nothing but its row.
+        called = {call["id"] for call in fleet.ledger("call_once")}
+        return called | {row.task_id for row in fleet.dead()}
+
+    wait_until(lambda: ended() >= sent, timeout=TIMEOUT)
     assert set(runs(fleet, "call_once").values()) == {1}
     rows = fleet.dead()
     assert {row.reason for row in rows} <= {Reason.OUTCOME_UNKNOWN}
@@ -103,11 +137,10 @@ def test_a_broker_restart_in_the_middle_loses_nothing(
     """The broker goes away and comes back while tasks wait: every task runs. (kombu 5.7 ends a
     worker that loses a Redis broker while messages are unacknowledged, ours or anybody's:
     whatever supervises it starts it again, as this test does.)"""
-    conf = {**QUICK_RESTORE, "broker_connection_max_retries": None}
+    conf = {**QUICK_RESTORE, "governor_hold": 10, "broker_connection_max_retries": None}
     fleet = make_fleet(broker.url, RATE="20/s", BURST="2", conf=conf)
     worker = fleet.worker()
-    for number in range(40):
-        fleet.send("call", number)
+    publish_at_rest(fleet, lambda: [fleet.send("call", number) for number in range(40)], 40)
     wait_until(lambda: len(fleet.ledger("call")), lambda called: called >= 5)
     broker.restart()
     worker.wait_for_log("Connection to broker lost")
@@ -118,21 +151,23 @@ def test_a_broker_restart_in_the_middle_loses_nothing(
 def test_the_limiter_forgetting_everything_gives_no_second_burst(
     make_fleet: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """FLUSHALL in the middle: the rate is kept, because a forgotten bucket starts full."""
-    with PrivateRedis(tmp_path_factory.mktemp("limiter")) as limiter:
-        fleet = make_fleet(RATE="20/s", BURST="10", conf={"governor_redis_url": limiter.url})
+    """FLUSHALL after a burst: the rate is kept, because a forgotten bucket starts full."""
+    with (
+        PrivateRedis(tmp_path_factory.mktemp("limiter")) as limiter,
+        redis.Redis.from_url(limiter.url) as client,
+    ):
+        conf = {"governor_redis_url": limiter.url, "governor_hold": 0.1}
+        fleet = make_fleet(RATE="10/s", BURST="30", conf=conf)
+        # Known for long, the upstream has its whole burst.
+        client.hset(state_key(DEFAULT_PREFIX, "api"), "since", 1)
         fleet.worker()
         for number in range(60):
             fleet.send("call", number)
-        wait_until(lambda: len(fleet.ledger("call")), lambda called: called >= 20)
-        with redis.Redis.from_url(limiter.url) as client:
-            client.flushall()
+        wait_until(lambda: len(fleet.ledger("call")), lambda called: called >= 29)
+        client.flushall()
         wait_until(lambda: len(runs(fleet, "call")), lambda called: called == 60, TIMEOUT)
-        moments = sorted(call["at"] for call in fleet.ledger("call"))
-    for i, start in enumerate(moments):
-        for j in range(i, len(moments)):
-            # k = 1: at most one burst more than without the loss
-            assert j - i + 1 <= 2 * 10 + 20 * (moments[j] - start + 0.05) + 1
+    # Slots within governor_hold were charged and are forgotten.
+    assert_within_limit(fleet.ledger("call"), burst=30, rate=10, lost=1)
 
 
 def test_a_database_that_is_away_costs_no_dead_letter(
@@ -140,17 +175,16 @@ def test_a_database_that_is_away_costs_no_dead_letter(
 ) -> None:
     """While the database cannot be opened deaths go to disk; when it is back they are drained,
     each once."""
-    path = tmp_path / "dead.sqlite"
-    fleet = make_fleet()
-    hidden = tmp_path / "hidden.sqlite"
-    path.rename(hidden)
-    path.mkdir()  # nothing can be opened here
+    folder, hidden = tmp_path / "database", tmp_path / "hidden"
+    folder.mkdir()
+    fleet = make_fleet(database=f"sqlite:///{folder / 'dead.sqlite'}")
+    fleet.dead_letters.close()
+    folder.rename(hidden)  # nothing can be opened there now
     worker = fleet.worker()
     sent = {fleet.send("fragile").id for _ in range(3)}
-    wait_until(lambda: list((tmp_path / "spill").glob("*")), lambda files: len(files) == 3)
+    wait_until(lambda: list((tmp_path / "spill").glob("*.death")), lambda files: len(files) == 3)
     assert fleet.send("ungoverned", 1).get(timeout=TIMEOUT) == 1
-    path.rmdir()
-    hidden.rename(path)
+    hidden.rename(folder)
     rows = wait_until(fleet.dead, lambda rows: len(rows) == 3, TIMEOUT)
     assert {row.task_id for row in rows} == sent
     wait_until(lambda: list((tmp_path / "spill").glob("*")), lambda files: not files)
@@ -165,7 +199,8 @@ def test_a_refused_deferral_keeps_the_task(
     fleet = make_fleet(broker.url, RATE="5/s", conf={"governor_hold": 0})
     worker = fleet.worker()
     for number in range(10):
-        fleet.send("call", number, countdown=2)
+        # Long enough for all to be fetched before the broker refuses: fetching writes, too.
+        fleet.send("call", number, countdown=6)
     with redis.Redis.from_url(broker.url) as client:
         wait_until(lambda: client.hlen("unacked"), lambda fetched: fetched == 10)
         client.config_set("maxmemory-policy", "noeviction")
@@ -181,11 +216,11 @@ def test_a_soft_stop_by_ctrl_c_twice_loses_nothing(make_fleet: Callable[..., Fle
     """A cold shutdown leaves what runs to the next worker, or to the dead letters."""
     fleet = make_fleet(RATE="1000/s", BURST="100", conf=QUICK_RESTORE)
     worker = fleet.worker()
-    fleet.send("call", 1, 3.0)
-    fleet.send("call_once", 1, 3.0)
+    fleet.send("call", 1, 60.0)
+    fleet.send("call_once", 1, 60.0)
     wait_until(lambda: len(fleet.ledger()), lambda called: called == 2)
     worker.signal(signal.SIGQUIT)
-    worker.wait(20)
+    worker.wait(TIMEOUT)
     fleet.worker()
     wait_until(lambda: runs(fleet, "call")[1], lambda called: called == 2, TIMEOUT)
     rows = wait_until(fleet.dead, timeout=TIMEOUT)

@@ -12,17 +12,24 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import redis
 from celery import Celery
 
+from governor.clock import SECOND
 from governor.deadletter import schema
 from governor.deadletter.engine import bounded_engine
 from governor.deadletter.reading import Filters
 from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.rows import DeadLetter
+from governor.demo.ledger import JsonLines
+from governor.keys import DEFAULT_PREFIX, state_key
+from governor.stores.redis import RedisStore
 from tests.servers.worker_process import ROOT, WorkerProcess
 
 T = TypeVar("T")
 MODULE = "tests.integration.governed_app"
+PATIENT = 10
+"""Seconds a test's own look at a server may take."""
 
 
 class Fleet:
@@ -58,9 +65,7 @@ class Fleet:
         self._stack = ExitStack()
         self.app = Celery("producer", broker=broker_url, backend=limiter_url)
         self.app.conf.broker_transport_options = (conf or {}).get("broker_transport_options", {})
-        engine = bounded_engine(database_url)
-        schema.upgrade(engine)
-        self.dead_letters = SqlDeadLetters(engine, redact=str)
+        self.dead_letters = watched_dead_letters(database_url)
         self._stack.callback(self.dead_letters.close)
         self._stack.callback(self.app.close)
 
@@ -87,16 +92,14 @@ class Fleet:
 
     def ledger(self, task: str | None = None) -> list[dict[str, Any]]:
         """What the bodies wrote, in order."""
-        if not self._ledger.exists():
-            return []
-        lines = [json.loads(line) for line in self._ledger.read_text().splitlines()]
+        lines = JsonLines(self._ledger).read()
         return [x for x in lines if task is None or x["task"] == f"{MODULE}.{task}"]
 
     def dead(self) -> list[DeadLetter]:
         return list(self.dead_letters.list(Filters(), 1000))
 
     def stats(self, what: str) -> int:
-        """A counter summed over upstreams and workers."""
+        """A counter summed over upstreams and workers, at most half a second old: wait for it."""
         total = 0
         for path in self.directory.glob("stats.*.json"):
             snapshot = json.loads(path.read_text())
@@ -117,6 +120,45 @@ class Fleet:
 
     def close(self) -> None:
         self._stack.close()
+
+
+def watched_dead_letters(database_url: str) -> SqlDeadLetters:
+    """The dead letters of a new database, for a test that has time to wait for a lock."""
+    engine = bounded_engine(database_url, timeout=PATIENT)
+    schema.upgrade(engine)
+    return SqlDeadLetters(engine, redact=str, timeout=PATIENT)
+
+
+def pause_upstream(limiter_url: str, upstream: str, seconds: int) -> None:
+    """From now on, and for so long, every call of the upstream waits."""
+    store = RedisStore(limiter_url, timeout=PATIENT * SECOND)
+    store.settle(upstream, pause=seconds * SECOND)
+    store.close()
+
+
+def wait_until_paused(limiter_url: str, upstream: str) -> None:
+    """Wait until the limiter knows that the upstream said "not now"."""
+    with redis.Redis.from_url(limiter_url) as client:
+        wait_until(lambda: client.hexists(state_key(DEFAULT_PREFIX, upstream), "pause"))
+
+
+def assert_within_limit(
+    calls: list[dict[str, Any]], *, burst: int, rate: float, lost: int = 0
+) -> None:
+    """No window of any length W saw more calls than is guaranteed: burst + rate × (W + late), and
+    one more for the edges. A body begins at most ``governor_grace`` after its slot as its
+    worker knows it, and a worker hears of a slot at most ``governor_timeout`` late.
+
+    Args:
+        lost: further calls that a loss of the limiter's state may cost.
+    """
+    late = 0.05 + 0.2
+    moments = sorted(call["at"] for call in calls)
+    for i, start in enumerate(moments):
+        for j in range(i, len(moments)):
+            window = moments[j] - start
+            allowed = burst + rate * (window + late) + 1 + lost
+            assert j - i + 1 <= allowed, f"{j - i + 1} calls in {window:.3f} s"
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """The Celery app that the tests' worker processes run: governed tasks of every kind.
 
 Each body writes one line to ``$LEDGER``: the task's name, its id, its attempt, the moment.
+The moment of a governed call is the one at which the governor looked at its clock and let the
+body begin: a machine that is busy elsewhere may not get to the ledger before long after.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from typing import Any
 
@@ -15,6 +18,7 @@ import tenacity
 from celery import Celery
 
 from governor import GovernedTask, Governor, Limit, Retry, Throttled, Upstream
+from governor.clock import SECOND, SystemClock
 
 app = Celery("governed")
 app.conf.update(
@@ -27,7 +31,25 @@ app.conf.update(
 )
 app.conf.governor_routes = {"vendor.tasks.*": "api"}
 app.conf.update(json.loads(os.environ.get("CONF", "{}")))
-governor = Governor(app)
+
+
+class RememberingClock(SystemClock):
+    """The machine's clock, which remembers for each thread when it was last looked at."""
+
+    def __init__(self) -> None:
+        self._last = threading.local()
+
+    def monotonic(self) -> int:
+        self._last.seen = super().monotonic()
+        return self._last.seen
+
+    def last(self) -> float:
+        """Monotonic seconds at this thread's last look."""
+        return self._last.seen / SECOND
+
+
+clock = RememberingClock()
+governor = Governor(app, clock=clock)
 
 RATE = os.environ.get("RATE", "100/s")
 BURST = int(os.environ.get("BURST", "1"))
@@ -37,12 +59,13 @@ AGAIN = Retry(on=ConnectionError, attempts=3, wait=tenacity.wait_fixed(0.05))
 
 
 def write(task: Any, **facts: Any) -> None:
-    """One line of the ledger."""
+    """One line of the ledger, written whole."""
+    governed = getattr(task.run, "governed", False)
     line = {
         "task": task.name,
         "id": task.request.id,
         "retries": task.request.retries,
-        "at": time.monotonic(),
+        "at": clock.last() if governed else time.monotonic(),
         **facts,
     }
     with open(os.environ["LEDGER"], "a") as ledger:
@@ -109,6 +132,17 @@ def dies_once(self: Any) -> str:
     if self.request.retries == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     return "done"
+
+
+@app.task(bind=True, base=GovernedTask, upstream=free, idempotent=True)
+def hangs_once(self: Any, marker: str) -> str:
+    write(self)
+    try:
+        os.mkdir(marker)
+    except FileExistsError:
+        return "done"
+    time.sleep(60)
+    return "not killed"
 
 
 @app.task(bind=True, base=GovernedTask, upstream=free)

@@ -23,7 +23,7 @@ class ScriptedRedis:
 
     def __init__(self, url: str) -> None:
         self.client = redis.Redis.from_url(url)
-        self.store = RedisStore(url, timeout=2 * SECOND)
+        self.store = RedisStore(url, timeout=10 * SECOND)
         for name in ("_admit", "_settle", "_adjust", "_change"):
             setattr(self.store, name, _with_clock(getattr(self.store, name)))
         self.now = START

@@ -447,6 +447,6 @@ def test_worker_sh_runs_the_tasks(api: Api, redis_url: str, tmp_path: Path) -> N
                 assert worker.poll() is None, log.read_text()
         finally:
             worker.terminate()
-            ended = worker.wait(30)
+            ended = worker.wait(60)
     assert ended == 0, log.read_text()
     assert [request.json for request in api.requests] == [{"channel": "C1", "text": "hello"}]

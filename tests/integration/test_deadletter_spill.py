@@ -37,7 +37,7 @@ def spill(tmp_path: Path) -> Spill:
 def letters(database_url: str) -> Iterator[SqlDeadLetters]:
     engine = bounded_engine(database_url, timeout=20)
     schema.upgrade(engine)
-    yield SqlDeadLetters(engine, redact=hide)
+    yield SqlDeadLetters(engine, redact=hide, timeout=20)
     engine.dispose()
 
 
@@ -202,7 +202,7 @@ def test_a_death_is_whole_or_absent_after_a_kill(tmp_path: Path, database_url: s
     writer.stdout.close()
     engine = bounded_engine(database_url, timeout=20)
     schema.upgrade(engine)
-    letters = SqlDeadLetters(engine, redact=str)
+    letters = SqlDeadLetters(engine, redact=str, timeout=20)
     drained = drain(tmp_path / "spill", letters)
     assert drained.broken == 0
     last = int([line for line in confirmed if line.endswith(b"\n")][-1])

@@ -53,7 +53,7 @@ def scripted(redis_url: str) -> Iterator[ScriptedRedis]:
 
 @pytest.fixture
 def store(redis_url: str) -> Iterator[RedisStore]:
-    store = RedisStore(redis_url, timeout=2 * SECOND)
+    store = RedisStore(redis_url, timeout=10 * SECOND)
     yield store
     store.close()
 
@@ -108,9 +108,8 @@ steps = st.lists(
 
 
 @settings(
-    max_examples=int(os.environ.get("GOVERNOR_EXAMPLES", "200")),
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=steps)
 def test_lua_answers_as_the_specification(steps: list, scripted: ScriptedRedis) -> None:
@@ -173,8 +172,7 @@ def _settlement(kind: str, holder: str, claim: ClaimAsk | None) -> Settlement:
 
 @settings(
     max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     gaps=st.lists(st.integers(0, 400_000), min_size=1, max_size=60),
@@ -220,12 +218,13 @@ def test_a_bucket_expires_once_it_is_empty_and_not_before(
     charge = Charge("m:acct", "1/min", interval=60 * SECOND, capacity=60 * SECOND)
     wait = store.admit(Ask("api", (charge,), 50_000, SECOND, SECOND, 3600 * SECOND))
     assert isinstance(wait, Wait)
-    horizon = wait.until + charge.capacity - wait.now
+    horizon = wait.until + charge.capacity
     client = redis.Redis.from_url(redis_url)
-    ttl = client.pttl(bucket_key("gov", "api", "m:acct")) * 1000
+    key = bucket_key("gov", "api", "m:acct")
+    (seconds, micros), ttl = client.pipeline().time().pttl(key).execute()
     client.close()
-    assert horizon <= ttl + 100_000
-    assert ttl <= horizon + 1_100_000
+    expires = seconds * SECOND + micros + ttl * 1000
+    assert horizon <= expires <= horizon + 1_100_000
 
 
 def test_a_forgotten_script_is_sent_again(store: RedisStore, redis_url: str) -> None:

@@ -27,7 +27,7 @@ from tests.servers.worker_process import WorkerProcess
 APP = "tests.integration.plain_app"
 
 
-def wait_until(condition: Callable[[], bool], timeout: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], timeout: float = 30) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
@@ -193,10 +193,8 @@ def test_worker_kill_leaves_nothing(redis_url: str, tmp_path: Path) -> None:
 @pytest.mark.worker
 def test_worker_that_cannot_start_shows_its_log(redis_url: str, tmp_path: Path) -> None:
     """A worker that fails at start fails the test at once, with the reason."""
-    started = time.monotonic()
-    with pytest.raises(AssertionError, match="no_such_module"):
+    with pytest.raises(AssertionError, match=r"(?s)The worker ended with .*no_such_module"):
         WorkerProcess("tests.no_such_module", redis_url, directory=tmp_path)
-    assert time.monotonic() - started < 20
 
 
 # -- PostgreSQL and RabbitMQ --------------------------------------------------------------
@@ -248,8 +246,8 @@ def proxy(redis_url: str, redis_server: PrivateRedis) -> Iterator[FaultProxy]:
 
 
 def through(proxy: FaultProxy) -> redis.Redis:
-    """A client of Redis through the proxy that neither waits long nor repeats."""
-    return redis.Redis(port=proxy.port, socket_timeout=0.2, retry=Retry(NoBackoff(), 0))
+    """A client of Redis through the proxy that does not wait for ever and repeats nothing."""
+    return redis.Redis(port=proxy.port, socket_timeout=2, retry=Retry(NoBackoff(), 0))
 
 
 def test_proxy_passes_on(proxy: FaultProxy) -> None:

@@ -14,6 +14,7 @@ import pytest
 from governor.demo.child_process import ChildProcess
 from governor.demo.ledger import JsonLines
 from governor.demo.upstream import Api, FixedWindow, Quota, SlidingWindow, TokenBucket
+from tests.integration.fleet import wait_until
 
 SECOND = 1_000_000_000
 
@@ -140,7 +141,14 @@ def test_over_quota_is_429_with_retry_after_per_account(
     assert statuses == [200, 200]
     assert (over.status_code, over.headers["Retry-After"]) == (429, "2")
     assert other.status_code == 200
-    ledger = list(lines.read())
+    # A client has its answer before the ledger says that the call ended.
+    ledger: list[dict[str, Any]] = []
+
+    def ended() -> list[int]:
+        ledger.extend(lines.read())
+        return sorted(line["call"] for line in ledger if line["event"] == "ended")
+
+    wait_until(ended, lambda calls: len(calls) == 4)
     began = [line for line in ledger if line["event"] == "began"]
     assert [(b["task"], b["account"], b["verdict"]) for b in began] == [
         ("t0", "a", "ok"),
@@ -148,7 +156,7 @@ def test_over_quota_is_429_with_retry_after_per_account(
         ("t2", "a", "rejected"),
         ("t3", "b", "ok"),
     ]
-    assert [line["call"] for line in ledger if line["event"] == "ended"] == [1, 2, 3, 4]
+    assert ended() == [1, 2, 3, 4]
     assert all(line["mono"] > 0 and line["wall"] > 0 for line in ledger)
 
 

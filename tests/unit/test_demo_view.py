@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -106,15 +107,17 @@ def test_the_table_shows_every_upstream() -> None:
     assert rows["github"][-1] == "0/5"
 
 
-def test_without_a_terminal_plain_lines() -> None:
+def test_without_a_terminal_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody watches there are lines without escape codes: one per stage, then one every
     two seconds."""
+    moments = iter([100.0, *(100.0 + 0.1 * turn for turn in range(50))])
+    monkeypatch.setattr(time, "monotonic", lambda: next(moments))
     out = io.StringIO()
     with View(Console(file=out, force_terminal=False)) as view:
         for _ in range(50):
             view.show(progress())
     assert "\x1b" not in out.getvalue()
-    assert out.getvalue().splitlines() == [line(progress(), 0.0)]
+    assert out.getvalue().splitlines() == [line(progress(), at) for at in (0.0, 2.0, 4.0)]
 
 
 def test_on_a_terminal_the_table_redraws() -> None:

@@ -122,6 +122,7 @@ def test_the_readme_example_runs(redis_url: str, monkeypatch: pytest.MonkeyPatch
     (code,) = blocks("README.md", "python")
     assert LOCAL_REDIS in code
     module = run(code.replace(LOCAL_REDIS, redis_url))
+    module["app"].conf.governor_timeout = 10
     charge = module["charge"]
     results = [charge.apply(("acct_1", 100), task_id=f"order-{n}").get() for n in range(2)]
     assert results == ["ch_1", "ch_2"]

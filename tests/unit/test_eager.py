@@ -132,7 +132,7 @@ def test_without_a_governor_a_governed_task_says_so() -> None:
     app.close()
 
 
-def published(world: World, task: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+def published(task: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """The headers of one published message."""
     seen: list[dict[str, Any]] = []
 
@@ -157,7 +157,7 @@ def test_a_published_message_is_stamped() -> None:
     @world.app.task(shared=False, base=GovernedTask, upstream=api)
     def charge(account: str, password: str) -> None: ...
 
-    headers = published(world, charge, "acct_1", "hunter2")
+    headers = published(charge, "acct_1", "hunter2")
     governor = headers["governor"]
     assert governor["v"] == 1
     assert governor["upstream"] == "stripe"
@@ -175,10 +175,52 @@ def test_an_ungoverned_message_is_left_alone() -> None:
     @world.app.task(shared=False)
     def plain(password: str) -> None: ...
 
-    headers = published(world, plain, "x")
+    headers = published(plain, "x")
     assert "governor" not in headers
     assert headers["argsrepr"] == "('x',)"
     world.app.close()
+
+
+def test_another_apps_message_is_left_alone() -> None:
+    """Celery tells every governor of the process of every message; each stamps those of its own
+    app, declared or routed, and no other's of the same name."""
+    api, other_api = Upstream("api", Limit("10/s")), Upstream("other", Limit("10/s"))
+    routes = {"governor_routes": {"vendor.*": "api"}, "governor_upstreams": [api]}
+    world, other = World(**routes), World()
+    bare = Celery("bare", broker="memory://", set_as_current=False)
+
+    def call(password: str) -> None: ...
+
+    options = {"shared": False, "name": "call"}
+    ours = world.app.task(base=GovernedTask, upstream=api, **options)(call)
+    theirs = other.app.task(base=GovernedTask, upstream=other_api, **options)(call)
+    nobodys = bare.task(**options)(call)
+    assert published(ours, "x")["governor"]["upstream"] == "api"
+    assert published(theirs, "x")["governor"]["upstream"] == "other"
+    headers = published(nobodys, "x")
+    assert "governor" not in headers
+    assert headers["argsrepr"] == "('x',)"
+    assert published(world.app.signature("vendor.sync"))["governor"]["upstream"] == "api"
+    assert "governor" not in published(bare.signature("vendor.sync"))
+    for app in (world.app, other.app, bare):
+        app.close()
+
+
+def test_a_producer_that_cannot_stamp_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Without the settings it needs, a producer sends its messages as they are and names the
+    setting once, in one line."""
+    app = Celery("app", broker="memory://", set_as_current=False)
+    Governor(app)
+
+    @app.task(shared=False, base=GovernedTask, upstream=Upstream("api", Limit("10/s")))
+    def call() -> None: ...
+
+    for _ in range(3):
+        assert "governor" not in published(call)
+    (record,) = caplog.records
+    assert "without a governor header: governor_redis_url: not set" in record.getMessage()
+    assert record.exc_info is None
+    app.close()
 
 
 def test_a_cost_that_fails_reaches_the_producer() -> None:
