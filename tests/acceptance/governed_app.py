@@ -10,6 +10,7 @@ from typing import Any
 from governor import GovernedTask
 from governor.clock import SECOND
 from governor.policy.decision import Answer, Ask, Wait
+from governor.ports import Settlement
 from governor.stores.redis import RedisStore
 from tests.integration.governed_app import api, app, governor, write
 
@@ -27,7 +28,7 @@ class EveryoneWaitsOnce(RedisStore):
     def _wait(self, ask: Ask) -> Wait | None:
         if ask.upstream != api.name or ask.give_up_at is not None:
             return None
-        now = self.settle(ask.upstream).now
+        now = self.settle(Settlement(ask.upstream)).now
         return Wait(now, now + SECOND // 2, "everyone waits once", ask.reserved)
 
 

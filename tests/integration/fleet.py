@@ -23,6 +23,7 @@ from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.rows import DeadLetter
 from governor.demo.ledger import JsonLines
 from governor.keys import DEFAULT_PREFIX, state_key
+from governor.ports import Settlement
 from governor.stores.redis import RedisStore
 from tests.servers.worker_process import ROOT, WorkerProcess
 
@@ -37,6 +38,8 @@ class Fleet:
 
     Args:
         conf: further Celery configuration of the workers.
+        module: of their app.
+        backend_url: of results; the limiter's Redis by default.
         env: ``RATE`` and ``BURST`` of the upstream ``api``.
     """
 
@@ -48,11 +51,15 @@ class Fleet:
         database_url: str,
         *,
         conf: dict[str, Any] | None = None,
+        module: str = MODULE,
+        backend_url: str | None = None,
         **env: str,
     ) -> None:
         self.directory = directory
         self.broker_url = broker_url
         self.limiter_url = limiter_url
+        self.backend_url = backend_url or limiter_url
+        self.module = module
         self._ledger = directory / "ledger"
         self._env = {
             "LIMITER_URL": limiter_url,
@@ -63,7 +70,7 @@ class Fleet:
             **env,
         }
         self._stack = ExitStack()
-        self.app = Celery("producer", broker=broker_url, backend=limiter_url)
+        self.app = Celery("producer", broker=broker_url, backend=self.backend_url)
         self.app.conf.broker_transport_options = (conf or {}).get("broker_transport_options", {})
         self.dead_letters = watched_dead_letters(database_url)
         self._stack.callback(self.dead_letters.close)
@@ -73,11 +80,11 @@ class Fleet:
         """Start a worker of two places; it is ready when this returns."""
         return self._stack.enter_context(
             WorkerProcess(
-                MODULE,
+                self.module,
                 self.broker_url,
                 directory=self.directory,
                 pool=pool,
-                backend_url=self.limiter_url,
+                backend_url=self.backend_url,
                 env=self._env,
                 **options,
             )
@@ -85,15 +92,15 @@ class Fleet:
 
     def send(self, task: str, *args: Any, **options: Any) -> Any:
         """Publish a task by name, as a producer that has never heard of the governor."""
-        return self.app.send_task(f"{MODULE}.{task}", args, **options)
+        return self.app.send_task(f"{self.module}.{task}", args, **options)
 
     def signature(self, task: str, *args: Any) -> Any:
-        return self.app.signature(f"{MODULE}.{task}", args)
+        return self.app.signature(f"{self.module}.{task}", args)
 
     def ledger(self, task: str | None = None) -> list[dict[str, Any]]:
         """What the bodies wrote, in order."""
         lines = JsonLines(self._ledger).read()
-        return [x for x in lines if task is None or x["task"] == f"{MODULE}.{task}"]
+        return [x for x in lines if task is None or x["task"] == f"{self.module}.{task}"]
 
     def dead(self) -> list[DeadLetter]:
         return list(self.dead_letters.list(Filters(), 1000))
@@ -114,7 +121,7 @@ class Fleet:
         env |= {"CELERY_BROKER_URL": self.broker_url, "PYTHONPATH": str(ROOT)}
         governor = Path(sys.executable).with_name("governor")
         return subprocess.run(
-            [governor, "-A", MODULE, *arguments],
+            [governor, "-A", self.module, *arguments],
             env=env, cwd=self.directory, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
 
@@ -132,7 +139,7 @@ def watched_dead_letters(database_url: str) -> SqlDeadLetters:
 def pause_upstream(limiter_url: str, upstream: str, seconds: int) -> None:
     """From now on, and for so long, every call of the upstream waits."""
     store = RedisStore(limiter_url, timeout=PATIENT * SECOND)
-    store.settle(upstream, pause=seconds * SECOND)
+    store.settle(Settlement(upstream, pause=seconds * SECOND))
     store.close()
 
 
