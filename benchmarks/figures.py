@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from statistics import median
 
@@ -45,8 +45,3 @@ def whole_window(rate: float) -> tuple[int, int]:
     rate: ``(calls, seconds)``."""
     fraction = Fraction(rate).limit_denominator(3600)
     return fraction.numerator, fraction.denominator
-
-
-def missed(bars: Mapping[str, bool]) -> list[str]:
-    """The bars that are not met."""
-    return [name for name, met in bars.items() if not met]
