@@ -2,9 +2,12 @@
 
 B is the cheapest script call that redis-py can make: ``client.evalsha("return 1")``. Client and
 server share one core and talk over TCP on this machine, so that a call costs what both compute.
-All take turns of 50 calls within each round, and a ratio is the median over the rounds of the
-ratio of the two turns' medians. Then 16 processes ask about one hot key, in turns as well, on all
-cores; then the server's own time for our scripts is read from it under pipelined load.
+All take turns within each round, as long as 50 calls of B, because a longer turn on a busy
+machine is interrupted more often; and a ratio is the median over the rounds of the ratio of the
+two turns' medians. Beside it stands the same of the processor time that client and server took,
+which does not know how busy the machine was. Then 16 processes ask about one hot key, in turns as
+well, on all cores; then the server's own time for our scripts is read from it under pipelined
+load.
 
     python -m benchmarks.decision --rounds 40
 """
@@ -39,10 +42,14 @@ STORE = "governor"
 ADMISSION = "governor, as a worker asks"
 
 _TURN = 50
-"""Calls of one kind before the next has its turn."""
+"""Calls of B before the next has its turn; what is slower makes fewer in the same time."""
 
-_PIPELINE = 50
-_PIPELINES = 10
+_SHORTEST_TURN = 5
+
+_PIPELINE = 10
+"""Scripts sent at once: a fraction of a millisecond, which is rarely interrupted."""
+
+_PIPELINES = 40
 
 _FAST = 1_000_000
 _UNDER = (
@@ -101,10 +108,8 @@ def measure(rounds: int, processes: int, crowd_rounds: int, slice_ms: int) -> di
         # First: it forks, and a fork wants no connections.
         crowd = crowded(server.url, kinds, processes, crowd_rounds, slice_ms / 1000)
         with one_core(server.pid) as pinned:
-            cases = {
-                name: alone(server.url, name, case, kinds, rounds) for name, case in CASES.items()
-            }
-            scripts = script_times(server.url, rounds)
+            cases = {name: alone(server, name, case, kinds, rounds) for name, case in CASES.items()}
+        scripts = script_times(server.url, rounds)
     return {
         "same_core": pinned,
         "load_after": round(os.getloadavg()[0], 2),
@@ -118,22 +123,31 @@ def measure(rounds: int, processes: int, crowd_rounds: int, slice_ms: int) -> di
 
 
 def alone(
-    url: str, name: str, case: Case, kinds: Iterable[type[Peer]], rounds: int
+    server: PrivateRedis, name: str, case: Case, kinds: Iterable[type[Peer]], rounds: int
 ) -> dict[str, Any]:
     """One case: a ratio to B, and microseconds of a decision, for each that is asked."""
+    url = server.url
     asks = {BASE: base(url), **ours(url, name, case), **theirs(url, name, case, kinds)}
     times: dict[str, list[list[float]]] = defaultdict(list)
-    for ask in asks.values():
-        for _ in range(_TURN):
-            ask()
+    work: dict[str, list[list[float]]] = defaultdict(list)
+    first = {kind: median(turn(ask, _TURN)) for kind, ask in asks.items()}
+    calls = {
+        kind: max(_SHORTEST_TURN, min(_TURN, round(_TURN * first[BASE] / once)))
+        for kind, once in first.items()
+    }
     for number in range(rounds):
         turns = list(asks.items())
         for kind, ask in turns if number % 2 else reversed(turns):
             decisions = case.batch if kind in {STORE, ADMISSION} else 1
-            times[kind].append(turn(ask, max(5, _TURN // decisions), decisions))
+            before = processor_time(server.pid)
+            times[kind].append(turn(ask, calls[kind], decisions))
+            spent = processor_time(server.pid) - before
+            work[kind].append([spent / calls[kind] / decisions])
     return {
         kind: {
             "ratio": round(ratio(times[kind], times[BASE]), 3),
+            "cpu_ratio": round(ratio(work[kind], work[BASE]), 3),
+            "cpu_us": round(median(spent for (spent,) in work[kind]), 1),
             **{
                 f"p{p}_us": round(percentile([t for x in times[kind] for t in x], p / 100), 1)
                 for p in (50, 95, 99)
@@ -143,7 +157,7 @@ def alone(
     }
 
 
-def turn(ask: Ask, calls: int, decisions: int) -> list[float]:
+def turn(ask: Ask, calls: int, decisions: int = 1) -> list[float]:
     """Microseconds of a decision, for each call."""
     clock = time.perf_counter_ns
     found = []
@@ -152,6 +166,14 @@ def turn(ask: Ask, calls: int, decisions: int) -> list[float]:
         ask()
         found.append((clock() - started) / 1000 / decisions)
     return found
+
+
+def processor_time(server: int) -> float:
+    """Microseconds that this process and the server have computed so far; elsewhere than on Linux
+    ours alone."""
+    known = Path(f"/proc/{server}/schedstat")
+    theirs = int(known.read_text().split()[0]) if known.exists() else 0
+    return (time.process_time_ns() + theirs) / 1000
 
 
 def base(url: str) -> Ask:
@@ -242,12 +264,12 @@ def script_times(url: str, rounds: int) -> dict[str, float]:
     found: dict[str, list[float]] = defaultdict(list)
     for _ in range(max(3, rounds)):
         for name, command in commands.items():
-            client.config_resetstat()
             for _ in range(_PIPELINES):
+                client.config_resetstat()
                 connection.send_packed_command([command * _PIPELINE])
                 for _ in range(_PIPELINE):
                     connection.read_response()
-            found[name].append(_microseconds(client, command))
+                found[name].append(_microseconds(client, command))
     return {name: round(median(times), 2) for name, times in found.items()}
 
 
@@ -273,13 +295,19 @@ def tables(record: Mapping[str, Any]) -> Iterable[Table]:
     """Ratios to B, then microseconds, then the scripts."""
     cases, crowd = record["cases"], record["crowd"]
     names = list(dict.fromkeys(kind for case in cases.values() for kind in case))
-    table = Table(title=f"Ratio to B, load {record['load_before']} to {record['load_after']}")
+    table = Table(
+        title="Ratio to B (and of processor time), "
+        f"load {record['load_before']} to {record['load_after']}"
+    )
     table.add_column("")
     for case in cases:
         table.add_column(case, justify="right")
     table.add_column(f"{record['processes']} processes, decisions", justify="right")
     for kind in names:
-        cells = [f"{case[kind]['ratio']:.2f}" if kind in case else "–" for case in cases.values()]
+        cells = [
+            f"{case[kind]['ratio']:.2f} ({case[kind]['cpu_ratio']:.2f})" if kind in case else "–"
+            for case in cases.values()
+        ]
         many = f"{crowd[kind]['ratio']:.2f}" if kind in crowd else "–"
         table.add_row(kind, *cells, many)
     yield table

@@ -95,17 +95,18 @@ def draw(records: Mapping[str, dict[str, Any]], folder: Path) -> list[Path]:
 
 
 def draw_decision(record: dict[str, Any]) -> Any:
-    """A panel for each case: the ratio to B of everybody, and our bar."""
+    """A panel for each case: everybody's processor time in B, and our bar."""
     cases = record["cases"]
     names = [kind for kind in next(iter(cases.values())) if kind != decision.BASE]
     figure, panels = _panels(len(cases) + 1, len(names))
     for panel, (case, found) in zip(panels, cases.items(), strict=False):
-        _bars(panel, names, [found[kind]["ratio"] if kind in found else None for kind in names])
+        costs = [found[kind]["cpu_ratio"] if kind in found else None for kind in names]
+        _bars(panel, names, costs)
         panel.axvline(1, color="black", linewidth=0.8)
         if (bar := decision.CASES[case].bar) is not None:
             panel.axvline(bar, color=_OURS, linewidth=0.8, linestyle="--")
         panel.set_title(case, fontsize=9)
-        panel.set_xlabel("cost, in B", fontsize=8)
+        panel.set_xlabel("processor time, in B", fontsize=8)
     crowd, panel = record["crowd"], panels[-1]
     _bars(panel, names, [crowd[kind]["ratio"] if kind in crowd else None for kind in names])
     panel.axvline(1, color="black", linewidth=0.8)

@@ -142,7 +142,7 @@ def shown(tables: Any) -> str:
 
 def test_the_decision_table_and_its_bars() -> None:
     """A row for each limiter, a verdict for each bar; a bar is kept at its value and not beyond."""
-    one = {"ratio": 0.6, "p50_us": 100.0, "p95_us": 200.0, "p99_us": 300.0}
+    one = {"ratio": 0.6, "cpu_ratio": 0.5, "p50_us": 100.0, "p95_us": 200.0, "p99_us": 300.0}
     kinds = {decision.BASE: one, decision.STORE: one, decision.ADMISSION: one}
     figures = record(
         processes=16,
@@ -153,7 +153,7 @@ def test_the_decision_table_and_its_bars() -> None:
         three_limits={"other": "not atomic"},
     )
     text = shown(decision.tables(figures))
-    assert re.search(r"other +│ +1\.50 │", text)
+    assert re.search(r"other +│ +1\.50 \(0\.50\) │", text)
     assert "x is left out" in text
     assert decision.bars(figures) == {
         "one limit, under: at most 0.60 B": True,
