@@ -222,8 +222,9 @@ def test_the_wire_takes_down_what_is_sent() -> None:
                 assert wire.sent(lambda: ask(b"three")) == b"three"
 
 
-def test_windows_of_the_told_rates_are_whole() -> None:
-    """Rates rise, and each can be told to a limiter that counts whole calls in whole seconds."""
+def test_a_quick_run_leaves_out_what_takes_long() -> None:
+    """Rates rise; the default run has all of them."""
     rates = [told.rate for told in accuracy.TOLD]
     assert all(low < high for low, high in pairwise(rates))
-    assert all(float(told.window).is_integer() for told in accuracy.TOLD)
+    assert accuracy.chosen(3) == list(accuracy.TOLD)
+    assert [told.window for told in accuracy.chosen(1)] == [1, 1]
