@@ -13,7 +13,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.fleet import Fleet, excess, main, wait_until
+from benchmarks.figures import excess
+from benchmarks.fleet import Fleet, main, wait_until
 
 RATE = 10
 BURST = 1

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any, Self
 
 import redis
 from celery import Celery
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks.app import NUMBER, Settings, build
 from governor.demo.child_process import ChildProcess
@@ -143,49 +145,52 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which ``share`` of them lie."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def excess(moments: Sequence[float], *, burst: int, rate: float, grace: float) -> float:
-    """The most calls over ``burst + rate × (W + grace)`` in any window W; at most 0 when the
-    limit is kept. Moments are seconds."""
-    ordered = sorted(moments)
-    return max(
-        (j - i + 1) - (burst + rate * (ordered[j] - ordered[i] + grace))
-        for i in range(len(ordered))
-        for j in range(i, len(ordered))
-    )
-
-
 def main(
     doc: str | None,
     sizes: Mapping[str, int],
     measure: Callable[..., dict[str, Any]],
     bars: Callable[[dict[str, Any]], Mapping[str, bool]],
+    *,
+    quick: Mapping[str, int] | None = None,
+    tables: Callable[[Mapping[str, Any]], Iterable[Table]] | None = None,
 ) -> None:
     """Parse the command line, measure, print, and end with 1 when a bar is missed.
 
     Args:
         sizes: options and their defaults, given to ``measure`` by name.
+        quick: the sizes of ``--quick``, a run that only shows that everything works.
+        tables: how the record is shown; name by name otherwise.
     """
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     for name, default in sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
-    options = vars(parser.parse_args())
-    as_json = options.pop("json")
+        parser.add_argument(f"--{name}", type=int, help=f"default {default}")
+    if quick is not None:
+        parser.add_argument("--quick", action="store_true", help="small sizes, poor figures")
+    given = vars(parser.parse_args())
+    as_json = given.pop("json")
+    defaults = {**sizes, **(quick or {})} if given.pop("quick", False) else sizes
+    options = {n: size if given[n] is None else given[n] for n, size in defaults.items()}
     load = os.getloadavg()[0]
     figures = measure(**options)
     verdicts = dict(bars(figures))
     record = {**options, "load_before": round(load, 2), **figures, "bars": verdicts}
     if as_json:
         print(json.dumps(record))
+    elif tables is not None:
+        show(tables(record), verdicts)
     else:
         _print(record)
     sys.exit(0 if all(verdicts.values()) else 1)
+
+
+def show(tables: Iterable[Table], verdicts: Mapping[str, bool]) -> None:
+    """Print tables, and what became of each bar."""
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    for table in tables:
+        console.print(table, "")
+    for name, met in verdicts.items():
+        console.print(f"[green]met[/]    {name}" if met else f"[red]MISSED[/] {name}")
 
 
 def _print(record: Mapping[str, Any], indent: str = "") -> None:
