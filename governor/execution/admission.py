@@ -214,7 +214,8 @@ class Admission:
             give_up_at=header.give_up_at if patience is None else None,
             reserved=header.reserved,
             claim=call.claim,
-            holder=call.holder,
+            # A name that nothing is held under would make every question another.
+            holder=call.holder if call.places else "",
             lease=self._settings.claim_lease,
             version=version,
             not_before=self.in_force.not_before(upstream.name, call.charges) if version else 0,

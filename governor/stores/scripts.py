@@ -13,7 +13,7 @@ class Script:
     """A script's source, and the digest Redis caches it under."""
 
     source: bytes
-    sha: bytes
+    sha: str
 
 
 @cache
@@ -21,4 +21,4 @@ def load(name: str) -> Script:
     """The script ``lua/<name>.lua``."""
     source = (files(__package__) / "lua" / f"{name}.lua").read_bytes()
     # Redis names cached scripts by SHA-1; nothing here relies on it being secure.
-    return Script(source, sha1(source, usedforsecurity=False).hexdigest().encode())
+    return Script(source, sha1(source, usedforsecurity=False).hexdigest())

@@ -42,4 +42,4 @@ class ScriptedRedis:
 def _with_clock(script: Script) -> Script:
     source = script.source.replace(b"('TIME')", _CLOCK.encode())
     assert source != script.source
-    return Script(source, sha1(source).hexdigest().encode())
+    return Script(source, sha1(source).hexdigest())

@@ -124,6 +124,7 @@ local number, p, k, shared = 0, 14, 1, 0
 -- else it is made of (calls in a w's open group, a q's next period), and what the task holds in it.
 local at_arg, at_key, interval, meter, line, more = {}, {}, {}, {}, {}, {}
 local paid, lined, turn = {}, {}, {}
+local plain = true
 while p < first do
   number = number + 1
   local kind = ARGV[p]
@@ -139,6 +140,7 @@ while p < first do
     else
       k = k + 1
       value = call('GET', KEYS[k])
+      plain = false
     end
     local step, capacity = ARGV[p + 1] + 0, ARGV[p + 2] + 0
     held = ARGV[p + 3] + 0
@@ -148,6 +150,7 @@ while p < first do
       local last
       tat, last = match(value, '^(%d+)|(%d+)$')
       tat, line[number] = tonumber(tat), tonumber(last)
+      plain = false
     end
     if share then
       step = math.ceil(step * 1024 / share)
@@ -157,6 +160,7 @@ while p < first do
     at = (tat > start and tat or start) + step - capacity
     if at < start then at = start end
   elseif kind == 'w' then
+    plain = false
     local cost, entries, group = ARGV[p + 1] + 0, ARGV[p + 2] + 0, ARGV[p + 3] + 0
     local span, apart = ARGV[p + 4] + 0, ARGV[p + 5] + 0
     held = ARGV[p + 6] + 0
@@ -185,6 +189,7 @@ while p < first do
       if even > at then at = even end
     end
   elseif kind == 'q' then
+    plain = false
     local cost, most = ARGV[p + 1] + 0, ARGV[p + 2] + 0
     held = ARGV[p + 7] + 0
     k = k + 1
@@ -215,6 +220,7 @@ while p < first do
       end
     end
   else
+    plain = false
     local most = ARGV[p + 1] + 0
     k = k + 1
     p = p + 2
@@ -229,22 +235,38 @@ while p < first do
       end
     end
   end
-  if held > 0 and now <= held + grace and start <= (held > now and held or now) then
+  if held == 0 then
+    if at > now then
+      if kind == 'w' then line[number] = tonumber(call('GET', KEYS[k])) end
+      local last = line[number]
+      if last and last > at then at = last end
+    end
+  elseif held > 0 and now <= held + grace and start <= (held > now and held or now) then
     paid[number] = true
+    plain = false
     at = held
     if held < slot then slot = held end
-  elseif held ~= 0 then
+  else
     lined[number] = true
     turn[number] = math.abs(held) <= now + hold
     if -held > at then at = -held end
-  elseif at > now then
-    if kind == 'w' then line[number] = tonumber(call('GET', KEYS[k])) end
-    local last = line[number]
-    if last and last > at then at = last end
   end
   if not broken and (at > until_ or (binding == 0 and at > now)) then
     until_, binding, bound = at, number, kind
   end
+end
+
+-- By far the most frequent case, before anything else is prepared: it may go, and nothing but
+-- leaky buckets without lines is charged.
+if until_ <= now and plain and not claim_key and not guarded then
+  local put = {}
+  for i = 1, number do
+    local tat = meter[i]
+    put[2 * i - 1] = ARGV[at_key[i]]
+    put[2 * i] = (tat > now and tat or now) + interval[i]
+  end
+  if number > 0 then call('HSET', KEYS[1], unpack(put)) end
+  return now
 end
 
 local put = {}
