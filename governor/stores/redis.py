@@ -1,8 +1,9 @@
 """The limiter store in Redis: one script call for each admission, one for each settlement.
 
 A call takes a connection off a small stack, writes one pre-packed ``EVALSHA`` and reads one
-reply. redis-py's client is not used: its command layer costs more than the decision, and
-its default of ten retries would block the worker for seconds. Nothing is retried here
+reply. redis-py opens the connections; its client is not used: its command layer costs more than
+the decision, and its default of ten retries would block the worker for seconds. Nothing is
+retried here
 except what the server has certainly not done: a script it has forgotten, a key that lives on
 another node of a cluster. A lost reply may have been charged.
 """
@@ -19,7 +20,7 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from governor import keys
@@ -29,6 +30,7 @@ from governor.policy.adjustment import Adjustment
 from governor.policy.decision import Answer, AnyCharge, Ask, Charge, LeaseCharge, WindowCharge
 from governor.ports import Change, InForce, Look, Settled, Settlement
 from governor.stores import wire
+from governor.stores.connection import Connection, Refused
 from governor.stores.scripts import Script, load
 
 _log = logging.getLogger("governor")
@@ -46,6 +48,9 @@ _MOVES = 4
 
 _QUESTIONS = 4_096
 """Questions kept as they are sent; each takes about a kilobyte."""
+
+_MOST_IDLE = 64
+"""Connections kept open while nobody uses them."""
 
 Node = tuple[str, int]
 
@@ -84,7 +89,7 @@ class RedisStore:
                 "governor_redis_url: this is not a Redis URL. "
                 "Write redis://HOST:PORT/DB, rediss://… or unix://PATH"
             ) from exc
-        self._idle: deque[Any] = deque(maxlen=64)
+        self._idle: deque[Connection] = deque()
         self._pid = os.getpid()
         # Of a cluster: which node keeps an upstream, and connections to the nodes.
         self._homes: dict[str, Node] = {}
@@ -205,7 +210,7 @@ class RedisStore:
 
     def close(self) -> None:
         while self._idle:
-            self._idle.pop().disconnect()
+            self._idle.pop().close()
         for node in self._nodes.values():
             node.close()
 
@@ -219,11 +224,11 @@ class RedisStore:
 
     def _made(self, script: Script, upstream: str, command: bytes, reply: Any) -> Any:
         """The reply, once the server that keeps the upstream has executed the script."""
-        if not isinstance(reply, Exception):
-            return reply
         for _ in range(_MOVES):
-            match reply:
-                case NoScriptError():
+            if not isinstance(reply, Refused):
+                return reply
+            match reply.code:
+                case "NOSCRIPT":
                     # Not executed, so safe to send again: the script cache does not survive a
                     # restart, a failover or SCRIPT FLUSH.
                     whole = command.replace(
@@ -232,16 +237,14 @@ class RedisStore:
                         1,
                     )
                     (reply,) = self._store_of(upstream)._exchange([whole])
-                case MovedError():
-                    self._homes[upstream] = (reply.host, reply.port)
+                case "MOVED":
+                    self._homes[upstream] = _address(reply)
                     (reply,) = self._store_of(upstream)._exchange([command])
-                case AskError():
-                    elsewhere = self._node((reply.host, reply.port))
+                case "ASK":
+                    elsewhere = self._node(_address(reply))
                     _, reply = elsewhere._exchange([_packed(["ASKING"]), command])
-                case RedisError():
-                    raise StoreUnavailable(f"The limiter store refused: {_why(reply)}") from reply
                 case _:
-                    return reply
+                    raise StoreUnavailable(f"The limiter store refused: {reply.code}")
         raise StoreUnavailable("The limiter store's cluster is moving its keys")
 
     def _ask(self, upstream: str, *commands: tuple[str, ...]) -> list[Any]:
@@ -249,15 +252,12 @@ class RedisStore:
         packed = [_packed(command) for command in commands]
         for _ in range(_MOVES):
             replies = self._store_of(upstream)._exchange(packed)
-            moved = next((r for r in replies if isinstance(r, MovedError)), None)
-            if moved is None:
-                for reply in replies:
-                    if isinstance(reply, RedisError):
-                        raise StoreUnavailable(
-                            f"The limiter store refused: {_why(reply)}"
-                        ) from reply
+            refused = next((reply for reply in replies if isinstance(reply, Refused)), None)
+            if refused is None:
                 return replies
-            self._homes[upstream] = (moved.host, moved.port)
+            if refused.code != "MOVED":
+                raise StoreUnavailable(f"The limiter store refused: {refused.code}")
+            self._homes[upstream] = _address(refused)
         raise StoreUnavailable("The limiter store's cluster is moving its keys")
 
     def _store_of(self, upstream: str) -> RedisStore:
@@ -283,50 +283,44 @@ class RedisStore:
         except (RedisError, OSError) as exc:
             raise StoreUnavailable(f"The limiter store cannot be reached: {_why(exc)}") from exc
         try:
-            connection.send_packed_command(commands, check_health=False)
-            replies = [_reply(connection) for _ in commands]
-        except (RedisError, OSError) as exc:
+            replies = connection.exchange(commands)
+        except OSError as exc:
             # A reply may still be on its way: the next call starts on a fresh connection.
-            connection.disconnect()
+            connection.close()
             raise StoreUnavailable(f"The limiter store did not answer: {_why(exc)}") from exc
         except BaseException:
             # A greenlet or a signal ended the wait: the reply of this call must never be
             # read as that of the next.
-            connection.disconnect()
+            connection.close()
             raise
-        refused = any(isinstance(reply, redis.ReadOnlyError) for reply in replies)
-        if not refused and len(self._idle) < (self._idle.maxlen or 0):
+        if len(self._idle) < _MOST_IDLE and not any(map(_left, replies)):
             self._idle.append(connection)
         else:
-            # A server that became a replica is left; the next call finds the primary by name.
-            connection.disconnect()
+            connection.close()
         return replies
 
-    def _connection(self) -> Any:
+    def _connection(self) -> Connection:
         if self._pid != os.getpid():
             # Forked: these sockets are the parent's. Forget them without closing the
             # connection under its feet.
             self._pid = os.getpid()
             self._pool.reset()
-            self._idle = deque(maxlen=self._idle.maxlen)
+            self._idle = deque()
         try:
             return self._idle.pop()
         except IndexError:
-            connection: Any = self._pool.make_connection()
-            try:
-                connection.connect()
-            except BaseException:
-                connection.disconnect()
-                raise
-            return connection
+            return Connection(self._pool.make_connection())
 
 
-def _reply(connection: Any) -> Any:
-    try:
-        return connection.read_response()
-    except ResponseError as exc:
-        # The server's own word; the connection is in order.
-        return exc
+def _left(reply: Any) -> bool:
+    """Whether the server has become a replica: the next call finds the primary by name."""
+    return isinstance(reply, Refused) and reply.code == "READONLY"
+
+
+def _address(moved: Refused) -> Node:
+    """Of ``3999 127.0.0.1:6381``."""
+    host, _, port = moved.text.rpartition(" ")[2].rpartition(":")
+    return host, int(port)
 
 
 def _script(script: Script, words: wire.Words) -> bytes:
