@@ -12,6 +12,7 @@ from governor.cli.db import db
 from governor.cli.dead import dead
 from governor.cli.demo import demo
 from governor.cli.doctor import doctor
+from governor.cli.limits import limits
 from governor.errors import GovernorError
 
 
@@ -36,7 +37,7 @@ def governor(context: click.Context, app: str | None, database: str | None) -> N
     context.obj = environment.of(context.obj, app, database)
 
 
-for command in (db, dead, demo, doctor):
+for command in (db, dead, demo, doctor, limits):
     governor.add_command(command)
 
 

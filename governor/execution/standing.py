@@ -325,11 +325,13 @@ def said_pause(pause: Pause | None) -> str:
     return "paused" if pause.until >= FOREVER else f"paused until {when(pause.until)}"
 
 
-def said_breaker(breaker: Breaker) -> str:
+def said_breaker(breaker: Breaker, now: int) -> str:
     """A breaker in words."""
     if isinstance(breaker, Closed):
         failed = breaker.ring.count("1")
         return f"closed, {failed} of the latest {len(breaker.ring)} failed" if failed else "closed"
+    if isinstance(breaker, Open) and breaker.until <= now:
+        return "open, waiting for a probe"
     if isinstance(breaker, Open):
         return f"open until {when(breaker.until)}"
     return f"half-open, {breaker.level} at a time"

@@ -107,9 +107,9 @@ class Steering:
         """
         if limit is not None:
             found = self._find(upstream, limit)
-            wanted, target = (found,), found.bucket
+            wanted, target = [found], found.bucket
         else:
-            wanted, target = tuple(self._standing.limits(upstream)), ""
+            wanted, target = [*self._standing.limits(upstream)], ""
         look = self._store.look(upstream, ())
         changes = numbers_of(look.in_force)
         differences = [
@@ -124,7 +124,7 @@ class Steering:
         if limit is None:
             if written(look.state.breaker):
                 differences.append(
-                    Difference("breaker", said_breaker(look.state.breaker), "closed")
+                    Difference("breaker", said_breaker(look.state.breaker, look.now), "closed")
                 )
             if look.state.share != Share():
                 share = f"{look.state.share.share / WHOLE:.0%} of the declared rates"
@@ -176,7 +176,7 @@ class Steering:
         after = Pause(end, None)
         return Steered(
             upstream,
-            tuple(self._paused(upstream, each, before.get(each), after) for each in targets),
+            tuple(_paused(upstream, key, before.get(each), after) for each in targets),
             tuple(self._change(upstream, "pause", each, str(end), why) for each in targets),
             tuple(notes),
         )
@@ -196,15 +196,9 @@ class Steering:
             raise NothingMatched(f"{upstream} is not paused{shown}")
         return Steered(
             upstream,
-            tuple(self._paused(upstream, pause.bucket, pause, None) for pause in found),
+            tuple(_paused(upstream, key, pause, None) for pause in found),
             tuple(self._change(upstream, "resume", pause.bucket, "", why) for pause in found),
         )
-
-    def _paused(
-        self, upstream: str, bucket: str, before: Pause | None, after: Pause | None
-    ) -> Difference:
-        shown = self._standing.shown(upstream, bucket)
-        return Difference(shown, said_pause(before), said_pause(after))
 
     def _change(
         self, upstream: str, what: Literal["pause", "resume"], bucket: str, value: str, why: str
@@ -258,3 +252,10 @@ def _differences(
         for field in after
         if before[field] != after[field]
     )
+
+
+def _paused(
+    upstream: str, key: Key | None, before: Pause | None, after: Pause | None
+) -> Difference:
+    shown = upstream if key is None else f"{upstream}, {key[0]}={key[1]}"
+    return Difference(shown, said_pause(before), said_pause(after))
