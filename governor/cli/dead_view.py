@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -93,10 +93,16 @@ def letter(shown: DeadLetter, audit: Sequence[AuditEntry]) -> None:
             click.echo(f"\n{field}:")
             click.echo("\n".join(f"  {line}" for line in printable(text, lines=True).split("\n")))
     click.echo("\naudit:")
+    for line in printed_audit(audit):
+        click.echo(line)
+
+
+def printed_audit(audit: Sequence[AuditEntry]) -> Iterator[str]:
+    """One line for each thing that was done."""
     for entry in audit:
         edge = " → ".join(state for state in (entry.from_state, entry.to_state) if state)
         said = f": {entry.reason}" if entry.reason else ""
-        click.echo(printable(f"  {when(entry.at)}  {entry.action}  {edge}  {entry.actor}{said}"))
+        yield printable(f"  {when(entry.at)}  {entry.action}  {edge}  {entry.actor}{said}")
 
 
 def tally(heading: str, values: Iterable[str | None]) -> None:

@@ -26,11 +26,13 @@ from governor.execution.standing import (
 )
 from governor.execution.steering import Steered
 from governor.policy.breaker import Closed, Open
+from governor.policy.limits import Quota, Window
+from governor.policy.numbers import Numbers
 
 _A_DAY = 86_400 * SECOND
 _UPSTREAMS = ("upstream", "store", "breaker", "adaptive", "paused")
 _LIMITS = (
-    "upstream", "limit", "task", "key", "in force", "of", "remaining", "retry after",
+    "upstream", "name", "task", "key", "in force", "limit", "remaining", "retry after",
     "reset after", "changed",
 )  # fmt: skip
 _SPANS = ((86_400, "d"), (3600, "h"), (60, "min"))
@@ -128,9 +130,24 @@ def _limit_rows(views: Sequence[UpstreamView]) -> Iterator[tuple[object, ...]]:
             elif view.now is not None:
                 numbers = (f"give --key {rule.per}=…", "", "", "")
             yield (
-                view.name, rule.name, each.declared.task, key, said_numbers(each.in_force),
+                view.name, rule.name, each.declared.task, key, _said_in_force(each),
                 *numbers, _said_change(each),
             )  # fmt: skip
+
+
+def _said_in_force(each: LimitView) -> str:
+    said, rule = said_numbers(each.in_force), each.declared.rule
+    if isinstance(rule, Window):
+        return f"{said} in any {rule.span / SECOND:g} s"
+    return f"{said} each {rule.each}" if isinstance(rule, Quota) else said
+
+
+def said_four(found: Numbers) -> str:
+    """The four numbers in words."""
+    return (
+        f"limit {found.limit}, remaining {found.remaining}, "
+        f"retry after {span(found.retry_after)}, reset after {span(found.reset_after)}"
+    )
 
 
 def _said_change(each: LimitView) -> str:
