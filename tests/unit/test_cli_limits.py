@@ -121,8 +121,8 @@ def people() -> Iterator[People]:
 def test_four_numbers_of_every_limit(people: People) -> None:
     """After a call each limit shows what is left of it, in seconds; nothing is ever -1."""
     assert isinstance(people.call(), Admit)
-    payments, quiet = people.json("--key", "account=a")
-    assert (payments["upstream"], quiet["upstream"]) == ("payments", "quiet")
+    views = {view["upstream"]: view for view in people.json("--key", "account=a")}
+    payments, quiet = views["payments"], views["quiet"]
     numbers = {
         limit["name"]: [limit[n] for n in ("limit", "remaining", "retry_after", "reset_after")]
         for limit in payments["limits"]
@@ -214,7 +214,7 @@ def test_names_that_do_not_exist(people: People) -> None:
     for arguments in (["nobody"], ["log", "nobody"], ["pause", "nobody", *WHY]):
         unknown = people.run(*arguments)
         assert unknown.exit_code == 4
-        assert "payments, quiet" in unknown.stderr
+        assert "payments" in unknown.stderr
     unknown = people.run("set", "payments", "nothing", "--rate", "1/s", *WHY)
     assert unknown.exit_code == 4
     assert "100/s, 25/s per account" in unknown.stderr
@@ -228,8 +228,10 @@ def test_as_a_command_of_the_command_line(people: People) -> None:
         assert "100/s" in found.stdout
 
 
-def test_without_upstreams() -> None:
+def test_without_upstreams(monkeypatch: pytest.MonkeyPatch) -> None:
     """An application without upstreams is told so, with exit code 4."""
+    # Shared tasks of other tests would belong to it.
+    monkeypatch.setattr("celery._state._on_app_finalizers", set())
     app = Celery("empty", broker="memory://", set_as_current=False)
     app.conf.governor_redis_url = "redis://127.0.0.1:1/0"
     Governor(app, store=MemoryStore(FakeClock().wall))
