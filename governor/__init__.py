@@ -2,19 +2,24 @@
 
 from governor.errors import DeclarationError, Throttled
 from governor.governor import Governor
-from governor.policy.limits import Limit
+from governor.policy.limits import Concurrency, Limit, Quota, Window
 from governor.policy.retry import Retry
-from governor.policy.upstream import Upstream
+from governor.policy.upstream import Adaptive, Breaker, Upstream
 from governor.worker.task import GovernedTask
 
 __version__ = "0.1.0"
 
 __all__ = (
+    "Adaptive",
+    "Breaker",
+    "Concurrency",
     "DeclarationError",
     "GovernedTask",
     "Governor",
     "Limit",
+    "Quota",
     "Retry",
     "Throttled",
     "Upstream",
+    "Window",
 )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn, ParamSpec, Protocol
 
 import click
 
-from governor.cli import dead_replay, dead_view
-from governor.clock import SECOND, SystemClock
+from governor.cli import dead_replay, dead_view, options, printing
+from governor.clock import SystemClock
 from governor.deadletter.errors import UnknownDeadLetter
 from governor.deadletter.models import State
 from governor.deadletter.reading import Filters
@@ -22,7 +21,6 @@ from governor.ports import MessageCopy, Reason
 
 DONE, SOME_FAILED, USAGE, REFUSED, NOTHING_MATCHED, CHANGED, UNREACHABLE = range(7)
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _P = ParamSpec("_P")
 
 
@@ -44,18 +42,6 @@ class Environment(Protocol):
         ...
 
 
-def _age(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
-    """An age such as ``24h``, in microseconds."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d{1,6})([smhd])", value)
-    if match is None:
-        raise click.BadParameter(
-            f"{value!r} is not an age. Write 90s, 15m, 24h or 7d", context, option
-        )
-    return int(match[1]) * _UNITS[match[2]] * SECOND
-
-
 def _exit_codes(command: Callable[_P, int]) -> Callable[_P, NoReturn]:
     """Turn what a command returns or raises into the exit codes of ``governor dead``."""
 
@@ -66,10 +52,10 @@ def _exit_codes(command: Callable[_P, int]) -> Callable[_P, NoReturn]:
         except ConfigurationError as error:
             raise click.UsageError(str(error)) from error
         except UnknownDeadLetter as error:
-            click.echo(dead_view.printable(error), err=True)
+            click.echo(printing.printable(error), err=True)
             code = NOTHING_MATCHED
         except DatabaseUnavailable as error:
-            click.echo(f"Error: {dead_view.printable(error)}", err=True)
+            click.echo(f"Error: {printing.printable(error)}", err=True)
             code = UNREACHABLE
         raise click.exceptions.Exit(code)
 
@@ -78,7 +64,10 @@ def _exit_codes(command: Callable[_P, int]) -> Callable[_P, NoReturn]:
 
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 _since = click.option(
-    "--since", metavar="AGE", callback=_age, help="Only deaths of the last 90s, 15m, 24h or 7d."
+    "--since",
+    metavar="AGE",
+    callback=options.span,
+    help="Only deaths of the last 90s, 15m, 24h or 7d.",
 )
 
 
@@ -106,7 +95,7 @@ def groups(environment: Environment, since: int | None, as_json: bool) -> int:
     """
     found = environment.dead_letters().groups(_instant(since))
     if as_json:
-        dead_view.as_json([dead_view.group_as_json(group) for group in found])
+        printing.as_json([dead_view.group_as_json(group) for group in found])
     elif found:
         dead_view.groups(found)
     else:
@@ -152,7 +141,7 @@ def list_(
     dead_letters = environment.dead_letters()
     found = dead_letters.list(filters, limit)
     if as_json:
-        dead_view.as_json([dead_view.letter_as_json(letter) for letter in found])
+        printing.as_json([dead_view.letter_as_json(letter) for letter in found])
     elif found:
         dead_view.letters(found)
         if len(found) == limit:
@@ -179,7 +168,7 @@ def show(environment: Environment, dead_letter_id: str, as_json: bool) -> int:
     audit = dead_letters.audit(dead_letter_id)
     if as_json:
         trail = [dead_view.audit_as_json(entry) for entry in audit]
-        dead_view.as_json({**dead_view.letter_as_json(letter), "audit": trail})
+        printing.as_json({**dead_view.letter_as_json(letter), "audit": trail})
     else:
         dead_view.letter(letter, audit)
     return DONE
@@ -273,7 +262,7 @@ def drain_spill(environment: Environment, as_json: bool) -> int:
     spill = Spill(environment.spill_dir(), redact=str)
     drained = spill.drain(environment.dead_letters())
     if as_json:
-        dead_view.as_json(
+        printing.as_json(
             {
                 "recorded": drained.recorded,
                 "refused": drained.refused,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import click
 
-from governor.cli import dead_view
+from governor.cli import dead_view, options, printing
 from governor.clock import Clock
 from governor.deadletter.errors import Changed, UnknownDeadLetter
 from governor.deadletter.models import State
@@ -118,7 +115,7 @@ def preview(plan: Plan) -> None:
     for letter in plan.changed:
         click.echo(f"{letter.id} is {letter.state.value}: not replayed", err=True)
     for dead_letter_id in plan.missing:
-        click.echo(f"{dead_view.printable(dead_letter_id)}: no such dead letter", err=True)
+        click.echo(f"{printing.printable(dead_letter_id)}: no such dead letter", err=True)
     if plan.beyond_limit:
         click.echo(f"{plan.beyond_limit} more match: run again, or raise --limit", err=True)
 
@@ -135,7 +132,7 @@ def run(
 ) -> None:
     """Replay one after the other. The claim commits the task id before it is published: a
     crash in between leaves a claim whose lease ends, never a second task id."""
-    actor = _actor()
+    actor = options.actor()
     for letter in plan.chosen:
         try:
             claim = dead_letters.claim_replay(
@@ -181,7 +178,7 @@ def report(outcome: Outcome, *, as_json: bool, dry_run: bool) -> None:
     """Say what was done, each item that was not with its why."""
     if as_json:
         plan = outcome.plan
-        dead_view.as_json(
+        printing.as_json(
             {
                 "dry_run": dry_run,
                 "chosen": [letter.id for letter in plan.chosen],
@@ -203,18 +200,10 @@ def report(outcome: Outcome, *, as_json: bool, dry_run: bool) -> None:
     for problems in (outcome.failed, outcome.changed, outcome.refused):
         for dead_letter_id, why in problems.items():
             if dead_letter_id not in before:  # the preview has said those
-                click.echo(dead_view.printable(f"{dead_letter_id}: {why}"), err=True)
+                click.echo(printing.printable(f"{dead_letter_id}: {why}"), err=True)
     if outcome.unreachable:
-        click.echo(f"Error: {dead_view.printable(outcome.unreachable)}", err=True)
+        click.echo(f"Error: {printing.printable(outcome.unreachable)}", err=True)
 
 
 def _replayable(confirm_not_idempotent: bool) -> tuple[State, ...]:
     return (State.DEAD, State.NEEDS_REVIEW) if confirm_not_idempotent else (State.DEAD,)
-
-
-def _actor() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"

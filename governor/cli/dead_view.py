@@ -1,55 +1,20 @@
-"""How dead letters look: tables on a terminal, tab-separated lines in a pipe, JSON.
-
-What comes from the database was written by others: nothing of it reaches a terminal as a
-control character or as markup.
-"""
+"""How dead letters look."""
 
 from __future__ import annotations
 
-import json
-import re
-import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from governor.clock import as_datetime
+from governor.cli.printing import printable, table, when
 from governor.deadletter.reading import AuditEntry, Group
 from governor.deadletter.rows import DeadLetter
 
-# C0 and C1 controls, DEL, line and paragraph separators, zero-width and direction marks.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 _TIMES = ("first_failed_at", "dead_at", "recorded_at", "state_at", "expires_at", "lease_until")
-_WHOLE = {"id", "fingerprint"}
 _LONG = ("exc_message", "args_redacted", "traceback", "attempt_log")
-
-
-def printable(value: object, *, lines: bool = False) -> str:
-    """``value`` with every character a terminal would act on written as an escape.
-
-    Args:
-        lines: keep line feeds and turn tabs into spaces; for texts of several lines.
-    """
-    text = "" if value is None else str(value)
-    if lines:
-        return "\n".join(printable(line.replace("\t", "    ")) for line in text.split("\n"))
-    return _CONTROL.sub(_escape, text)
-
-
-def when(micros: int | None) -> str | None:
-    """A time for people and for JSON: ISO 8601 in UTC."""
-    return None if micros is None else as_datetime(micros).isoformat(timespec="milliseconds")
-
-
-def as_json(value: object) -> None:
-    """One JSON document on stdout, ASCII only."""
-    click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
 
 
 def letter_as_json(letter: DeadLetter) -> dict[str, Any]:
@@ -72,30 +37,6 @@ def group_as_json(group: Group) -> dict[str, Any]:
 def audit_as_json(entry: AuditEntry) -> dict[str, Any]:
     """An audit entry for JSON."""
     return {**asdict(entry), "at": when(entry.at)}
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> None:
-    """Rows under headings.
-
-    Args:
-        right: the heading whose column holds numbers.
-    """
-    if not sys.stdout.isatty():
-        click.echo("\t".join(headings))
-        for row in rows:
-            click.echo("\t".join(printable(cell) for cell in row))
-        return
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        drawn.add_column(
-            heading,
-            justify="right" if heading == right else "left",
-            no_wrap=heading in _WHOLE,
-            overflow="fold",  # a name cut short cannot be copied into the next command
-        )
-    for row in rows:
-        drawn.add_row(*(Text(printable(cell)) for cell in row))
-    Console(file=sys.stdout).print(drawn)
 
 
 def groups(found: Sequence[Group]) -> None:
@@ -152,10 +93,16 @@ def letter(shown: DeadLetter, audit: Sequence[AuditEntry]) -> None:
             click.echo(f"\n{field}:")
             click.echo("\n".join(f"  {line}" for line in printable(text, lines=True).split("\n")))
     click.echo("\naudit:")
+    for line in printed_audit(audit):
+        click.echo(line)
+
+
+def printed_audit(audit: Sequence[AuditEntry]) -> Iterator[str]:
+    """One line for each thing that was done."""
     for entry in audit:
         edge = " → ".join(state for state in (entry.from_state, entry.to_state) if state)
         said = f": {entry.reason}" if entry.reason else ""
-        click.echo(printable(f"  {when(entry.at)}  {entry.action}  {edge}  {entry.actor}{said}"))
+        yield printable(f"  {when(entry.at)}  {entry.action}  {edge}  {entry.actor}{said}")
 
 
 def tally(heading: str, values: Iterable[str | None]) -> None:
@@ -173,8 +120,3 @@ def _attempt(entry: Mapping[str, Any]) -> str:
 def _first_line(text: str | None) -> str:
     line = (text or "").strip().partition("\n")[0]
     return line if len(line) <= 80 else line[:79] + "…"
-
-
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found.group())
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,16 @@ import click
 from celery import Celery
 from celery.app.utils import find_app
 
+from governor.clock import SECOND
 from governor.deadletter.repository import SqlDeadLetters
 from governor.errors import ConfigurationError
+from governor.execution.standing import Standing
+from governor.execution.steering import Steering
 from governor.governor import Governor
 from governor.ports import MessageCopy
 from governor.redaction import Redactor
 from governor.settings import Settings
-from governor.worker.messages import Publisher
+from governor.worker.messages import BUDGET, Publisher
 
 
 class Environment:
@@ -92,6 +95,43 @@ class Environment:
         """The dead-letter table."""
         redactor = Redactor() if self._app is None else self.governor().redactor
         return SqlDeadLetters(self.database_url(), redact=redactor.text)
+
+    def standing(self) -> Standing:
+        """How the application's limits stand, those of every task module it includes.
+
+        Raises:
+            ConfigurationError: a setting or a declaration cannot work.
+        """
+        governor = self.governor()
+        governor.app.loader.import_default_modules()
+        found = (governor.governance(name) for name in sorted(governor.app.tasks))
+        plans = [governance.plan for governance in found if governance is not None]
+        return Standing(governor.store, governor.upstreams, plans, governor.clock)
+
+    def steering(self, standing: Standing, by: str) -> Steering:
+        """The way to change them."""
+        return Steering(self.governor().store, standing, by)
+
+    def ask_workers(self, command: str, arguments: Mapping[str, Any], wait: float) -> list[Any]:
+        """What every worker that answers within ``wait`` seconds says, by its name.
+
+        Raises:
+            Exception: whatever the broker's client raises.
+        """
+        app = self.loaded
+        budget = BUDGET / SECOND
+        options = dict(app.conf.broker_transport_options or {})
+        options |= {"socket_timeout": budget, "socket_connect_timeout": budget}
+        with app.connection_for_write(
+            transport_options=options, connect_timeout=budget
+        ) as connection:
+            connection.connect()  # once: asking a broker that is away would try for ever
+            return (
+                app.control.broadcast(
+                    command, arguments, connection=connection, reply=True, timeout=wait
+                )
+                or []
+            )
 
     def publisher(self) -> Callable[[MessageCopy], None]:
         """Publishes one message to the application's broker, confirmed."""

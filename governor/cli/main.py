@@ -12,6 +12,8 @@ from governor.cli.db import db
 from governor.cli.dead import dead
 from governor.cli.demo import demo
 from governor.cli.doctor import doctor
+from governor.cli.explain import explain
+from governor.cli.limits import limits
 from governor.errors import GovernorError
 
 
@@ -31,12 +33,13 @@ def governor(context: click.Context, app: str | None, database: str | None) -> N
     \b
     Example:
       governor -A proj doctor
+      governor -A proj limits payments --watch
       governor --database sqlite:///dead.sqlite dead groups --since 24h
     """
     context.obj = environment.of(context.obj, app, database)
 
 
-for command in (db, dead, demo, doctor):
+for command in (db, dead, demo, doctor, explain, limits):
     governor.add_command(command)
 
 

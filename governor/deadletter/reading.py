@@ -148,6 +148,16 @@ def one(connection: Connection, dead_letter_id: str) -> DeadLetter | None:
     return None if row is None else dead_letter(row)
 
 
+def of_task(connection: Connection, task_id: str) -> tuple[DeadLetter, ...]:
+    """The dead letters of this task, and those of which it is the replay, newest first."""
+    query = (
+        columns(*SHOWN)
+        .where(or_(_letters.task_id == task_id, _letters.replay_task_id == task_id))
+        .order_by(_letters.id.desc())
+    )
+    return tuple(dead_letter(row) for row in connection.execute(query).mappings())
+
+
 def audit(connection: Connection, dead_letter_id: str) -> tuple[AuditEntry, ...]:
     """Every change of one dead letter, oldest first."""
     query = (

@@ -227,6 +227,15 @@ class SqlDeadLetters:
             raise UnknownDeadLetter(f"There is no dead letter {dead_letter_id}")
         return found
 
+    def of_task(self, task_id: str) -> tuple[DeadLetter, ...]:
+        """The dead letters of this task, and those of which it is the replay, newest first.
+
+        Raises:
+            DatabaseUnavailable
+        """
+        with self._transaction(write=False) as connection:
+            return reading.of_task(connection, task_id)
+
     def audit(self, dead_letter_id: str) -> tuple[AuditEntry, ...]:
         """Every change of one dead letter, oldest first.
 

@@ -22,16 +22,21 @@ import httpx
 import pytest
 
 from governor import (
+    Adaptive,
+    Breaker,
+    Concurrency,
     DeclarationError,
     GovernedTask,
     Governor,
     Limit,
+    Quota,
     Retry,
     Throttled,
     Upstream,
+    Window,
     __version__,
 )
-from governor.cli import dead
+from governor.cli import dead, limits
 from governor.cli.main import governor as command_line
 from governor.clock import SECOND, micros, seconds
 from governor.deadletter.models import State
@@ -226,10 +231,14 @@ def test_every_script_named_is_there() -> None:
         assert (ROOT / script).stat().st_mode & 0o111, script
 
 
-def test_every_dead_letter_command_is_documented() -> None:
-    """The operator's guide shows each command of ``governor dead`` and ``governor db``."""
-    shown = "\n".join(commands("docs/dead-letters.md"))
-    for group in ("dead", "db"):
+GUIDES = [("dead", "docs/dead-letters.md"), ("db", "docs/dead-letters.md"),
+          ("limits", "docs/limits.md")]  # fmt: skip
+
+
+def test_every_operators_command_is_documented() -> None:
+    """The operator's guides show each command of ``dead``, ``db`` and ``limits``."""
+    for group, page in GUIDES:
+        shown = "\n".join(commands(page))
         found = command_line.commands[group]
         assert isinstance(found, click.Group)
         for command in found.commands:
@@ -284,7 +293,12 @@ def test_a_setting_has_the_documented_default_and_range(
 OPTIONS: list[tuple[str, Any]] = [
     ("## `Governor(app)`", Governor),
     ("## `Limit`", Limit),
+    ("## `Window`", Window),
+    ("## `Quota`", Quota),
+    ("## `Concurrency`", Concurrency),
     ("## `Upstream`", Upstream),
+    ("## `Breaker`", Breaker),
+    ("## `Adaptive`", Adaptive),
     ("## `Retry`", Retry),
     ("## `GovernedTask`", GovernedTask),
     ("## `Throttled`", Throttled),
@@ -347,15 +361,26 @@ def test_every_state_is_documented() -> None:
     assert {state for edge in edges for state in edge} - {"[*]"} == {s.value for s in State}
 
 
-def test_every_exit_code_is_documented() -> None:
-    """The exit codes of ``governor dead`` are the ones the code returns."""
-    rows = table(section("docs/dead-letters.md", "## Exit codes of `governor dead`"))
-    codes = (dead.DONE, dead.SOME_FAILED, dead.USAGE, dead.REFUSED, dead.NOTHING_MATCHED,
-             dead.CHANGED, dead.UNREACHABLE)  # fmt: skip
+# a page, a group of commands, the codes that it returns
+EXIT_CODES: list[tuple[str, click.Group, tuple[int, ...]]] = [
+    ("docs/dead-letters.md", dead.dead, (
+        dead.DONE, dead.SOME_FAILED, dead.USAGE, dead.REFUSED, dead.NOTHING_MATCHED, dead.CHANGED,
+        dead.UNREACHABLE)),
+    ("docs/limits.md", limits.limits, (
+        limits.DONE, limits.USAGE, limits.NOTHING_MATCHED, limits.UNREACHABLE, limits.INTERRUPTED)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("page", "group", "codes"), EXIT_CODES)
+def test_every_exit_code_is_documented(
+    page: str, group: click.Group, codes: tuple[int, ...]
+) -> None:
+    """The exit codes of a group of commands are the ones the code returns."""
+    rows = table(section(page, f"## Exit codes of `governor {group.name}`"))
     assert list(rows) == [str(code) for code in codes]
-    told = " ".join((dead.dead.help or "").split())
+    told = " ".join((group.help or "").split())
     for code, (meaning,) in rows.items():
-        assert f"{code} {meaning.partition(';')[0]}" in told
+        assert f"{code} {re.split('[;:,]', meaning)[0]}" in told
 
 
 def test_the_layers_are_the_enforced_ones() -> None:

@@ -1,0 +1,204 @@
+"""``governor explain``: why a task does not run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import click
+from rich.console import Console
+
+from governor.cli import printing
+from governor.cli.dead_view import audit_as_json, printed_audit
+from governor.cli.limits_view import limit_as_json, said_four, said_reason, span
+from governor.clock import SystemClock
+from governor.deadletter.repository import SqlDeadLetters
+from governor.errors import ConfigurationError, DatabaseUnavailable
+from governor.execution import explanation
+from governor.execution.explanation import Dead, Waiting
+from governor.execution.standing import Standing, said_breaker, said_pause
+from governor.worker.control import COMMAND
+
+DONE, USAGE, NOTHING_MATCHED, UNREACHABLE = 0, 2, 4, 6
+
+_WAIT = 1.0
+"""Seconds in which workers may answer."""
+
+_WHERE = {
+    "held": "held inside the worker",
+    "deferred": "deferred with a countdown",
+    "asking": "about to ask for admission",
+}
+_CLAIM = "another delivery of this task, which is still running"
+
+
+class Environment(Protocol):
+    """What ``ctx.obj`` gives this command."""
+
+    def standing(self) -> Standing: ...
+
+    def dead_letters(self) -> SqlDeadLetters: ...
+
+    def ask_workers(self, command: str, arguments: Mapping[str, Any], wait: float) -> list[Any]: ...
+
+
+@click.command(short_help="Why does this task not run?")
+@click.argument("task_id", metavar="TASK_ID")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.pass_obj
+def explain(environment: Environment, task_id: str, as_json: bool) -> None:
+    """Say what a task waits for and until when, or why it is dead.
+
+    Asks every worker, and looks into the dead letters. A task that is running, has ended well, or
+    lies in a queue is not known to either.
+
+    Exit codes: 0 it waits or is dead, 2 usage, 4 nothing matched, 6 nothing matched, and the
+    broker or the database was unreachable.
+
+    \b
+    Example:
+      governor explain 7b0c1c1e-58d4-4b3e-a8f5-0d4c6f3a9c11
+    """
+    problems: list[str] = []
+    try:
+        standing = environment.standing()
+        replies = _ask(environment, task_id, problems)
+        waiting = explanation.waiting(task_id, replies, standing)
+        dead = _dead(environment, task_id, problems)
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
+    if as_json:
+        printing.as_json(_as_json(task_id, waiting, dead, problems, len(replies)))
+    else:
+        for each in waiting:
+            _show_waiting(each)
+        for letter in dead:
+            _show_dead(letter)
+        if not waiting and not dead:
+            click.echo(
+                f"{len(replies)} workers answered and none knows it, nor do the dead letters. It "
+                "may be running, have ended, or lie in a queue.", err=True,
+            )  # fmt: skip
+    for problem in problems:
+        click.echo(f"Error: {printing.printable(problem)}", err=True)
+    if waiting or dead:
+        raise click.exceptions.Exit(DONE)
+    raise click.exceptions.Exit(UNREACHABLE if problems else NOTHING_MATCHED)
+
+
+def _ask(environment: Environment, task_id: str, problems: list[str]) -> list[Any]:
+    try:
+        with Console(stderr=True).status(f"Asking the workers for {_WAIT:g} s …"):
+            return environment.ask_workers(COMMAND, {"task_id": task_id}, _WAIT)
+    except Exception as error:  # noqa: BLE001 - whatever the broker's client raises
+        # Its text may hold the broker's password.
+        problems.append(f"the workers could not be asked ({type(error).__name__})")
+        return []
+
+
+def _dead(environment: Environment, task_id: str, problems: list[str]) -> tuple[Dead, ...]:
+    try:
+        return explanation.dead(task_id, environment.dead_letters())
+    except DatabaseUnavailable as error:
+        problems.append(str(error))
+        return ()
+
+
+# ---------------------------------------------------------------------- for people
+
+
+def _show_waiting(each: Waiting) -> None:
+    said = f"It waits in {each.worker}, {_WHERE.get(each.where, each.where)}"
+    click.echo(printing.printable(f"{said}: {each.task}"))
+    click.echo(printing.printable(f"  for    {_said_limit(each)}"))
+    if each.until is not None:
+        left = max(each.until - SystemClock().wall(), 0)
+        click.echo(f"  until  {printing.when(each.until)} (in {span(left)})")
+    if each.since is not None:
+        click.echo(f"  since  {printing.when(each.since)}")
+    click.echo(f"  deferred {each.deferrals} times")
+    if each.standing is not None and each.standing.numbers is not None:
+        click.echo(f"  {each.standing.declared.rule.name}: {said_four(each.standing.numbers)}")
+    view = each.upstream_view
+    if view is None or view.now is None:
+        return
+    for pause in view.pauses:
+        if not pause.bucket:
+            said = f"  {view.name}: {said_pause(pause)} ({said_reason(pause, view.now)})"
+            click.echo(printing.printable(said))
+    if view.breaker is not None and each.limit == "breaker":
+        click.echo(f"  breaker: {said_breaker(view.breaker, view.now)}")
+
+
+def _said_limit(each: Waiting) -> str:
+    if each.limit == "claim":
+        return _CLAIM
+    if each.limit is None:
+        return f"{each.upstream}: its limits are not asked yet"
+    return f"{each.limit} of {each.upstream}"
+
+
+def _show_dead(dead: Dead) -> None:
+    letter = dead.letter
+    if dead.replayed_as:
+        said = f"It is the replay of dead letter {letter.id}, which is {letter.state.value}"
+    else:
+        said = f"It is dead: {letter.reason.value}, at {printing.when(letter.dead_at)}"
+    click.echo(printing.printable(said))
+    if letter.exc_type and not dead.replayed_as:
+        first = (letter.exc_message or "").strip().partition("\n")[0]
+        click.echo(printing.printable(f"  {letter.exc_type}: {first}"))
+    click.echo(f"  state  {letter.state.value}; replay: {letter.replay_verdict}")
+    click.echo(printing.printable(f"  show   governor dead show {letter.id}"))
+    for line in printed_audit(dead.audit):
+        click.echo(line)
+
+
+# ---------------------------------------------------------------------- for programs
+
+
+def _as_json(
+    task_id: str,
+    waiting: tuple[Waiting, ...],
+    dead: tuple[Dead, ...],
+    problems: list[str],
+    workers: int,
+) -> dict[str, Any]:
+    found = "waiting" if waiting else "dead" if dead else "unknown"
+    return {
+        "task_id": task_id,
+        "found": found,
+        "workers": workers,
+        "waiting": [_waiting_as_json(each) for each in waiting],
+        "dead": [_dead_as_json(each) for each in dead],
+        "problems": problems,
+    }
+
+
+def _waiting_as_json(each: Waiting) -> dict[str, Any]:
+    return {
+        "worker": each.worker,
+        "task": each.task,
+        "upstream": each.upstream,
+        "where": each.where,
+        "limit": each.limit,
+        "until": printing.when(each.until),
+        "since": printing.when(each.since),
+        "deferrals": each.deferrals,
+        "numbers": None if each.standing is None else limit_as_json(each.standing),
+    }
+
+
+def _dead_as_json(dead: Dead) -> dict[str, Any]:
+    letter = dead.letter
+    return {
+        "id": letter.id,
+        "replay": dead.replayed_as,
+        "reason": letter.reason.value,
+        "state": letter.state.value,
+        "dead_at": printing.when(letter.dead_at),
+        "exc_type": letter.exc_type,
+        "exc_message": letter.exc_message,
+        "show": f"governor dead show {letter.id}",
+        "audit": [audit_as_json(entry) for entry in dead.audit],
+    }

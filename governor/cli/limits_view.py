@@ -1,0 +1,285 @@
+"""How limits look: two tables, or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+from rich.console import Console, Group
+from rich.live import Live
+
+from governor.cli.printing import drawn as drawn_table
+from governor.cli.printing import printable, table, when
+from governor.clock import SECOND
+from governor.execution.standing import (
+    FOREVER,
+    LimitView,
+    Pause,
+    Record,
+    Standing,
+    UpstreamView,
+    said_breaker,
+    said_pause,
+)
+from governor.execution.steering import Steered
+from governor.policy.breaker import Closed, Open
+from governor.policy.limits import Quota, Window
+from governor.policy.numbers import Numbers
+
+_A_DAY = 86_400 * SECOND
+_UPSTREAMS = ("upstream", "store", "breaker", "adaptive", "paused")
+_LIMITS = (
+    "upstream", "name", "task", "key", "in force", "limit", "remaining", "retry after",
+    "reset after", "changed",
+)  # fmt: skip
+_SPANS = ((86_400, "d"), (3600, "h"), (60, "min"))
+
+
+def span(micros: int | None) -> str:
+    """A span for people, in seconds or in its two largest units."""
+    if micros is None:
+        return "–"
+    seconds = micros / SECOND
+    for index, (length, unit) in enumerate(_SPANS):
+        if seconds >= 2 * length:
+            smaller, name = (*_SPANS, (1, "s"))[index + 1]
+            whole, rest = divmod(int(seconds), length)
+            return (
+                f"{whole} {unit} {rest // smaller} {name}" if rest >= smaller else f"{whole} {unit}"
+            )
+    return f"{seconds:.3g} s"
+
+
+def said_numbers(values: Mapping[str, Any]) -> str:
+    """A limit's numbers in words."""
+    return ", ".join(f"{field} {value}" for field, value in values.items())
+
+
+def said_reason(pause: Pause, now: int) -> str:
+    """Who paused, and why."""
+    if pause.record is not None:
+        return f"{pause.record.by}: {pause.record.why}"
+    if pause.bucket or pause.until - now > _A_DAY:
+        return "a person, before the changes that the log shows"
+    return "the upstream said so"
+
+
+# ---------------------------------------------------------------------- for people
+
+
+def upstreams(views: Sequence[UpstreamView], standing: Standing) -> None:
+    """The tables of upstreams and of their limits, on stdout."""
+    table(_UPSTREAMS, _upstream_rows(views, standing))
+    click.echo()
+    table(_LIMITS, _limit_rows(views))
+
+
+def drawn(views: Sequence[UpstreamView], standing: Standing) -> Group:
+    """The same to be drawn again and again."""
+    return Group(
+        drawn_table(_UPSTREAMS, _upstream_rows(views, standing)),
+        "",
+        drawn_table(_LIMITS, _limit_rows(views)),
+    )
+
+
+def live() -> Live:
+    """What :func:`drawn` is shown in."""
+    return Live(console=Console(file=sys.stdout), auto_refresh=False)
+
+
+def _upstream_rows(
+    views: Sequence[UpstreamView], standing: Standing
+) -> Iterator[tuple[object, ...]]:
+    for view in views:
+        if view.now is None:
+            yield view.name, f"not reachable: {_DOWN[view.store_down]}", "?", "?", "?"
+            continue
+        now = view.now
+        breaker = "none" if view.breaker is None else said_breaker(view.breaker, now)
+        share = "none" if view.share is None else f"{view.share:.0%} of the rates"
+        pauses = "; ".join(_said_pause(pause, view.name, now, standing) for pause in view.pauses)
+        yield view.name, "reachable", breaker, share, pauses or "no"
+
+
+_DOWN = {
+    "closed": "tasks wait",
+    "open": "idempotent tasks call without limits, others wait",
+    "local": "each worker enforces its share, others wait",
+}
+
+
+def _said_pause(pause: Pause, upstream: str, now: int, standing: Standing) -> str:
+    one = f" {standing.shown(upstream, pause.bucket)}" if pause.bucket else ""
+    return f"{said_pause(pause)}{one} ({said_reason(pause, now)})"
+
+
+def _limit_rows(views: Sequence[UpstreamView]) -> Iterator[tuple[object, ...]]:
+    for view in views:
+        for each in view.limits:
+            rule, found = each.declared.rule, each.numbers
+            key = "" if rule.per is None else f"{rule.per}={each.value or '…'}"
+            numbers: tuple[object, ...] = ("?",) * 4
+            if found is not None:
+                numbers = (
+                    found.limit, found.remaining, span(found.retry_after), span(found.reset_after)
+                )  # fmt: skip
+            elif view.now is not None:
+                numbers = (f"give --key {rule.per}=…", "", "", "")
+            yield (
+                view.name, rule.name, each.declared.task, key, _said_in_force(each),
+                *numbers, _said_change(each),
+            )  # fmt: skip
+
+
+def _said_in_force(each: LimitView) -> str:
+    said, rule = said_numbers(each.in_force), each.declared.rule
+    if isinstance(rule, Window):
+        return f"{said} in any {rule.span / SECOND:g} s"
+    return f"{said} each {rule.each}" if isinstance(rule, Quota) else said
+
+
+def said_four(found: Numbers) -> str:
+    """The four numbers in words."""
+    return (
+        f"limit {found.limit}, remaining {found.remaining}, "
+        f"retry after {span(found.retry_after)}, reset after {span(found.reset_after)}"
+    )
+
+
+def _said_change(each: LimitView) -> str:
+    if not each.changed:
+        return ""
+    by = "" if each.record is None else f", by {each.record.by}: {each.record.why}"
+    return f"declared {said_numbers(each.declared.rule.numbers())}{by}"
+
+
+def preview(steered: Steered) -> None:
+    """What a change would do, on stderr."""
+    for difference in steered.differences:
+        said = f"{difference.what}: {difference.before} → {difference.after}"
+        click.echo(printable(said), err=True)
+    for note in steered.notes:
+        click.echo(f"{note}.", err=True)
+
+
+def done(steered: Steered) -> None:
+    """What a change did."""
+    for difference in steered.differences:
+        click.echo(printable(f"{difference.what}: {difference.before} → {difference.after}"))
+    for note in steered.notes:
+        click.echo(f"{note}.", err=True)
+    click.echo("It takes effect with the next decision, in every worker.", err=True)
+
+
+def log(records: Sequence[Record], upstream: str, standing: Standing) -> None:
+    """The changes of an upstream."""
+    table(
+        ("at", "by", "what", "of", "value", "why"),
+        (
+            (
+                when(record.at), record.by, record.what, standing.shown(upstream, record.target),
+                _said_value(record), record.why,
+            )
+            for record in records
+        ),
+    )  # fmt: skip
+
+
+def _said_value(record: Record) -> str:
+    if record.what == "pause":
+        return said_pause(Pause(int(record.value), record))
+    if record.what != "set":
+        return ""
+    try:
+        return said_numbers(json.loads(record.value))
+    except (ValueError, AttributeError):
+        return record.value
+
+
+# ---------------------------------------------------------------------- for programs
+
+
+def upstream_as_json(view: UpstreamView, standing: Standing) -> dict[str, Any]:
+    """An upstream for JSON. Spans are seconds; what is absent or unknown is null."""
+    return {
+        "upstream": view.name,
+        "at": when(view.now),
+        "store": {"reachable": view.now is not None, "when_down": view.store_down},
+        "max_wait": view.max_wait / SECOND,
+        "pauses": [_pause_as_json(pause, view, standing) for pause in view.pauses],
+        "breaker": _breaker_as_json(view),
+        "adaptive": None if view.share is None else {"share": round(view.share, 4)},
+        "limits": [limit_as_json(each) for each in view.limits],
+    }
+
+
+def limit_as_json(each: LimitView) -> dict[str, Any]:
+    """A limit for JSON."""
+    rule, found = each.declared.rule, each.numbers
+    changed = None
+    if each.changed:
+        record = each.record
+        changed = {
+            "at": None if record is None else when(record.at),
+            "by": None if record is None else record.by,
+            "why": None if record is None else record.why,
+        }
+    return {
+        "name": rule.name,
+        "key": each.declared.bucket,
+        "kind": type(rule).__name__,
+        "task": each.declared.task,
+        "per": rule.per,
+        "value": each.value,
+        "declared": rule.numbers(),
+        "in_force": dict(each.in_force),
+        "changed": changed,
+        "limit": None if found is None else found.limit,
+        "remaining": None if found is None else found.remaining,
+        "retry_after": None if found is None else _seconds(found.retry_after),
+        "reset_after": None if found is None else _seconds(found.reset_after),
+    }
+
+
+def record_as_json(record: Record, upstream: str, standing: Standing) -> dict[str, Any]:
+    """A change for JSON."""
+    return {
+        "at": when(record.at),
+        "by": record.by,
+        "what": record.what,
+        "target": record.target,
+        "of": standing.shown(upstream, record.target),
+        "value": record.value,
+        "why": record.why,
+    }
+
+
+def _pause_as_json(pause: Pause, view: UpstreamView, standing: Standing) -> dict[str, Any]:
+    record = pause.record
+    return {
+        "key": standing.shown(view.name, pause.bucket) if pause.bucket else None,
+        "until": None if pause.until >= FOREVER else when(pause.until),
+        "since": None if record is None else when(record.at),
+        "by": None if record is None else record.by,
+        "why": said_reason(pause, view.now or 0) if record is None else record.why,
+    }
+
+
+def _breaker_as_json(view: UpstreamView) -> dict[str, Any] | None:
+    match view.breaker:
+        case None:
+            return None
+        case Closed(ring):
+            return {"state": "closed", "failures": ring.count("1"), "of": len(ring), "until": None}
+        case Open(until):
+            return {"state": "open", "until": when(until)}
+        case half:
+            return {"state": "half-open", "level": half.level, "until": when(half.until)}
+
+
+def _seconds(micros: int | None) -> float | None:
+    return None if micros is None else micros / SECOND

@@ -1,0 +1,69 @@
+"""What several commands' options have in common."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import socket
+from datetime import datetime
+
+import click
+
+from governor.clock import SECOND, as_micros
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def span(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    """A span such as ``24h``, in microseconds."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})([smhd])", value)
+    if match is None:
+        raise click.BadParameter(
+            f"{value!r} is no span of time. Write 90s, 15m, 24h or 7d", context, option
+        )
+    return int(match[1]) * _UNITS[match[2]] * SECOND
+
+
+def instant(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    """An instant in ISO 8601 with its zone, in microseconds since the epoch."""
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise click.BadParameter(
+            f"{value!r} is no instant. Write it with its zone, like 2026-01-31T18:00:00Z",
+            context,
+            option,
+        )
+    return as_micros(moment)
+
+
+def key(
+    context: click.Context, option: click.Parameter, value: str | tuple[str, ...] | None
+) -> object:
+    """``account=acme`` as a pair; of an option that may be given often, several."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        return tuple(key(context, option, each) for each in value)
+    argument, equals, given = value.partition("=")
+    if not equals or not argument.isidentifier():
+        raise click.BadParameter(
+            f"{value!r} names no argument. Write account=acme", context, option
+        )
+    return argument, given
+
+
+def actor() -> str:
+    """Who runs the command, for the record."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
