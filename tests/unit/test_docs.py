@@ -7,14 +7,13 @@ import importlib
 import inspect
 import json
 import re
-from dataclasses import replace
 import shlex
 import subprocess
 import sys
 import textwrap
 import tomllib
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
