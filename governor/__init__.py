@@ -1,10 +1,11 @@
 """The governor: distributed limits, computed deferrals and dead letters for Celery."""
 
-from governor.errors import DeclarationError, Throttled
+from governor.calls import Upstream
+from governor.errors import DeclarationError, NotAdmitted, Throttled
 from governor.governor import Governor
 from governor.policy.limits import Concurrency, Limit, Quota, Window
 from governor.policy.retry import Retry
-from governor.policy.upstream import Adaptive, Breaker, Upstream
+from governor.policy.upstream import Adaptive, Breaker
 from governor.worker.task import GovernedTask
 
 __version__ = "0.1.0"
@@ -17,6 +18,7 @@ __all__ = (
     "GovernedTask",
     "Governor",
     "Limit",
+    "NotAdmitted",
     "Quota",
     "Retry",
     "Throttled",

@@ -8,6 +8,7 @@
     ├── StoreUnavailable         the limiter store did not answer within its time
     ├── DatabaseUnavailable      the dead-letter database did not answer
     ├── Throttled                the upstream said "not now": the call did not happen
+    │   └── NotAdmitted          our own limits said it: the upstream was not asked
     └── ReplayRefused            policy forbids this replay
 
 Each class's docstring is its default message.
@@ -88,13 +89,27 @@ class Throttled(GovernorError):
         super().__init__(message)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_throttled, (self.message, self.retry_after, self.upstream, self.limit)
+        rest = (self.message, self.retry_after, self.upstream, self.limit)
+        return _rebuild_throttled, (type(self), *rest)
+
+
+class NotAdmitted(Throttled):
+    """Our own limits said not now: the call was not made, and the upstream need not be paused.
+
+    A call inside a task, or outside a worker, raises it when its slot is further away than it
+    may wait. A governed task that lets it pass waits for ``retry_after`` and is started again,
+    if that can make no call twice.
+    """
 
 
 def _rebuild_throttled(
-    message: str | None, retry_after: float | None, upstream: str | None, limit: str | None
+    kind: type[Throttled],
+    message: str | None,
+    retry_after: float | None,
+    upstream: str | None,
+    limit: str | None,
 ) -> Throttled:
-    return Throttled(message, retry_after=retry_after, upstream=upstream, limit=limit)
+    return kind(message, retry_after=retry_after, upstream=upstream, limit=limit)
 
 
 class ReplayRefused(GovernorError):

@@ -21,7 +21,9 @@ from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.spill import Spill
 from governor.errors import ConfigurationError, DeclarationError
 from governor.execution.admission import Admission
+from governor.execution.corrections import Corrections
 from governor.execution.header import NAME, Header
+from governor.execution.holdings import Holdings
 from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan
 from governor.policy.retry import Retry
@@ -93,7 +95,7 @@ class Governor:
         governor = getattr(app, "governor", None)
         if not isinstance(governor, Governor):
             raise ConfigurationError(
-                f"App {getattr(app, 'main', None)!r} has governed tasks but no governor. "
+                f"App {getattr(app, 'main', None)!r} has no governor for its tasks and calls. "
                 "Write Governor(app) where the app is created"
             )
         return governor
@@ -123,6 +125,16 @@ class Governor:
     def admission(self) -> Admission:
         """The way to ask for a call's admission."""
         return Admission(self.store, self.settings, self.clock, self.stats)
+
+    @cached_property
+    def holdings(self) -> Holdings:
+        """Renews what calls hold that this process makes inside tasks or outside a worker."""
+        return Holdings(self.store, self.clock)
+
+    @cached_property
+    def corrections(self) -> Corrections:
+        """Tells the store what calls turned out to cost, and what upstreams say is used."""
+        return Corrections(self.store, self.admission.in_force, self.clock)
 
     @cached_property
     def redactor(self) -> Redactor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-from governor.errors import Throttled
+from governor.errors import NotAdmitted, Throttled
 
 
 class Outcome(StrEnum):
@@ -42,6 +42,11 @@ _SAID = re.compile(r"\b([1-5][0-9][0-9])\b")
 _SERVER_ERROR = 500
 
 
+def outcome_of_status(status: int) -> Outcome:
+    """What a response that is no refusal says about its upstream."""
+    return Outcome.FAILED if status >= _SERVER_ERROR else Outcome.SUCCESS
+
+
 def outcome_of(exc: BaseException, status: int | None, *, retryable: bool = False) -> Outcome:
     """What a call that ended with ``exc`` said about its upstream.
 
@@ -49,6 +54,8 @@ def outcome_of(exc: BaseException, status: int | None, *, retryable: bool = Fals
         status: of the response, when there was one.
         retryable: the task's retry policy names it.
     """
+    if isinstance(exc, NotAdmitted):
+        return Outcome.IGNORED
     if isinstance(exc, Throttled):
         return Outcome.THROTTLED
     # Celery carries an exception that cannot be pickled as its name and its text.
@@ -57,7 +64,7 @@ def outcome_of(exc: BaseException, status: int | None, *, retryable: bool = Fals
         said = _SAID.search(str(exc))
         status = int(said[1]) if said else None
     if status is not None:
-        return Outcome.FAILED if status >= _SERVER_ERROR else Outcome.SUCCESS
+        return outcome_of_status(status)
     bases = {name, *(cls.__name__ for cls in type(exc).__mro__)}
     unreached = not _UNREACHED.isdisjoint(bases)
     if retryable or unreached or isinstance(exc, (ConnectionError, TimeoutError)):

@@ -10,7 +10,7 @@ import math
 import re
 from typing import Any
 
-from governor.clock import SECOND
+from governor.clock import SECOND, micros
 from governor.errors import Throttled
 from governor.policy.http_message import headers_of, http_date, sent_at, status_of
 
@@ -20,6 +20,8 @@ LONGEST_RETRY_AFTER = 86_400.0
 _SECONDS = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 _TOO_MANY_REQUESTS = 429
 _SERVICE_UNAVAILABLE = 503
+_FIRST_BACK_OFF = SECOND
+_LONGEST_BACK_OFF = 60 * SECOND
 
 
 def parse_retry_after(value: str | float | None, now: int) -> float | None:
@@ -63,6 +65,17 @@ def from_response(response: Any, now: int) -> Throttled | None:
 def throttled_from_exception(exc: BaseException, now: int) -> Throttled | None:
     """As :func:`from_response`, for the ``response`` of an HTTP error; ``None`` without one."""
     return from_response(getattr(exc, "response", None), now)
+
+
+def pause_of(throttled: Throttled, throttles: int) -> int:
+    """How long the fleet stays away: as long as the upstream said, else longer each time.
+
+    Args:
+        throttles: how often in a row it has said so before.
+    """
+    if throttled.retry_after is not None:
+        return max(1, micros(throttled.retry_after))
+    return int(min(_FIRST_BACK_OFF << min(throttles, 10), _LONGEST_BACK_OFF))
 
 
 def http_status(exc: BaseException) -> int | None:

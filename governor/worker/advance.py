@@ -1,12 +1,12 @@
 """Admissions asked for in advance: together with a task's own, for those of its kind that are
 about to come.
 
-A worker whose tasks end within milliseconds waits for answers a large part of its time. One
-question for the next few costs no more than a question for one.
+A worker whose tasks end within milliseconds spends a tenth of its time on waiting for answers.
+One question for the next few costs no more than a question for one.
 
 What is not used within half the grace is lost to the limit. So nobody asks for more than leaks
-out again in a quarter of the grace, which is nothing at a slow limit; and where something was
-lost or refused, nobody asks for a second.
+out again in that time, which is nothing at a slow limit; and after most of it was lost, or it was
+refused, nobody asks in advance for a second.
 """
 
 from __future__ import annotations
@@ -87,9 +87,8 @@ class Advances:
             return None
         plain = [charge for charge in call.charges if isinstance(charge, Charge)]
         for charge in plain:
-            expected = min(
-                expected, self.span // charge.interval, charge.capacity // charge.interval
-            )
+            room = min(self.span, charge.capacity - charge.interval)
+            expected = min(expected, room // charge.interval)
         if not expected or now < hand.not_before:
             return None
         charges = tuple(

@@ -20,13 +20,18 @@ class NotNow(Ignore):  # type: ignore[misc]
     Attributes:
         pause: microseconds the upstream asked everyone to stay away, ``None`` when nobody
             asked: the body was merely too late for its slot.
+        wait: microseconds until this task may be admitted again, because a call inside it was
+            not admitted; its upstream is not paused. ``None``: at once.
     """
 
-    def __init__(self, pause: int | None = None) -> None:
+    def __init__(self, pause: int | None = None, wait: int | None = None) -> None:
         self.pause = pause
-        super().__init__(pause)
+        self.wait = wait
+        super().__init__(pause, wait)
 
     def __str__(self) -> str:
+        if self.wait is not None:
+            return "a call inside it has to wait"
         return "too late for its slot" if self.pause is None else "throttled by the upstream"
 
 

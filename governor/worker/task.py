@@ -12,24 +12,31 @@ from celery import Task
 from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
 
-from governor.clock import SECOND, micros, seconds
-from governor.errors import ConfigurationError, DeclarationError, Throttled
+from governor.clock import SECOND, seconds
+from governor.errors import (
+    ConfigurationError,
+    DeclarationError,
+    NotAdmitted,
+    StoreUnavailable,
+    Throttled,
+)
+from governor.execution import inside
 from governor.execution.admission import Call, charges_of
+from governor.execution.blocking import admitted as admitted_at_its_slot
 from governor.execution.header import NAME, Header
 from governor.governor import Governance, Governor
-from governor.policy.decision import Admit, Refuse, Wait
 from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan
 from governor.policy.retry import Retry, RetryIn
-from governor.policy.retry_after import throttled_from_exception
+from governor.policy.retry_after import pause_of, throttled_from_exception
 from governor.policy.upstream import Upstream
 from governor.worker.outcomes import Again, BodyDied, NotNow
 
 RUN_KEY = "governor_run"
 """Where the worker's gate tells the body until when its admission is good."""
 
-_FIRST_BACK_OFF = SECOND
-_LONGEST_BACK_OFF = 60 * SECOND
+_STORE_AGAIN = SECOND
+"""When a task is started again whose call inside found the limiter store away."""
 
 
 class GovernedTask(Task):  # type: ignore[misc]
@@ -86,6 +93,25 @@ class GovernedTask(Task):  # type: ignore[misc]
         if known is None:
             known = request.governor_key = str(uuid4())
         return str(known)
+
+    def settle(self, *, cost: int) -> None:
+        """Say what this execution's call turned out to cost: the difference is charged, or given
+        back. Of several times, the last counts. While the limiter store is away, it is lost.
+
+        Raises:
+            DeclarationError: the cost is no number, or no limit of the task counts it.
+        """
+        request = self.request
+        governor = Governor.of(self.app)
+        governance = governor.governance(str(self.name))
+        if governance is None:
+            raise DeclarationError("upstream", f"task {self.name} has none", "Add upstream=…")
+        plan = governance.plan
+        header = Header.from_message({NAME: getattr(request, NAME, None)})
+        charged = charges_of(plan, header, request.args or (), request.kwargs or {})
+        before = getattr(request, "governor_cost", None)
+        governor.corrections.settle(plan, charged, cost, before)
+        request.governor_cost = cost
 
     def _checked_apply_async(
         self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any
@@ -182,7 +208,8 @@ def _governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
         if request.called_directly or request.is_eager:
             _admit_inline(governor, governance, args, kwargs)
             try:
-                return run(*args, **kwargs)
+                with inside.call():
+                    return run(*args, **kwargs)
             except Exception as exc:
                 _decide_eagerly(task, governor, governance, exc)
                 raise
@@ -195,7 +222,8 @@ def _governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
         if governor.clock.monotonic() > admitted["until"]:
             raise NotNow
         try:
-            return run(*args, **kwargs)
+            with inside.watched() as calls:
+                return run(*args, **kwargs)
         except (Ignore, Reject, CeleryRetry):
             raise
         except MemoryError as exc:
@@ -205,7 +233,7 @@ def _governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             raise BodyDied("SystemExit", str(exc.code)) from None
         except Exception as exc:
-            _decide(governor, governance, exc, request, admitted)
+            _decide(governor, governance, exc, request, admitted, calls)
             raise
 
     body.governed = True  # type: ignore[attr-defined]
@@ -218,13 +246,21 @@ def _by_signal(exc: SystemExit) -> bool:
     return isinstance(exc.code, int) and -256 < exc.code <= -192
 
 
-def _decide(
-    governor: Governor, governance: Governance, exc: Exception, request: Any, admitted: Any
-) -> None:
+def _decide(  # noqa: PLR0917 - called in one place
+    governor: Governor, governance: Governance, exc: Exception, request: Any, admitted: Any,
+    calls: inside.Inside,
+) -> None:  # fmt: skip
     """Turn a failure into a decision, if it is one; else return and let it pass."""
     now = governor.clock.wall()
     throttled = exc if isinstance(exc, Throttled) else throttled_from_exception(exc, now)
-    if throttled is not None:
+    if throttled is not None or isinstance(exc, StoreUnavailable):
+        if calls.made and not governance.idempotent:
+            # Started again, it would make the calls that it has made a second time.
+            return
+        if throttled is None:
+            raise NotNow(wait=_STORE_AGAIN) from exc
+        if isinstance(exc, NotAdmitted) or calls.was_told(exc):
+            raise NotNow(wait=pause_of(throttled, 0)) from exc
         raise NotNow(pause_of(throttled, int(admitted["throttles"]))) from exc
     if governance.idempotent and governance.retry is not None:
         attempt = int(request.retries or 0) + 1
@@ -258,29 +294,10 @@ def _admit_inline(
     """Block until the call may be made.
 
     Raises:
-        Throttled: not within ``governor_inline_wait``.
+        NotAdmitted: not within ``governor_inline_wait``.
         StoreUnavailable: the limiter store did not answer.
     """
     plan = governance.plan
     call = Call(plan, charges_of(plan, Header(), args, kwargs), Header())
-    call.patience = patience = min(governor.settings.inline_wait, plan.upstream.max_wait)
-    while True:
-        answer = governor.admission.ask(call)
-        if isinstance(answer, Admit):
-            return
-        # Without a claim there is only one other answer: a slot, kept or too far away.
-        assert isinstance(answer, Wait | Refuse)
-        delay = answer.until - answer.now
-        if isinstance(answer, Refuse) or delay > patience:
-            raise Throttled(
-                retry_after=seconds(delay), upstream=plan.upstream.name, limit=answer.limit
-            )
-        governor.clock.sleep(delay)
-        call.patience = patience = patience - delay
-
-
-def pause_of(throttled: Throttled, throttles: int) -> int:
-    """How long the fleet stays away: as long as the upstream said, else longer each time."""
-    if throttled.retry_after is not None:
-        return max(1, micros(throttled.retry_after))
-    return int(min(_FIRST_BACK_OFF << min(throttles, 10), _LONGEST_BACK_OFF))
+    patience = min(governor.settings.inline_wait, plan.upstream.max_wait)
+    admitted_at_its_slot(governor.admission, governor.clock, call, patience)

@@ -20,6 +20,7 @@ from typing import Any
 import click
 import httpx
 import pytest
+from celery._state import _set_current_app
 
 from governor import (
     Adaptive,
@@ -42,6 +43,7 @@ from governor.clock import SECOND, micros, seconds
 from governor.deadletter.models import State
 from governor.errors import ConfigurationError
 from governor.policy.decision import Admit, Ask, Reservation, Wait
+from governor.policy.limits import Quota, Window
 from governor.policy.plan import CallPlan
 from governor.policy.rate import Rate
 from governor.policy.rate_headers import DIALECTS
@@ -135,6 +137,49 @@ def test_the_readme_example_runs(redis_url: str, monkeypatch: pytest.MonkeyPatch
         {"Idempotency-Key": "order-1"},
     ]
     module["app"].governor.store.close()
+
+
+@pytest.mark.redis
+def test_the_examples_of_calls_run(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples of calls inside a task and outside a worker call, with a real Redis."""
+    monkeypatch.setattr(httpx, "get", lambda *_, **__: httpx.Response(200, json={"at": 1}))
+    reply = {"text": "hello", "usage": {"total_tokens": 900}}
+    monkeypatch.setattr(httpx, "post", lambda *_, **__: httpx.Response(200, json=reply))
+    code = "\n".join(blocks("docs/calls.md", "python"))
+    assert LOCAL_REDIS in code
+    module = run(code.replace(LOCAL_REDIS, redis_url))
+    app = module["app"]
+    app.set_current()
+    assert module["look_up"]("here", "k1") == {"at": 1}
+    module["import_all"](["here", "there"], "k1")
+    assert module["found"] == {"here": {"at": 1}, "there": {"at": 1}}
+    assert module["suggest"]("here", "k1") == {"at": 1}
+    assert module["answer"]("a" * 40) == module["outline"]("b" * 40) == "hello"
+    for part in ("session", "reading", "client"):
+        module[part].close()
+    app.governor.store.close()
+    _set_current_app(None)
+
+
+def test_the_arguments_of_a_call_are_documented() -> None:
+    """The table of ``Upstream.call`` has its arguments with their defaults."""
+    parameters = dict(inspect.signature(Upstream.call).parameters)
+    del parameters["self"]
+    rows = table(read("docs/calls.md"))
+    assert list(rows) == list(parameters)
+    for argument, (default, _) in rows.items():
+        expected = parameters[argument].default
+        shown = {"none": None, "–": inspect.Parameter.empty}
+        assert expected == (shown[default] if default in shown else float(default))
+
+
+def test_the_kinds_of_limits_that_reports_feed_are_documented() -> None:
+    """The table of how reports feed the limits has a row for each kind that can be corrected, and
+    one for the only limit there is."""
+    rows = table(section("docs/upstream-answers.md", "## How they feed the limits"))
+    kinds = [kind.__name__ for kind in (Window, Limit, Quota)]
+    assert [row.strip("`") for row in rows][:3] == kinds
+    assert len(rows) == 4
 
 
 @pytest.mark.redis

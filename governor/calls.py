@@ -1,0 +1,200 @@
+"""Calls inside a task, and outside a worker: the :class:`Upstream` that people declare."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+from celery import Celery, current_app, current_task
+
+from governor.clock import micros
+from governor.errors import DeclarationError, NotAdmitted, StoreUnavailable, Throttled
+from governor.execution import inside
+from governor.execution.admission import Call
+from governor.execution.blocking import admitted
+from governor.execution.header import Header
+from governor.governor import Governor
+from governor.policy import costs, upstream
+from governor.policy.http_message import status_of
+from governor.policy.outcome import Outcome, outcome_of, outcome_of_status
+from governor.policy.plan import CallPlan
+from governor.policy.retry_after import (
+    from_response,
+    http_status,
+    pause_of,
+    throttled_from_exception,
+)
+from governor.ports import ClaimAction, Settlement
+
+_log = logging.getLogger("governor")
+
+_LONGEST_WAIT = 86_400
+
+
+class Upstream(upstream.Upstream):
+    """A third-party API as the fleet sees it. Declare it once and import it where it is used.
+
+    Tasks name it; calls inside a task, and outside a worker, are made with :meth:`call`. The
+    arguments are those of :class:`governor.policy.upstream.Upstream`.
+    """
+
+    __slots__ = ()
+
+    @contextmanager
+    def call(
+        self,
+        *,
+        wait: float = 0.0,
+        cost: int | None = None,
+        app: Celery | None = None,
+        **arguments: Any,
+    ) -> Iterator[OpenCall]:
+        """Make one call under this upstream's limits: ``with stripe.call(account="a"):``.
+
+        Args:
+            wait: seconds to block for the slot, at most.
+            cost: cost units, instead of what the limits declare.
+            app: whose governor; by default the running task's, or the current app's.
+            arguments: the values that ``per=`` limits and cost functions ask for.
+
+        Raises:
+            NotAdmitted: the slot is further away than ``wait``. The call was not made.
+            StoreUnavailable: the limiter store did not answer, and the upstream's
+                ``store_down`` is ``"closed"``.
+            DeclarationError: an argument that a ``per=`` limit needs is missing, or the cost or
+                the wait is none.
+        """
+        if isinstance(wait, bool) or not isinstance(wait, int | float):
+            raise DeclarationError("wait", f"{wait!r} is no wait", "Give seconds")
+        if not 0 <= wait <= _LONGEST_WAIT:
+            raise DeclarationError("wait", f"{wait!r} is out of range", "Give 0 to 86400 seconds")
+        governor = governor_of(app)
+        plan = plan_of(self)
+        charges = costs.charges(plan, arguments, cost)
+        call = Call(plan, charges, Header(), holder=uuid4().hex)
+        admitted(governor.admission, governor.clock, call, micros(wait))
+        opened = OpenCall(governor, call)
+        try:
+            yield opened
+        except BaseException as exc:
+            opened._end(exc)
+            raise
+        else:
+            opened._end(None)
+
+
+class OpenCall:
+    """A call that was admitted: make it now."""
+
+    def __init__(self, governor: Governor, call: Call) -> None:
+        self._governor = governor
+        self._call = call
+        self._response: Any = None
+        self._cost: int | None = None
+        self._began = inside.began()
+        if self._places():
+            governor.holdings.add(self._settlement(ClaimAction.RENEW))
+
+    def settle(self, *, cost: int) -> None:
+        """Say what the call turned out to cost: the difference is charged, or given back.
+
+        Raises:
+            DeclarationError: the cost is no number, or no limit of the upstream counts it.
+        """
+        call = self._call
+        self._governor.corrections.settle(call.plan, call.charges, cost, self._cost)
+        self._cost = cost
+
+    def observe(self, response: Any) -> None:
+        """Read what a response says: "not now", a failure, what is left of the upstream's quotas.
+
+        Only needed where the response does not become an exception. It never fails.
+        """
+        self._response = response
+        buckets = [charge.bucket for charge in self._call.charges]
+        self._governor.corrections.observe(self._call.plan, buckets, response)
+
+    def _end(self, exc: BaseException | None) -> None:
+        call, admission = self._call, self._governor.admission
+        self._governor.holdings.remove(call.holder)
+        throttled = self._throttled(exc)
+        outcome = self._outcome(exc, throttled)
+        pause = 0
+        if throttled is not None:
+            pause = pause_of(throttled, 0)
+            self._began.refused(self._response if exc is None else exc)
+        if outcome is Outcome.SUCCESS and not call.probe:
+            # The store hears of it with the next question.
+            admission.succeeded(call)
+            outcome = Outcome.IGNORED
+        admission.settled_without_store(call)
+        watched = call.plan.upstream.breaker or call.plan.upstream.adaptive
+        if self._places() or call.probe or pause or (watched and outcome.dropped):
+            self._governor.stats.settled()
+            try:
+                self._governor.store.settle(
+                    self._settlement(ClaimAction.FINISH, pause=pause, outcome=outcome)
+                )
+            except StoreUnavailable as error:
+                # The call was made. A place runs out by itself.
+                _log.error("%s The end of a call of %s was not recorded", error, call.upstream)
+
+    def _places(self) -> tuple[str, ...]:
+        """Those that the store keeps for it: none for a call admitted without the store."""
+        return self._call.places if self._call.admitted else ()
+
+    def _throttled(self, exc: BaseException | None) -> Throttled | None:
+        if isinstance(exc, NotAdmitted):
+            return None
+        if isinstance(exc, Throttled):
+            return exc
+        now = self._governor.clock.wall()
+        if exc is not None and http_status(exc) is not None:
+            return throttled_from_exception(exc, now)
+        return from_response(self._response, now)
+
+    def _outcome(self, exc: BaseException | None, throttled: Throttled | None) -> Outcome:
+        if throttled is not None:
+            return Outcome.THROTTLED
+        outcome = Outcome.SUCCESS if exc is None else outcome_of(exc, http_status(exc))
+        status = status_of(self._response)
+        if status is not None and (exc is None or outcome is Outcome.IGNORED):
+            # The exception says nothing of the upstream, and the response does.
+            return outcome_of_status(status)
+        return outcome
+
+    def _settlement(
+        self, action: ClaimAction, *, pause: int = 0, outcome: Outcome = Outcome.IGNORED
+    ) -> Settlement:
+        call, declared = self._call, self._call.plan.upstream
+        return Settlement(
+            upstream=declared.name,
+            holder=call.holder,
+            action=action,
+            places=self._places(),
+            lease=self._governor.settings.claim_lease,
+            pause=pause,
+            outcome=outcome,
+            probe=call.probe and action is ClaimAction.FINISH,
+            breaker=declared.breaker,
+            adaptive=declared.adaptive,
+        )
+
+
+def governor_of(app: Celery | None) -> Governor:
+    """The governor of ``app``, of the running task's app, or of the current one.
+
+    Raises:
+        ConfigurationError: it has none.
+    """
+    if app is None:
+        app = current_task.app if current_task else current_app
+    return Governor.of(app)
+
+
+def plan_of(declared: upstream.Upstream) -> CallPlan:
+    """How a call is charged that is no task's: to the upstream's own limits."""
+    return CallPlan.of(f"{declared.name}.call()", declared)

@@ -1,0 +1,85 @@
+"""Renews what running calls hold: their places under concurrency limits.
+
+A thread of its own does it, one for each process, from the first place on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from weakref import WeakSet
+
+from governor.clock import Clock, seconds
+from governor.errors import StoreUnavailable
+from governor.ports import LimiterStore, Settlement
+
+_log = logging.getLogger("governor")
+
+
+class Holdings:
+    """What this process's running calls hold."""
+
+    def __init__(self, store: LimiterStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._start()
+        _of_this_process.add(self)
+
+    def _start(self) -> None:
+        self._some = threading.Condition()
+        self._held: dict[str, tuple[Settlement, int]] = {}
+        self._thread: threading.Thread | None = None
+
+    def add(self, renewal: Settlement) -> None:
+        """Settle this renewal every third of its lease, until its holder is removed."""
+        with self._some:
+            due = self._clock.monotonic() + renewal.lease // 3
+            self._held[renewal.holder] = (renewal, due)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="governor-holdings", daemon=True
+                )
+                self._thread.start()
+            self._some.notify()
+
+    def remove(self, holder: str) -> None:
+        """Let it be: it is given back, or left to run out."""
+        with self._some:
+            self._held.pop(holder, None)
+
+    def renew(self, now: int) -> None:
+        """Renew what is due at monotonic microseconds ``now``."""
+        with self._some:
+            due = [renewal for renewal, moment in self._held.values() if moment <= now]
+        for renewal in due:
+            try:
+                self._store.settle(renewal)
+            except StoreUnavailable as exc:
+                _log.error("%s A place was not renewed", exc)
+                continue
+            with self._some:
+                if renewal.holder in self._held:
+                    self._held[renewal.holder] = (renewal, now + renewal.lease // 3)
+
+    def _run(self) -> None:
+        some = self._some
+        while some is self._some:
+            with some:
+                while not self._held:
+                    some.wait()
+                shortest = min(renewal.lease for renewal, _ in self._held.values())
+                some.wait(seconds(shortest // 9))
+            self.renew(self._clock.monotonic())
+
+
+_of_this_process: WeakSet[Holdings] = WeakSet()
+
+
+def _forked() -> None:
+    """The thread, and what was held, stayed with the parent."""
+    for holdings in _of_this_process:
+        holdings._start()
+
+
+os.register_at_fork(after_in_child=_forked)
