@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis
+from celery import _state
 from hypothesis import HealthCheck, settings
 
 from governor.demo.redis_server import PrivateRedis, find_server
@@ -21,6 +22,14 @@ settings.register_profile(
     "governor", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("governor")
+
+
+@pytest.fixture(autouse=True)
+def _no_shared_tasks_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery gives a task that is declared with ``shared=True``, its default, to every app that
+    comes later: here, to those of this test only."""
+    finalizers = set(_state._on_app_finalizers)
+    monkeypatch.setattr(_state, "_on_app_finalizers", finalizers)
 
 
 @pytest.fixture(scope="session")

@@ -213,12 +213,12 @@ def decide(  # noqa: PLR0912, PLR0915 - one table, in the order in which the scr
     give_up_at = now + ask.max_wait if ask.give_up_at is None else ask.give_up_at
     woken = bound is None and isinstance(circuit, breaker.HalfOpen) and broken
     woken = woken or (bound is not None and isinstance(bound.meter, Leases))
+    paused = start > now
     if woken and now <= give_up_at < until:
         # A place is likely to come free before.
         until = give_up_at
     if until > give_up_at:
-        return Refuse(now, until, name), effects(claim=released)
-    paused = start > now
+        return Refuse(now, until, name, paused), effects(claim=released)
     if bound is None or isinstance(bound.meter, Leases):
         return (
             Wait(now, until, name, ask.reserved, paused=paused, woken=woken),

@@ -204,11 +204,16 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The earliest slot, ``until``, is beyond the task's patience. Nothing was charged."""
+    """The earliest slot, ``until``, is beyond the task's patience. Nothing was charged.
+
+    Attributes:
+        paused: the upstream is paused, or its breaker is open, which may end early.
+    """
 
     now: int
     until: int
     limit: str
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ def answer(ask: Ask, reply: int | list[int]) -> Answer:
         case 5:
             return Wait(now, at, "claim", ask.reserved)
         case 6:
-            return Refuse(now, at, _limit(ask, number))
+            return Refuse(now, at, _limit(ask, number), paused)
         case 7:
             return AlreadyDone(now)
         case 8:

@@ -16,6 +16,7 @@ from typing import Any
 from celery import bootsteps, signals
 from celery.worker.consumer.connection import Connection
 
+import governor.worker.control  # noqa: F401 - registers what workers answer to explain
 from governor.clock import SECOND, Clock
 from governor.governor import Governor
 from governor.ports import Reason

@@ -45,7 +45,6 @@ from governor.policy.decision import (
 from governor.ports import ClaimAction, MessageCopy, Reason
 from governor.ports import Settlement as Renewal
 from governor.worker.advance import Advances
-from governor.worker.claims import Holdings
 from governor.worker.funeral import Funeral
 from governor.worker.loop import Loop, guarded
 from governor.worker.messages import Publisher, copy_of
@@ -128,7 +127,7 @@ class Gate:
         self._publisher = Publisher(governor.app)
         self._broker_away_until = 0
         self._outage = StoreOutage(governor.clock)
-        self._holdings = Holdings(governor.store, governor.clock)
+        self._holdings = governor.holdings
         self.funeral = Funeral(governor, loop)
         self.settlement = Settlement(governor, self.funeral, self._holdings, self._outage)
         self._identity = os.urandom(6).hex()
@@ -161,6 +160,7 @@ class Gate:
         header = Header.from_message(request.request_dict)
         request.token = f"{self._identity}.{next(self._delivery)}"
         request.epoch = self._epoch
+        request.received = self._clock.monotonic()
         if not isinstance(request.args, list | tuple) or not isinstance(request.kwargs, dict):
             self.settlement.bury(
                 request, Reason.INVALID_MESSAGE, "its arguments are no list and mapping"
@@ -286,6 +286,12 @@ class Gate:
                 return True
             case Wait():
                 self._wait(request, call, answer)
+            case Refuse(now=now, paused=True) if now < (give_up_at := _gives_up_at(call)):
+                # A pause may be ended early: it waits as long as it may.
+                call.slot = self._clock.monotonic() + give_up_at - now
+                held = call.header.reserved
+                until = Wait(now, give_up_at, answer.limit, held, paused=True, woken=True)
+                self._wait(request, call, until)
             case Refuse():
                 wait = seconds(answer.until - answer.now)
                 self.settlement.bury(
@@ -311,10 +317,12 @@ class Gate:
         if answer.paused:
             self._recall(call.upstream)
         near = answer.charged or answer.until - answer.now <= self._settings.hold
-        # Whoever may be woken stays where it can be: a place comes free long before it must.
-        if near or (answer.woken and len(self._room) < _MOST_HELD):
+        # Whoever may be woken stays where it can be, as long as the broker is patient with it.
+        stays_until = request.received + self._settings.max_countdown
+        stays = answer.woken and len(self._room) < _MOST_HELD
+        if near or (stays and self._clock.monotonic() < stays_until):
             self.settlement.count(request, "held")
-            self._hold(request, call.slot)
+            self._hold(request, call.slot if near else min(call.slot, stays_until))
         else:
             self._defer(request, call)
 
@@ -327,7 +335,7 @@ class Gate:
             "began": call.header.began,
             "throttles": call.header.throttles,
         }
-        if call.claim is not None or call.places:
+        if call.claim is not None or (call.places and call.admitted):
             self._holdings.add(
                 Renewal(
                     call.upstream, call.holder, ClaimAction.RENEW, call.claim, call.places,
@@ -420,7 +428,15 @@ class Gate:
         self.settlement.waits(request, True)
         task_ready(request)
         task_reserved(request)
-        self._enter(request)
+        if not verdict.wait:
+            self._enter(request)
+            return
+        # A call inside the body has to wait; the task's own limits are asked afresh then.
+        call.slot = self._clock.monotonic() + verdict.wait
+        if verdict.wait <= self._settings.hold:
+            self._hold(request, call.slot)
+        else:
+            self._defer(request, call)
 
     def _again(
         self, request: GovernedRequest, verdict: Verdict, celery: Callable[[], None]
@@ -541,10 +557,15 @@ def _described(
         "where": where,
         "until": until,
         "limit": limit,
-        "first": header.first,
+        "since": header.first,
         "deferrals": header.deferrals,
         "reserved": [[r.bucket, r.slot, r.paid] for r in header.reserved],
     }
+
+
+def _gives_up_at(call: Call) -> int:
+    assert call.header.give_up_at is not None
+    return call.header.give_up_at
 
 
 def _call(request: GovernedRequest) -> Call:

@@ -32,6 +32,7 @@ class GovernedRequest(Request):  # type: ignore[misc]
         held: the prefetch window was widened for it.
         waits: it is counted as waiting.
         epoch: the broker connection it came on.
+        received: when it was, in monotonic microseconds.
         outcome: what its call said about the upstream.
     """
 
@@ -43,6 +44,7 @@ class GovernedRequest(Request):  # type: ignore[misc]
     held: bool = False
     waits: bool = False
     epoch: int = 0
+    received: int = 0
     outcome: Outcome = Outcome.IGNORED
 
     def on_failure(

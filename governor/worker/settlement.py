@@ -12,11 +12,11 @@ from celery.worker.state import task_ready
 
 from governor.errors import GovernorError, StoreUnavailable
 from governor.execution.admission import Call
+from governor.execution.holdings import Holdings
 from governor.governor import Governor
 from governor.policy.outcome import Outcome
 from governor.ports import ClaimAction, Reason
 from governor.ports import Settlement as Leavings
-from governor.worker.claims import Holdings
 from governor.worker.funeral import Funeral
 from governor.worker.loop import guarded
 from governor.worker.outage import StoreOutage

@@ -71,7 +71,9 @@ def judge(request: Any, exc_info: Any, governance: Governance) -> Verdict:
     match exc:
         case NotNow():
             throttled = Outcome.IGNORED if exc.pause is None else Outcome.THROTTLED
-            return Verdict(kind.NOT_NOW, exc_info, pause=exc.pause, outcome=throttled)
+            return Verdict(
+                kind.NOT_NOW, exc_info, wait=exc.wait or 0, pause=exc.pause, outcome=throttled
+            )
         case Again():
             return Verdict(kind.AGAIN, exc_info, wait=exc.wait, outcome=Outcome.FAILED)
         case Retry() | Ignore():

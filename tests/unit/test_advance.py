@@ -9,7 +9,8 @@ from governor.clock import SECOND
 from governor.execution.admission import Admission, Call
 from governor.execution.header import Header
 from governor.policy.decision import Admit, ClaimAsk, Reservation
-from governor.policy.limits import CallPlan
+from governor.policy.plan import CallPlan
+from governor.ports import Settlement
 from governor.settings import load
 from governor.stores.memory import MemoryStore
 from governor.telemetry.stats import Stats
@@ -32,7 +33,7 @@ class Worker:
         self.advances = Advances(GRACE)
         self.plan = CallPlan.of("task", Upstream("api", *limits))
         self.expected = expected
-        self.store.settle("api")
+        self.store.settle(Settlement("api"))
         self.clock.advance(10 * SECOND)
 
     def call(self, account: str = "", **options: object) -> Call:

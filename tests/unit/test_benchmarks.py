@@ -159,6 +159,7 @@ def test_the_decision_table_and_its_bars() -> None:
         "one limit, under: at most 0.60 B": True,
         "one limit, over: at most 0.60 B": True,
         "three limits: at most 0.70 B": True,
+        "all kinds at once: at most 1.00 B": True,
         "batch of 10: at most 0.20 B": False,
         "processes on one key: at least 1.6 × B's decisions": True,
         "script, one limit: at most 4.5 µs": True,

@@ -33,7 +33,7 @@
 --       5 wait for another delivery of this task
 --       6 refuse           at = the slot that is too far away
 --       7 already done     8 outcome unknown     9 the limits have changed
---       status + 10 of 1 to 4 while the upstream is paused
+--       status + 10 of 1 to 4 and 6 while the upstream is paused
 local call, match, format = redis.call, string.match, string.format
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -336,8 +336,8 @@ if until_ > now then
   local woken = bound == 'l' or (broken and half)
   if woken and now <= give_up_at and give_up_at < until_ then until_ = give_up_at end
   if broken then binding = -1 end
-  if until_ > give_up_at then return {6, now, until_, binding, 0} end
   local paused = start > now and 10 or 0
+  if until_ > give_up_at then return {6 + paused, now, until_, binding, 0} end
   if binding < 1 or bound == 'l' then return {4 + paused, now, until_, binding, woken and 1 or 0} end
   if not (paid[binding] or until_ - now <= (turn[binding] and ARGV[5] + 0 or hold)) then
     if lined[binding] then return {3 + paused, now, until_, binding, 0} end
