@@ -123,6 +123,8 @@ class Gate:
         # Who wants a place. Slots do not wait: those whose slot has come go first.
         self._due: deque[GovernedRequest] = deque()
         self._new: deque[GovernedRequest] = deque()
+        # Claims whose body has not begun, as far as is known: no more of them than places.
+        self._handed_on: list[tuple[GovernedRequest, Any]] = []
         self._room = WaitingRoom(loop, governor.clock, self._released)
         self._publisher = Publisher(governor.app)
         self._broker_away_until = 0
@@ -345,6 +347,15 @@ class Gate:
         self.settlement.count(request, "admitted")
         self.settlement.waits(request, False)
         self._places.run(request)
+        if call.claim is not None:
+            self._hand_on(request)
+
+    def _hand_on(self, request: GovernedRequest) -> None:
+        job = None if request._apply_result is None else request._apply_result()
+        self._handed_on = [
+            held for held in self._handed_on if held[0].time_start is None and not held[0].settled
+        ]
+        self._handed_on.append((request, job))
 
     # ------------------------------------------------------------------ waiting
 
@@ -539,6 +550,12 @@ class Gate:
         """The broker connection is gone, and with it every message that is not running: the
         broker hands them out again."""
         self._epoch += 1
+        for request, job in self._handed_on:
+            # Celery empties the pool's queue. What was written to no process made no call, and
+            # whoever gets its message may claim it.
+            if not request.settled and getattr(job, "_write_to", job) is None:
+                self.settlement.settle(request, ClaimAction.RELEASE)
+        self._handed_on.clear()
         for request in (*self._room.clear(), *self._due, *self._new):
             request.held = False
             self.settlement.waits(request, False)

@@ -219,6 +219,9 @@ def test_a_soft_stop_by_ctrl_c_twice_loses_nothing(make_fleet: Callable[..., Fle
     fleet.send("call", 1, 60.0)
     fleet.send("call_once", 1, 60.0)
     wait_until(lambda: len(fleet.ledger()), lambda called: called == 2)
+    # Celery ends the bodies of which its main process knows that they began; it waits for others.
+    ask = fleet.app.control.inspect(timeout=TIMEOUT, limit=1)
+    wait_until(lambda: sum(map(len, (ask.active() or {}).values())), lambda begun: begun == 2)
     worker.signal(signal.SIGQUIT)
     worker.wait(TIMEOUT)
     fleet.worker()

@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 import tenacity
-from celery import Celery
+from celery import Celery, signals
 
 from governor import GovernedTask, Governor, Limit, Retry, Throttled, Upstream
 from governor.clock import SECOND, SystemClock
@@ -56,6 +56,21 @@ BURST = int(os.environ.get("BURST", "1"))
 api = Upstream("api", Limit(RATE, burst=BURST))
 free = Upstream("free", Limit("1000/s", burst=100))
 AGAIN = Retry(on=ConnectionError, attempts=3, wait=tenacity.wait_fixed(0.05))
+
+
+@signals.worker_ready.connect
+def stop_once(sender: Any, **_: Any) -> None:
+    """With ``$STOP_ONCE``, a folder to be made: the worker is told to stop when it has handed its
+    first task to the pool, which has not sent it to a process yet."""
+    process_task = sender.controller._process_task
+
+    def process_and_stop(request: Any) -> None:
+        process_task(request)
+        if "STOP_ONCE" in os.environ and not os.path.exists(os.environ["STOP_ONCE"]):
+            os.mkdir(os.environ["STOP_ONCE"])
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    sender.controller._process_task = process_and_stop
 
 
 def write(task: Any, **facts: Any) -> None:

@@ -268,6 +268,22 @@ def test_a_worker_killed_in_the_middle_leaves_outcome_unknown(
     assert len(fleet.ledger("call_once")) == 1
 
 
+def test_a_worker_that_stops_gives_back_the_claims_of_tasks_it_did_not_begin(
+    make_fleet: Callable[..., Fleet], tmp_path: Path
+) -> None:
+    """Told to stop between handing a task to its pool and the pool's sending it to a process, a
+    worker leaves a task that its successor calls: its outcome is not unknown."""
+    fleet = make_fleet(RATE="1000/s", BURST="100", STOP_ONCE=str(tmp_path / "stopped"))
+    first = fleet.worker()
+    result = fleet.send("call_once", 7)
+    assert first.wait() == 0
+    assert not fleet.ledger()
+    fleet.worker()
+    assert result.get(timeout=TIMEOUT) == 7
+    assert len(fleet.ledger("call_once")) == 1
+    assert not fleet.dead()
+
+
 def test_an_unknown_task_is_kept(make_fleet: Callable[..., Fleet]) -> None:
     """A task this worker has never heard of becomes a row, its body not in the log."""
     fleet = make_fleet()
