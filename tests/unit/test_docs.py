@@ -43,7 +43,6 @@ from governor.clock import SECOND, micros, seconds
 from governor.deadletter.models import State
 from governor.errors import ConfigurationError
 from governor.policy.decision import Admit, Ask, Reservation, Wait
-from governor.policy.limits import Quota, Window
 from governor.policy.plan import CallPlan
 from governor.policy.rate import Rate
 from governor.policy.rate_headers import DIALECTS
