@@ -61,17 +61,24 @@ class PrivateRedis:
         directory: an existing folder for its log and data. The caller removes it.
         appendonly: keep data over a restart, even after SIGKILL.
         port: the port to listen on; a free one by default.
+        cluster: be a node of a cluster, so far its only one and without slots.
 
     Raises:
         ConfigurationError: no server is installed, or it did not start; carries its log.
     """
 
     def __init__(
-        self, directory: Path, *, appendonly: bool = False, port: int | None = None
+        self,
+        directory: Path,
+        *,
+        appendonly: bool = False,
+        port: int | None = None,
+        cluster: bool = False,
     ) -> None:
         self._program = find_server()
         self._directory = directory
         self._appendonly = appendonly
+        self._cluster = cluster
         self._log = directory / "redis.log"
         self._process: ChildProcess
         if port is not None:
@@ -136,6 +143,7 @@ class PrivateRedis:
             "daemonize": "no",
             "save": "",
             "appendonly": "yes" if self._appendonly else "no",
+            "cluster-enabled": "yes" if self._cluster else "no",
         }
         arguments = [text for name, value in options.items() for text in (f"--{name}", value)]
         seen = self._log.stat().st_size if self._log.exists() else 0

@@ -284,6 +284,12 @@ class Gate:
 
     def _act(self, request: GovernedRequest, call: Call, answer: Answer) -> bool:
         match answer:
+            case Admit(now=now) if call.header.throttles and now > _gives_up_at(call):
+                self.settlement.bury(
+                    request,
+                    Reason.DEFERRAL_BUDGET_EXHAUSTED,
+                    f"it was told {call.header.throttles} times to wait, beyond max_wait",
+                )
             case Admit():
                 return True
             case Wait():
@@ -428,7 +434,7 @@ class Gate:
     def _not_now(self, request: GovernedRequest, verdict: Verdict) -> None:
         """The body did not make its call; it waits like any other, with no attempt spent."""
         call, pause = _call(request), verdict.pause
-        if pause is not None:
+        if pause is not None or verdict.wait:
             self.settlement.count(request, "throttled")
             call.header.throttles += 1
         self.settlement.settle(request, ClaimAction.RELEASE, pause or 0, verdict.outcome)

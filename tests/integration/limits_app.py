@@ -13,9 +13,7 @@ from typing import Any
 
 from celery import Celery
 
-from governor import GovernedTask, Governor, Limit
-from governor.policy.limits import Concurrency, Window
-from governor.policy.upstream import Breaker, Upstream
+from governor import Breaker, Concurrency, GovernedTask, Governor, Limit, Upstream, Window
 
 app = Celery("limits")
 app.conf.update(
@@ -34,6 +32,7 @@ slow = Upstream("slow", Limit("10/min"))
 counted = Upstream("counted", Window(5, per_seconds=2))
 fragile = Upstream("fragile", breaker=Breaker(2, of=4, open_for=1.0, ramp=1))
 opened = Upstream("opened", Limit("5/s"), store_down="open")
+inner = Upstream("inner", Limit("10/s"))
 shared = Upstream("shared", Limit("20/s", burst=2), store_down="local")
 
 
@@ -74,3 +73,12 @@ def may_fail(self: Any, sign: str) -> str:
     if Path(sign).exists():
         raise ConnectionError("reset by peer")
     return "done"
+
+
+@app.task(bind=True, base=GovernedTask, upstream=narrow, idempotent=True)
+def calls_inside(self: Any, number: int) -> int:
+    """Makes a call of another upstream, and waits for none."""
+    write(self, "began", number=number)
+    with inner.call():
+        write(self, "ended", number=number)
+    return number

@@ -176,3 +176,20 @@ def test_no_place_is_left_behind(make_fleet: Callable[..., Fleet], redis_url: st
         fleet.send("in_flight", number).get(timeout=TIMEOUT)
     with redis.Redis.from_url(redis_url) as client:
         wait_until(lambda: not client.exists("gov:{narrow}:in-flight"))
+
+
+def test_a_call_inside_that_has_to_wait_makes_its_task_wait(
+    make_fleet: Callable[..., Fleet],
+) -> None:
+    """A body whose call is not admitted gives its place back and is started again when the call
+    may be made; it costs no attempt, and pauses nobody."""
+    fleet = make_fleet()
+    fleet.worker()
+    results = [fleet.send("calls_inside", number) for number in range(6)]
+    assert sorted(result.get(timeout=TIMEOUT) for result in results) == list(range(6))
+    lines = fleet.ledger("calls_inside")
+    made = [line for line in lines if line["event"] == "ended"]
+    assert len(made) == 6
+    # Told exactly when: not one of them asks in a loop.
+    assert len(lines) - len(made) <= 3 * 6
+    assert not fleet.dead()
