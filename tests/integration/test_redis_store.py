@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
+from unittest.mock import Mock
 
 import pytest
 import redis
@@ -13,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from governor.clock import SECOND
+from governor.demo.redis_server import PrivateRedis
 from governor.errors import ConfigurationError, StoreUnavailable
 from governor.keys import bucket_key
 from governor.policy.adaptive import AdaptivePolicy
@@ -35,6 +38,7 @@ from governor.policy.outcome import Outcome
 from governor.policy.plan import CallPlan
 from governor.policy.upstream import Upstream
 from governor.ports import Change, ClaimAction, Settlement
+from governor.stores.connection import Connection, Refused
 from governor.stores.memory import MemoryStore
 from governor.stores.redis import RedisStore
 from governor.testing.clock import START, FakeClock
@@ -285,3 +289,42 @@ def test_a_url_that_is_none_names_the_setting() -> None:
     """A wrong URL is a configuration error that says what to write."""
     with pytest.raises(ConfigurationError, match="governor_redis_url"):
         RedisStore("localhost:6379")
+
+
+def test_a_primary_that_became_a_replica_is_left(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """After a failover the old primary refuses to write: that connection is not used again, and
+    the next call finds whoever is the primary then."""
+    with (
+        PrivateRedis(tmp_path_factory.mktemp("old")) as old,
+        PrivateRedis(tmp_path_factory.mktemp("new")) as new,
+        redis.Redis.from_url(old.url) as client,
+    ):
+        store = RedisStore(old.url, timeout=10 * SECOND)
+        store.settle(Settlement("api"))
+        client.replicaof("127.0.0.1", new.port)
+        with pytest.raises(StoreUnavailable, match="READONLY"):
+            store.settle(Settlement("api"))
+        assert not store._idle
+        client.replicaof("NO", "ONE")
+        assert store.settle(Settlement("api")).now
+        store.close()
+
+
+def test_a_reply_in_pieces_is_read_as_a_whole() -> None:
+    """Replies that arrive cut anywhere are put together, and none is taken for another's."""
+    data = b":12\r\n*2\r\n$4\r\na\r\nb\r\n*1\r\n:-3\r\n-NOSCRIPT no such\r\n$-1\r\n+OK\r\n"
+    whole = [12, [b"a\r\nb", [-3]], Refused("NOSCRIPT", "no such"), None, b"OK"]
+    for size in range(1, len(data) + 1):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            connection = Connection(Mock(_sock=ours))
+            sender = threading.Thread(
+                target=lambda size=size, theirs=theirs: [
+                    theirs.sendall(data[at : at + size]) for at in range(0, len(data), size)
+                ]
+            )
+            sender.start()
+            assert connection.exchange([b""] * len(whole)) == whole
+            sender.join()

@@ -190,6 +190,6 @@ def test_a_call_inside_that_has_to_wait_makes_its_task_wait(
     lines = fleet.ledger("calls_inside")
     made = [line for line in lines if line["event"] == "ended"]
     assert len(made) == 6
-    # Told exactly when: not one of them asks in a loop.
-    assert len(lines) - len(made) <= 3 * 6
+    # Each is told the next slot, and who does not get it the one after: nobody asks in a loop.
+    assert len(lines) - len(made) <= 6 * 7
     assert not fleet.dead()
