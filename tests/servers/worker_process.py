@@ -121,8 +121,9 @@ class CeleryProcess:
         """SIGKILL the main process and its pool, as when the machine goes down."""
         self._process.kill()
 
-    def terminate(self, timeout: float = 30) -> int:
-        """Warm shutdown: running tasks finish. Returns the exit code.
+    def terminate(self, timeout: float = 60) -> int:
+        """Warm shutdown: running tasks finish. Returns the exit code. A process of a prefork pool
+        may wait half a minute for its last words to be heard.
 
         Raises:
             AssertionError: it still runs after ``timeout`` seconds; carries its log.

@@ -183,6 +183,7 @@ def test_the_kinds_of_limits_that_reports_feed_are_documented() -> None:
 
 @pytest.mark.redis
 @pytest.mark.worker
+@pytest.mark.timeout(400)  # a dozen processes one after another
 def test_the_quickstart_works(redis_url: str, tmp_path: Path) -> None:
     """Followed step by step, the quickstart ends with one dead letter that was resolved."""
     code = blocks("docs/quickstart.md", "python")[0]
