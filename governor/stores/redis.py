@@ -15,7 +15,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import redis
@@ -101,7 +101,7 @@ class RedisStore:
         self._adjust = load("adjust")
         self._change = load("change")
         # The first questions of tasks of one kind, for one account, are all the same.
-        self._question = lru_cache(maxsize=_QUESTIONS)(self._packed_question)
+        self._question = lru_cache(maxsize=_QUESTIONS)(partial(_question, self._admit, prefix))
 
     def admit(self, ask: Ask) -> Answer:
         command = self._question(ask)
@@ -118,9 +118,6 @@ class RedisStore:
             wire.answer(ask, self._made(self._admit, ask.upstream, command, reply))
             for ask, command, reply in zip(asks, packed, replies, strict=True)
         ]
-
-    def _packed_question(self, ask: Ask) -> bytes:
-        return _script(self._admit, wire.admission(self._prefix, ask))
 
     def settle(self, settlement: Settlement) -> Settled:
         words = wire.settlement(self._prefix, settlement)
@@ -321,6 +318,10 @@ def _address(moved: Refused) -> Node:
     """Of ``3999 127.0.0.1:6381``."""
     host, _, port = moved.text.rpartition(" ")[2].rpartition(":")
     return host, int(port)
+
+
+def _question(script: Script, prefix: str, ask: Ask) -> bytes:
+    return _script(script, wire.admission(prefix, ask))
 
 
 def _script(script: Script, words: wire.Words) -> bytes:

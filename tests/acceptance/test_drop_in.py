@@ -29,7 +29,7 @@ MODULE = "tests.acceptance.drop_in_app"
 OURS = [variant for variant in drop_in_app.VARIANTS if variant != "plain"]
 
 # What the class adds to a task.
-ADDED = {"upstream", "limits", "idempotent", "retry_policy", "idempotency_key"}
+ADDED = {"upstream", "limits", "idempotent", "retry_policy", "idempotency_key", "settle"}
 _PRIVATE = {"_identified_retry", "_refused_retry", "_checked_apply_async"}
 
 

@@ -6,12 +6,14 @@ keys of the server under test.
 
 from __future__ import annotations
 
+from functools import partial
 from hashlib import sha1
 
 import redis
 
 from governor.clock import SECOND
-from governor.stores.redis import RedisStore
+from governor.keys import DEFAULT_PREFIX
+from governor.stores.redis import RedisStore, _question
 from governor.stores.scripts import Script
 from governor.testing.clock import START
 
@@ -26,6 +28,7 @@ class ScriptedRedis:
         self.store = RedisStore(url, timeout=10 * SECOND)
         for name in ("_admit", "_settle", "_adjust", "_change"):
             setattr(self.store, name, _with_clock(getattr(self.store, name)))
+        self.store._question = partial(_question, self.store._admit, DEFAULT_PREFIX)
         self.now = START
         self.advance(0)
 
