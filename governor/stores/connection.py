@@ -54,8 +54,12 @@ class Connection:
         """
         self._socket.sendall(commands[0] if len(commands) == 1 else b"".join(commands))
         data = self._receive()
-        if len(commands) == 1 and data[:1] == b":" and data[-2:] == b"\r\n":
-            return [int(data[1:-2])]
+        if len(commands) == 1 and data[-2:] == b"\r\n":
+            # The two replies of a decision, which are short.
+            if data[:1] == b":":
+                return [int(data[1:-2])]
+            if data[:5] == b"*5\r\n:" and data.count(b"\r\n:") == data.count(b"\r\n") - 1 == 5:
+                return [[int(number) for number in data[5:-2].split(b"\r\n:")]]
         replies: list[Any] = []
         at = 0
         while len(replies) < len(commands):

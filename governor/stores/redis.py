@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
+from weakref import WeakSet
 
 import redis
 from redis.backoff import NoBackoff
@@ -90,7 +91,7 @@ class RedisStore:
                 "Write redis://HOST:PORT/DB, rediss://… or unix://PATH"
             ) from exc
         self._idle: deque[Connection] = deque()
-        self._pid = os.getpid()
+        _stores.add(self)
         # Of a cluster: which node keeps an upstream, and connections to the nodes.
         self._homes: dict[str, Node] = {}
         self._nodes: dict[Node, RedisStore] = {}
@@ -290,28 +291,35 @@ class RedisStore:
             # read as that of the next.
             connection.close()
             raise
-        if len(self._idle) < _MOST_IDLE and not any(map(_left, replies)):
+        refused = [reply for reply in replies if reply.__class__ is Refused]
+        if len(self._idle) < _MOST_IDLE and not any(r.code == "READONLY" for r in refused):
             self._idle.append(connection)
         else:
+            # Of a server that has become a replica: the next call finds the primary by name.
             connection.close()
         return replies
 
     def _connection(self) -> Connection:
-        if self._pid != os.getpid():
-            # Forked: these sockets are the parent's. Forget them without closing the
-            # connection under its feet.
-            self._pid = os.getpid()
-            self._pool.reset()
-            self._idle = deque()
         try:
             return self._idle.pop()
         except IndexError:
             return Connection(self._pool.make_connection())
 
+    def _forked(self) -> None:
+        # These sockets are the parent's. Forget them without closing the connection under its feet.
+        self._pool.reset()
+        self._idle = deque()
 
-def _left(reply: Any) -> bool:
-    """Whether the server has become a replica: the next call finds the primary by name."""
-    return isinstance(reply, Refused) and reply.code == "READONLY"
+
+_stores: WeakSet[RedisStore] = WeakSet()
+
+
+def _forked() -> None:
+    for store in _stores:
+        store._forked()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def _address(moved: Refused) -> Node:
