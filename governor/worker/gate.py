@@ -63,6 +63,8 @@ _LONGEST_LEAD = SECOND // 2
 """A deferred task comes back this long before its slot, so that Celery's timers, which fire ten
 at a pass and may sleep a second, do not make it late."""
 
+_NEVER = 1 << 62
+
 _MOST_AHEAD = 15
 """Decisions asked for in advance with one that is due."""
 
@@ -587,8 +589,9 @@ def _described(
 
 
 def _gives_up_at(call: Call) -> int:
-    assert call.header.give_up_at is not None
-    return call.header.give_up_at
+    """Store time; never, for a call that the store has not answered yet."""
+    give_up_at = call.header.give_up_at
+    return _NEVER if give_up_at is None else give_up_at
 
 
 def _call(request: GovernedRequest) -> Call:
