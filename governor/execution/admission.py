@@ -51,6 +51,7 @@ class Call:
         patience: microseconds of a caller that blocks until its slot, instead of the task's own.
         version: of the limits in force from which the charges were made.
         binding: the limit it waits for, ``None`` while it does not.
+        woken: it waits for a place or a probe, and will be told of one.
         admitted: it has been admitted and not settled since: it may hold places.
         probe: it was let through as a probe of a half-open breaker.
         local: what it holds in this worker's own limits while the store is away.
@@ -66,6 +67,7 @@ class Call:
     patience: int | None = None
     version: int = 0
     binding: str | None = None
+    woken: bool = False
     admitted: bool = False
     probe: bool = False
     local: tuple[Reservation, ...] = ()
@@ -238,6 +240,7 @@ def _note(call: Call, answer: Answer, now: int) -> None:
         header.first = answer.now
         header.give_up_at = answer.now + call.plan.upstream.max_wait
     call.binding = None
+    call.woken = isinstance(answer, Wait) and answer.woken
     if isinstance(answer, Wait):
         header.reserved = answer.reserved
         call.binding = answer.limit

@@ -524,6 +524,9 @@ class Gate:
             if what in {"", "change"}:
                 call.settled = False
                 return True
+            # Not who has a place in mind but waits for something else, as for a call inside it.
+            if not call.woken:
+                return False
             return call.binding == "breaker" if what == "breaker" else what in call.places
 
         if what in {"", "change"}:
