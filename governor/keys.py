@@ -11,6 +11,9 @@ from hashlib import blake2b
 
 DEFAULT_PREFIX = "gov"
 
+RECORDS_KEPT = 1_000
+"""Records of what people did, kept for an upstream, about."""
+
 
 def digest(value: object) -> str:
     """Eleven URL-safe characters naming an argument's value.
@@ -68,6 +71,11 @@ def log_key(prefix: str, upstream: str) -> str:
 def channel(prefix: str, upstream: str) -> str:
     """Where those who wait for the upstream are told that they may go earlier."""
     return f"{state_key(prefix, upstream)}:wake"
+
+
+def lot_key(prefix: str, upstream: str, part: str) -> str:
+    """A part of the upstream's parking lot. No limit's name has an ``@``."""
+    return f"{state_key(prefix, upstream)}:@{part}"
 
 
 def claim_key(prefix: str, upstream: str, task_id: str, attempt: int) -> str:

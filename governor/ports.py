@@ -16,6 +16,15 @@ from governor.policy.adjustment import Adjustment
 from governor.policy.admission import UpstreamState
 from governor.policy.breaker import BreakerPolicy
 from governor.policy.decision import Answer, AnyCharge, Ask, ClaimAsk
+from governor.policy.lot import (
+    Arrival,
+    LotView,
+    Parking,
+    ReleaseAsk,
+    Released,
+    Steering,
+    Waiting,
+)
 from governor.policy.outcome import Outcome
 
 
@@ -220,8 +229,51 @@ class Look:
     log: Sequence[Mapping[str, str]] = ()
 
 
+class ParkingLots(Protocol):
+    """Where tasks wait outside broker and worker, one lot for each upstream. All calls are bounded
+    by a timeout.
+
+    Each raises :class:`~governor.errors.StoreUnavailable` when there was no answer in time; what
+    was asked for may or may not have been done.
+    """
+
+    def park(self, upstream: str, arrivals: Sequence[Arrival]) -> Parking:
+        """Take tasks in, each once. ``"lot"`` is heard when the first begins to wait."""
+        ...
+
+    def release(self, ask: ReleaseAsk) -> Released:
+        """Let out what may go now. What was let out is still kept: it comes back to the front of
+        its lane when nobody says for ``ask.lease`` that it is alive."""
+        ...
+
+    def renew(self, upstream: str, entries: Sequence[str], lease: int) -> None:
+        """Released entries are alive."""
+        ...
+
+    def steer(self, upstream: str, steering: Steering) -> Sequence[bytes]:
+        """Do something to entries; the messages of those it was done to."""
+        ...
+
+    def find(self, upstream: str, entry: str) -> Waiting | None:
+        """One entry, waiting or released."""
+        ...
+
+    def view(self, upstream: str) -> LotView:
+        """The lot as it is, for people."""
+        ...
+
+    def waiting(self, upstream: str) -> tuple[int, int, int]:
+        """Tasks in its lanes; tasks released lately, and in how many microseconds."""
+        ...
+
+
 class LimiterStore(Protocol):
     """Where limits are kept, shared by the fleet. All calls are bounded by a timeout."""
+
+    @property
+    def lots(self) -> ParkingLots:
+        """Its parking lots: one store decides about both at once."""
+        ...
 
     def admit(self, ask: Ask) -> Answer:
         """Decide and, all or nothing, charge. One round trip.
@@ -283,7 +335,7 @@ class LimiterStore(Protocol):
     def listen(self, heard: Callable[[str, str], None]) -> None:
         """From now on call ``heard(upstream, what)``, from a thread of the store's, whenever who
         waits for the upstream may go earlier: ``what`` is the bucket in which a place came free,
-        ``"breaker"`` or ``"change"``. Both are empty when news may have been missed."""
+        ``"breaker"``, ``"change"`` or ``"lot"``. Both are empty when news may have been missed."""
         ...
 
     def close(self) -> None:

@@ -17,7 +17,11 @@ whose slot is furthest away) decides how to wait:
   charged now. So are the limits in which the task has
   had its turn already; the others are settled at the slot. Charging every limit at the
   common slot would keep capacity idle that unrelated calls of the same upstream could use.
-- longer: the task gets the next place in the binding limit's line.
+- longer: the task gets the next place in the binding limit's line. One that can be parked takes
+  none: its lane in the parking lot is its line, and it stands behind whoever waits there already.
+
+A task that is released from the parking lot a moment ahead of its slot (``whole``) is charged in
+every limit at that slot: nobody asks for it again.
 
 Whoever comes new stands behind the line, unless there is room at this very moment: that is
 room which nobody in the line has come to use.
@@ -38,6 +42,7 @@ from governor.policy.decision import (
     Charge,
     LeaseCharge,
     OutcomeUnknown,
+    Park,
     QuotaCharge,
     Refuse,
     Reservation,
@@ -82,6 +87,7 @@ class UpstreamState:
         meters: those that are not idle, by bucket.
         claim: the value of the asked claim, ``None`` when there is none: ``"d"``, or
             ``"token|alive_until"``.
+        queued: whether others wait in the asked lane, or wait to be released in its group.
     """
 
     since: int
@@ -91,6 +97,7 @@ class UpstreamState:
     share: adaptive.Share = field(default_factory=adaptive.Share)
     meters: Mapping[str, Meter] = field(default_factory=dict)
     claim: str | None = None
+    queued: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +177,8 @@ def decide(  # noqa: PLR0912, PLR0915 - one table, in the order in which the scr
             if int(alive_until) > now:
                 return Wait(now, int(alive_until), "claim", ask.reserved), effects()
             return OutcomeUnknown(now), effects()
+    if ask.lane is not None and state.queued:
+        return Park(now), effects(claim="" if ours else None)
 
     start = max(now, state.pause, ask.not_before)
     opens = circuit.opens_at(now) if ask.breaker else now
@@ -183,7 +192,8 @@ def decide(  # noqa: PLR0912, PLR0915 - one table, in the order in which the scr
     until, binding = start, -1
     for index, verdict in enumerate(verdicts):
         # While the breaker is open nobody spends anything: all wait for the probe.
-        if not broken and (verdict.at > until or (binding < 0 and verdict.at > now)):
+        first = binding < 0 and verdict.at > now and not ask.whole
+        if not broken and (verdict.at > until or first):
             until, binding = verdict.at, index
 
     if until <= now:
@@ -217,7 +227,8 @@ def decide(  # noqa: PLR0912, PLR0915 - one table, in the order in which the scr
     if woken and now <= give_up_at < until:
         # A place is likely to come free before.
         until = give_up_at
-    if until > give_up_at:
+    probing = ask.whole and ask.breaker and not isinstance(circuit, breaker.Closed)
+    if until > give_up_at or (probing and not woken):
         return Refuse(now, until, name, paused), effects(claim=released)
     if bound is None or isinstance(bound.meter, Leases):
         return (
@@ -230,10 +241,14 @@ def decide(  # noqa: PLR0912, PLR0915 - one table, in the order in which the scr
     meters = {}
     if charged:
         for verdict in verdicts:
-            if not verdict.paid and (verdict is bound or verdict.lined):
+            if isinstance(verdict.meter, Leases):
+                if ask.whole:
+                    holders = lease.taken(verdict.meter.holders, now, ask.holder, now + ask.lease)
+                    meters[verdict.charge.bucket] = Leases(holders)
+            elif not verdict.paid and (ask.whole or verdict is bound or verdict.lined):
                 meters[verdict.charge.bucket] = verdict.charged(until, now)
                 held[verdict.charge.bucket] = Reservation(verdict.charge.bucket, until, True)
-    elif not bound.lined:
+    elif not bound.lined and ask.lane is None:
         bucket = bound.charge.bucket
         meters[bucket] = bound.stood_in_line(until)
         held[bucket] = Reservation(bucket, until, False)

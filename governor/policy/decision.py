@@ -122,6 +122,19 @@ class ClaimAsk:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneKey:
+    """Where a task that has to wait long would stand in the upstream's parking lot.
+
+    Attributes:
+        group: the lanes that are released with the same limits, from the same queue.
+        name: the lane.
+    """
+
+    group: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """One admission: may this call be made now?
 
@@ -142,6 +155,10 @@ class Ask:
         breaker: the upstream's breaker, when it has one.
         adaptive: how the upstream's rate adapts, when it does.
         successes: calls that this process has seen succeed since it last asked.
+        lane: where it would be parked. It then takes no place in a line, and the answer is
+            :class:`Park` while others wait there already.
+        whole: at a wait within ``hold`` every limit is charged at the slot, not only the binding
+            one: nobody will ask again. For waits that are short beside every limit's own.
     """
 
     upstream: str
@@ -160,6 +177,8 @@ class Ask:
     breaker: BreakerPolicy | None = None
     adaptive: AdaptivePolicy | None = None
     successes: int = 0
+    lane: LaneKey | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,4 +257,11 @@ class Stale:
     now: int
 
 
-Answer = Admit | Wait | Refuse | AlreadyDone | OutcomeUnknown | Stale
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Others wait for the same in the parking lot: it goes behind them. Nothing was charged."""
+
+    now: int
+
+
+Answer = Admit | Wait | Refuse | AlreadyDone | OutcomeUnknown | Stale | Park

@@ -32,6 +32,7 @@ from governor.policy.decision import (
 )
 from governor.policy.window import Log
 from governor.ports import Change, ClaimAction, InForce, Look, Settled, Settlement
+from governor.stores.memory_lot import MemoryLots
 
 
 class MemoryStore:
@@ -49,24 +50,32 @@ class MemoryStore:
         self._changes: dict[str, dict[str, str]] = {}
         self._log: dict[str, list[Mapping[str, str]]] = {}
         self._heard: list[Callable[[str, str], None]] = []
+        self.lots = MemoryLots(
+            now, self._lock, self._decide, self._version, self._record, self._tell
+        )
 
     def admit(self, ask: Ask) -> Answer:
         with self._lock:
-            now = self._now()
-            state = self._state(ask.upstream, now)
-            seen = replace(state, since=min(state.since, now))
-            if ask.claim is not None:
-                seen = replace(seen, claim=self._claim(ask.upstream, ask.claim, now))
-            answer, effects = decide(ask, seen, now)
-            self._states[ask.upstream] = replace(
-                state,
-                meters={**state.meters, **effects.meters},
-                breaker=state.breaker if effects.breaker is None else effects.breaker,
-                share=state.share if effects.share is None else effects.share,
-            )
-            if ask.claim is not None and effects.claim is not None:
-                self._write_claim(ask.upstream, ask.claim, effects.claim, now)
-            return answer
+            return self._decide(ask, self._now())
+
+    def _decide(self, ask: Ask, now: int) -> Answer:
+        state = self._state(ask.upstream, now)
+        seen = replace(state, since=min(state.since, now))
+        if ask.lane is not None:
+            queued = self.lots.queued(ask.upstream, ask.lane.group, ask.lane.name)
+            seen = replace(seen, queued=queued)
+        if ask.claim is not None:
+            seen = replace(seen, claim=self._claim(ask.upstream, ask.claim, now))
+        answer, effects = decide(ask, seen, now)
+        self._states[ask.upstream] = replace(
+            state,
+            meters={**state.meters, **effects.meters},
+            breaker=state.breaker if effects.breaker is None else effects.breaker,
+            share=state.share if effects.share is None else effects.share,
+        )
+        if ask.claim is not None and effects.claim is not None:
+            self._write_claim(ask.upstream, ask.claim, effects.claim, now)
+        return answer
 
     def admit_many(self, asks: Sequence[Ask]) -> Sequence[Answer]:
         return [self.admit(ask) for ask in asks]
@@ -137,15 +146,13 @@ class MemoryStore:
                 "at": str(now), "what": change.what, "target": change.target,
                 "value": change.value, "by": change.by, "why": change.why,
             }  # fmt: skip
-            self._log.setdefault(change.upstream, []).insert(0, record)
+            self._record(change.upstream, record)
             self._tell(change.upstream, "change")
             return InForce(state.version + 1, dict(changes))
 
     def in_force(self, upstream: str) -> InForce:
         with self._lock:
-            state = self._states.get(upstream)
-            version = 0 if state is None else state.version
-            return InForce(version, dict(self._changes.get(upstream, {})))
+            return InForce(self._version(upstream), dict(self._changes.get(upstream, {})))
 
     def look(self, upstream: str, charges: Sequence[AnyCharge]) -> Look:
         with self._lock:
@@ -162,6 +169,13 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+    def _record(self, upstream: str, record: Mapping[str, str]) -> None:
+        self._log.setdefault(upstream, []).insert(0, record)
+
+    def _version(self, upstream: str) -> int:
+        state = self._states.get(upstream)
+        return 0 if state is None else state.version
 
     def _tell(self, upstream: str, what: str) -> None:
         for heard in self._heard:

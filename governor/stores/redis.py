@@ -32,12 +32,10 @@ from governor.policy.decision import Answer, AnyCharge, Ask, Charge, LeaseCharge
 from governor.ports import Change, InForce, Look, Settled, Settlement
 from governor.stores import wire
 from governor.stores.connection import Connection, Refused
+from governor.stores.redis_lot import RedisLots
 from governor.stores.scripts import Script, load
 
 _log = logging.getLogger("governor")
-
-_LOG_KEPT = 1_000
-"""Records of changes kept for an upstream, about."""
 
 _SHOWN = 20
 
@@ -101,6 +99,7 @@ class RedisStore:
         self._settle = load("settle")
         self._adjust = load("adjust")
         self._change = load("change")
+        self.lots = RedisLots(prefix, self._run, self._ask)
         # The first questions of tasks of one kind, for one account, are all the same.
         self._question = lru_cache(maxsize=_QUESTIONS)(partial(_question, self._admit, prefix))
 
@@ -136,7 +135,7 @@ class RedisStore:
         ]
         arguments: list[object] = [
             change.what, change.target, change.value, change.by, change.why,
-            keys.channel(self._prefix, upstream), _LOG_KEPT,
+            keys.channel(self._prefix, upstream), keys.RECORDS_KEPT,
         ]  # fmt: skip
         version, *values = self._run(self._change, upstream, (names, arguments))
         return InForce(int(version), _pairs(values))
@@ -345,8 +344,8 @@ def _packed(words: Sequence[object]) -> bytes:
     command = f"*{len(texts)}\r\n{text}"
     if command.isascii():
         return command.encode()
-    # The lengths are of bytes.
-    encoded = [word.encode() for word in texts]
+    # The lengths are of bytes. Bytes that are no text were read as such (wire_lot.py).
+    encoded = [word.encode("utf-8", "surrogateescape") for word in texts]
     return b"*%d\r\n%b" % (len(encoded), b"".join(map(_bulk, encoded)))
 
 

@@ -19,6 +19,22 @@ class Script:
 @cache
 def load(name: str) -> Script:
     """The script ``lua/<name>.lua``."""
-    source = (files(__package__) / "lua" / f"{name}.lua").read_bytes()
+    return made(_source(name))
+
+
+@cache
+def joined(function: str, name: str) -> Script:
+    """The script ``lua/<name>.lua`` with the script ``lua/<function>.lua`` as a function of its
+    keys and arguments before it."""
+    head = b"local function %b(KEYS, ARGV)\n" % function.encode()
+    return made(head + _source(function) + b"\nend\n" + _source(name))
+
+
+def made(source: bytes) -> Script:
+    """A script of this source."""
     # Redis names cached scripts by SHA-1; nothing here relies on it being secure.
     return Script(source, sha1(source, usedforsecurity=False).hexdigest())
+
+
+def _source(name: str) -> bytes:
+    return (files(__package__) / "lua" / f"{name}.lua").read_bytes()

@@ -19,6 +19,7 @@ from governor.policy.decision import (
     Charge,
     LeaseCharge,
     OutcomeUnknown,
+    Park,
     QuotaCharge,
     Refuse,
     Reservation,
@@ -32,15 +33,23 @@ from governor.ports import Settlement
 Words = tuple[list[str], list[object]]
 """A script's keys and arguments."""
 
-_HEAD = 13
+_HEAD = 14
 """Arguments of ``admit.lua`` before those of its limits."""
 
 _PAUSED = 10
+_PARK = 20
 
 
 def admission(prefix: str, ask: Ask) -> Words:
     """``admit.lua``'s keys and arguments."""
     names = [keys.state_key(prefix, ask.upstream)]
+    how = "whole" if ask.whole else ""
+    if ask.lane is not None:
+        how = "park"
+        names += [
+            keys.lot_key(prefix, ask.upstream, f"r:{ask.lane.group}"),
+            keys.lot_key(prefix, ask.upstream, f"q:{ask.lane.name}"),
+        ]
     held: dict[str, int] = {}
     for r in ask.reserved:
         held[r.bucket] = r.slot if r.paid else -r.slot
@@ -79,7 +88,7 @@ def admission(prefix: str, ask: Ask) -> Words:
         ask.not_before, claim.token if claim else ask.holder, claim.lease if claim else ask.lease,
         claim.keep // 1000 if claim else 0, ask.successes,
         f"{policy.of}|{policy.probe}" if policy else "",
-        ask.adaptive.step if ask.adaptive else "",
+        ask.adaptive.step if ask.adaptive else "", how,
         *limits, *fields,
     ]  # fmt: skip
     return names, arguments
@@ -90,6 +99,8 @@ def answer(ask: Ask, reply: int | list[int]) -> Answer:
     if isinstance(reply, int):
         return Admit(reply, reply)
     status, now, at, number, charged = reply
+    if status == _PARK:
+        return Park(now)
     paused = status > _PAUSED
     status %= _PAUSED
     match status:

@@ -28,6 +28,10 @@ class ScriptedRedis:
         self.store = RedisStore(url, timeout=10 * SECOND)
         for name in ("_admit", "_settle", "_adjust", "_change"):
             setattr(self.store, name, _with_clock(getattr(self.store, name)))
+        for name in ("_park", "_release", "_steer"):
+            setattr(self.store.lots, name, _with_clock(getattr(self.store.lots, name)))
+        ask = self.store.lots._ask
+        self.store.lots._ask = lambda upstream, *commands: ask(upstream, *map(_timed, commands))
         self.store._question = partial(_question, self.store._admit, DEFAULT_PREFIX)
         self.now = START
         self.advance(0)
@@ -40,6 +44,10 @@ class ScriptedRedis:
     def close(self) -> None:
         self.store.close()
         self.client.close()
+
+
+def _timed(command: tuple[str, ...]) -> tuple[str, ...]:
+    return ("MGET", "test:seconds", "test:micros") if command == ("TIME",) else command
 
 
 def _with_clock(script: Script) -> Script:

@@ -1,7 +1,8 @@
 -- One admission over all limits of an upstream. Repeats governor/policy/admission.py.
 --
--- KEYS  1             the upstream's state: a hash of since, pause, version, breaker, adaptive,
+-- KEYS  1             the upstream's state: a hash of since, pause, version, breaker, adaptive, lot,
 --                     and one field for each leaky bucket without per=
+--       2, 3          when it may be parked: its group's ready set and its lane's queue (park.lua)
 --       then for each limit: b none; k its key; w its log and its line; q its key; l its key
 --       last          the claim, only when something is claimed
 -- ARGV  1 first       where the names of the b limits' fields begin in ARGV
@@ -33,12 +34,13 @@
 --       5 wait for another delivery of this task
 --       6 refuse           at = the slot that is too far away
 --       7 already done     8 outcome unknown     9 the limits have changed
+--       20 others wait in its lane: it goes behind them
 --       status + 10 of 1 to 4 and 6 while the upstream is paused
 local call, match, format = redis.call, string.match, string.format
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 local first = ARGV[1] + 0
-local state = call('HMGET', KEYS[1], 'since', 'pause', 'version', 'breaker', 'adaptive', unpack(ARGV, first))
+local state = call('HMGET', KEYS[1], 'since', 'pause', 'version', 'breaker', 'adaptive', 'lot', unpack(ARGV, first))
 local since = tonumber(state[1])
 if not since then
   since = now
@@ -94,6 +96,12 @@ if claim_key then
   end
 end
 
+local parks, whole = ARGV[14] == 'park', ARGV[14] == 'whole'
+if parks and state[6] and (call('EXISTS', KEYS[3]) == 1 or call('EXISTS', KEYS[2]) == 1) then
+  if ours then call('DEL', claim_key) end
+  return {20, now, 0, 0, 0}
+end
+
 local start = now
 local pause = tonumber(state[2])
 if pause and pause > start then start = pause end
@@ -118,7 +126,7 @@ end
 local grace, hold = ARGV[3] + 0, ARGV[4] + 0
 local until_, binding, bound = start, 0, nil
 local slot = now
-local number, p, k, shared = 0, 14, 1, 0
+local number, p, k, shared = 0, 15, parks and 3 or 1, 0
 -- Of each limit: where its arguments begin, its key in KEYS (of a b, its field in ARGV), its
 -- interval (of a q, its period's end), its meter (a TAT, or what a quota has used), its line, what
 -- else it is made of (calls in a w's open group, a q's next period), and what the task holds in it.
@@ -134,7 +142,7 @@ while p < first do
   if kind == 'b' or kind == 'k' then
     local value
     if kind == 'b' then
-      value = state[shared + 6]
+      value = state[shared + 7]
       at_key[number] = first + shared
       shared = shared + 1
     else
@@ -251,7 +259,7 @@ while p < first do
     turn[number] = math.abs(held) <= now + hold
     if -held > at then at = -held end
   end
-  if not broken and (at > until_ or (binding == 0 and at > now)) then
+  if not broken and (at > until_ or (binding == 0 and at > now and not whole)) then
     until_, binding, bound = at, number, kind
   end
 end
@@ -337,10 +345,11 @@ if until_ > now then
   if woken and now <= give_up_at and give_up_at < until_ then until_ = give_up_at end
   if broken then binding = -1 end
   local paused = start > now and 10 or 0
-  if until_ > give_up_at then return {6 + paused, now, until_, binding, 0} end
+  if until_ > give_up_at or (whole and guarded and not woken) then return {6 + paused, now, until_, binding, 0} end
   if binding < 1 or bound == 'l' then return {4 + paused, now, until_, binding, woken and 1 or 0} end
   if not (paid[binding] or until_ - now <= (turn[binding] and ARGV[5] + 0 or hold)) then
     if lined[binding] then return {3 + paused, now, until_, binding, 0} end
+    if parks then return {4 + paused, now, until_, binding, 0} end
     if bound == 'w' then
       local last = until_ + interval[binding]
       call('SET', KEYS[at_key[binding] + 1], last, 'PX', ttl(last))
@@ -354,9 +363,9 @@ if until_ > now then
   end
   local charged = 0
   for i = 1, number do
-    if not paid[i] and (i == binding or lined[i]) then
+    if not paid[i] and (whole or i == binding or lined[i]) then
       charge(i, until_)
-      charged = charged + 2 ^ (i - 1)
+      if ARGV[at_arg[i]] ~= 'l' then charged = charged + 2 ^ (i - 1) end
     end
   end
   if put[1] then call('HSET', KEYS[1], unpack(put)) end

@@ -1,0 +1,53 @@
+-- Parks tasks. Repeats Lot.park in governor/policy/lot.py.
+--
+-- The parking lot of an upstream is made of
+--   lot     a hash: entry -> "lane|costs|deadline|since\n" and its message
+--   lanes   a hash: lane -> "group|flow|rank|weight|tenant|bucket|bucket|..", separated by 0x1f
+--   flows   a hash: flow -> its finish tag; "-" is the virtual time
+--   out     a sorted set: entry that is released -> µs until which whoever released it is believed
+--   ready, blocked   for each group, sorted sets: lane -> start tag, and lane -> µs
+--   queue   for each lane, a list of entries
+-- and of "lot" in the upstream's state: how many wait.
+--
+-- KEYS  1 state  2 lot  3 lanes  4 flows  5 out, then for each arrival the ready set of its group
+--       and the queue of its lane
+-- ARGV  1 channel   where workers are told that tasks wait
+--       then for each arrival: entry, lane, record of the lane, flow, costs ("1,1"), patience (µs:
+--       the instant after which it does not wait, or minus the longest wait, or 0), µs until it
+--       expires or 0, front (0 | 1), again (0 | 1), message
+-- Reply {now, waiting, fresh, kept..}
+local call, format = redis.call, string.format
+local time = call('TIME')
+local now = time[1] * 1000000 + time[2]
+local before = tonumber(call('HGET', KEYS[1], 'lot') or 0)
+local waiting, fresh = before, 0
+local kept = {now, 0, 0}
+local k = 6
+for a = 2, #ARGV, 10 do
+  local entry, lane, flow = ARGV[a], ARGV[a + 1], ARGV[a + 3]
+  local here = 1
+  if call('HEXISTS', KEYS[2], entry) == 1 then
+    here = ARGV[a + 8] == '1' and call('ZREM', KEYS[5], entry) or 0
+  end
+  kept[#kept + 1] = here
+  if here == 1 then
+    local deadline, expires = ARGV[a + 5] + 0, ARGV[a + 6] + 0
+    if deadline < 0 then deadline = now - deadline end
+    if expires > 0 and (deadline == 0 or now + expires < deadline) then deadline = now + expires end
+    call('HSET', KEYS[2], entry,
+      format('%s|%s|%.0f|%.0f\n', lane, ARGV[a + 4], deadline, now) .. ARGV[a + 9])
+    local length = call(ARGV[a + 7] == '1' and 'LPUSH' or 'RPUSH', KEYS[k + 1], entry)
+    waiting = waiting + 1
+    if length == 1 then
+      fresh = 1
+      call('HSET', KEYS[3], lane, ARGV[a + 2])
+      local tags = call('HMGET', KEYS[4], '-', flow)
+      call('ZADD', KEYS[k], math.max(tonumber(tags[1] or 0), tonumber(tags[2] or 0)), lane)
+    end
+  end
+  k = k + 2
+end
+if waiting > before then call('HSET', KEYS[1], 'lot', waiting) end
+if before == 0 and waiting > 0 then call('PUBLISH', ARGV[1], 'lot') end
+kept[2], kept[3] = waiting, fresh
+return kept

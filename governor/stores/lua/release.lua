@@ -1,0 +1,386 @@
+-- Releases parked tasks that may go now. Repeats Lot.release in governor/policy/lot.py; what the
+-- lot is made of is told in park.lua. admit.lua stands before it, as admit(KEYS, ARGV): a task is
+-- released by being admitted.
+--
+-- KEYS  1 state  2 lot  3 lanes  4 flows  5 out, then for each group its ready and its blocked set.
+--       Queues, and what limits with per= keep, are named by what the lot says.
+-- ARGV  1 room      at most so many tasks
+--       2 ahead     µs before its slot at which a task is released
+--       3 lease     µs a released task, and a place it holds, is kept without a sign of life
+--       4 token     released task n holds its places as "token.n"
+--       5 prefix    of the names of limits' keys, and before an "@" of the lot's
+--       6 version   of the limits in force
+--       7 successes   8 breaker   9 adaptive   as in an admission
+--      10 news      1: blocked lanes are looked at again
+--      11 most lanes passed   12 most lanes unblocked in a group   13 most tasks taken back
+--      14 pace      µs for which released tasks are counted together
+--      15 turn      how far a call of cost 1 moves a tag of weight 1
+--      16, 17, 18   how many entries have ended, buckets came free, buckets are paused
+--      19 ..        those entries; those buckets; those buckets, each with the µs of its pause's end;
+--       then for each group the number of its limits, and for each limit its kind, its bucket (of
+--       one with per= the bucket's beginning), 1 for one with per=, the most a call may cost, and
+--                       b  numerator and denominator of its interval, burst less margin (µs)
+--                       w  entries, group, span
+--                       q  four boundaries
+-- Reply {now, next, more, waiting, stale}, then for each released task entry, slot, n, value: n is
+--       1 for a probe, 2 for one that is late, else 0; value is as in the lot
+local call, match, format, ceil = redis.call, string.match, string.format, math.ceil
+local time = call('TIME')
+local now = time[1] * 1000000 + time[2]
+local state, lot, lanes, flows, out = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local room, lease, prefix = ARGV[1] + 0, ARGV[3] + 0, ARGV[5]
+
+local known = call('HMGET', state, 'version', 'lot', 'released')
+local waiting = tonumber(known[2] or 0)
+local before = waiting
+local at = 19
+for _ = 1, ARGV[16] do
+  if call('ZREM', out, ARGV[at]) == 1 then call('HDEL', lot, ARGV[at]) end
+  at = at + 1
+end
+if (known[1] or '0') ~= ARGV[6] then return {now, 0, 0, waiting, 1} end
+
+-- The tags of flows, and what is known of lanes, are read once, and written once at the end.
+local virtual = tonumber(call('HGET', flows, '-') or 0)
+local tags, moved, facts = {}, {}, {}
+local function tag_of(flow)
+  local tag = tags[flow]
+  if not tag then
+    tag = tonumber(call('HGET', flows, flow) or 0)
+    tags[flow] = tag
+  end
+  return tag
+end
+local function facts_of(lane)
+  local fact = facts[lane]
+  if not fact then
+    local group, flow, weight, rest = match(call('HGET', lanes, lane),
+      '^([^\31]*)\31([^\31]*)\31[^\31]*\31([^\31]*)\31[^\31]*(.*)$')
+    fact = {group = group, flow = flow, weight = tonumber(weight), buckets = {},
+      queue = prefix .. '@q:' .. lane, ids = {}, first = 1, taken = 0}
+    for bucket in string.gmatch(rest, '[^\31]+') do
+      fact.buckets[#fact.buckets + 1] = bucket
+    end
+    facts[lane] = fact
+  end
+  return fact
+end
+local function make_ready(ready, lane)
+  call('ZADD', ready, math.max(virtual, tag_of(facts_of(lane).flow)), lane)
+end
+
+local freed, paused, any_paused = {}, {}, false
+for _ = 1, ARGV[17] do
+  freed[#freed + 1] = ARGV[at]
+  at = at + 1
+end
+for _ = 1, ARGV[18] do
+  paused[ARGV[at]] = ARGV[at + 1] + 0
+  any_paused = true
+  at = at + 2
+end
+
+for _, entry in ipairs(call('ZRANGEBYSCORE', out, '-inf', now, 'LIMIT', 0, ARGV[13])) do
+  call('ZREM', out, entry)
+  local lane = match(call('HGET', lot, entry) or '', '^([^|]+)|')
+  if lane then
+    local fact = facts_of(lane)
+    waiting = waiting + 1
+    if call('LPUSH', fact.queue, entry) == 1 then make_ready(prefix .. '@r:' .. fact.group, lane) end
+  end
+end
+
+-- For each group what admit is given for a call of its first lane, and the lanes whose turn comes
+-- next, in order. Of those only as many are read as can be served or passed.
+local window = room + ARGV[11] + 1
+local more = 0
+local groups = {}
+for k = 6, #KEYS, 2 do
+  local limits, args, names = {}, {}, {state}
+  local g = {ready = KEYS[k], blocked = KEYS[k + 1], limits = limits, args = args, names = names,
+    put = {}, gone = {}, costs = false, leases = false}
+  groups[#groups + 1] = g
+  local count = ARGV[at] + 0
+  at = at + 1
+  local fields = {}
+  local p, n = 15, 2
+  for i = 1, count do
+    local kind, bucket, per, most = ARGV[at], ARGV[at + 1], ARGV[at + 2] == '1', ARGV[at + 3] + 0
+    local limit = {kind = kind, per = per, most = most, at = p, key = n}
+    limits[i] = limit
+    at = at + 4
+    if kind == 'b' then
+      limit.numerator, limit.denominator, limit.capacity = ARGV[at] + 0, ARGV[at + 1] + 0, ARGV[at + 2] + 0
+      at = at + 3
+      args[p], args[p + 3] = per and 'k' or 'b', 0
+      p = p + 4
+      if per then n = n + 1 else fields[#fields + 1] = 'b:' .. bucket end
+    else
+      args[p] = kind
+      names[n] = prefix .. bucket
+      n = n + 1
+      if kind == 'w' then
+        names[n] = names[n - 1] .. ':line'
+        n = n + 1
+        limit.entries, limit.group, limit.span = ARGV[at] + 0, ARGV[at + 1] + 0, ARGV[at + 2] + 0
+        args[p + 2], args[p + 3], args[p + 4], args[p + 6] = limit.entries, limit.group, limit.span, 0
+        at = at + 3
+        p = p + 7
+      elseif kind == 'q' then
+        args[p + 2] = most
+        for boundary = 0, 3 do args[p + 3 + boundary] = ARGV[at + boundary] end
+        args[p + 7] = 0
+        at = at + 4
+        p = p + 8
+      else
+        args[p + 1] = most
+        g.leases = true
+        p = p + 2
+      end
+    end
+  end
+  args[1] = p
+  for i, field in ipairs(fields) do args[p + i - 1] = field end
+  args[2], args[3], args[4], args[5], args[6], args[7] = ARGV[6], 0, ARGV[2], ARGV[2], -ARGV[2], 0
+  args[8], args[9], args[10], args[11], args[12], args[13], args[14] =
+    '', lease, '0', '0', ARGV[8], ARGV[9], 'whole'
+
+  for _, bucket in ipairs(freed) do
+    local stuck = prefix .. '@s:' .. bucket
+    for _, lane in ipairs(call('SMEMBERS', stuck)) do
+      if call('ZREM', g.blocked, lane) == 1 then
+        call('SREM', stuck, lane)
+        make_ready(g.ready, lane)
+      end
+    end
+  end
+  local due = call('ZRANGEBYSCORE', g.blocked, '-inf', ARGV[10] == '1' and '+inf' or now,
+    'LIMIT', 0, ARGV[12] + 1)
+  if #due > ARGV[12] + 0 then
+    more = 1
+    due[#due] = nil
+  end
+  for _, lane in ipairs(due) do
+    call('ZREM', g.blocked, lane)
+    make_ready(g.ready, lane)
+  end
+end
+
+local function write_turns(g)
+  if g.gone[1] then call('ZREM', g.ready, unpack(g.gone)) end
+  local put = {}
+  for lane, tag in pairs(g.put) do
+    put[#put + 1] = tag
+    put[#put + 1] = lane
+  end
+  if put[1] then call('ZADD', g.ready, unpack(put)) end
+  g.put, g.gone = {}, {}
+end
+
+local function read_turns(g)
+  write_turns(g)
+  local found = call('ZRANGE', g.ready, 0, window - 1, 'WITHSCORES')
+  g.lanes, g.tags, g.head = {}, {}, 1
+  for i = 1, #found, 2 do
+    g.lanes[#g.lanes + 1] = found[i]
+    g.tags[#g.tags + 1] = found[i + 1] + 0
+  end
+  g.whole = #g.lanes < window
+  g.edge_tag, g.edge = g.tags[#g.tags], g.lanes[#g.lanes]
+end
+
+local function come_later(g, lane, tag)
+  g.put[lane] = tag
+  if not g.whole and (tag > g.edge_tag or (tag == g.edge_tag and lane > g.edge)) then return end
+  local low, high = g.head, #g.lanes + 1
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local other = g.tags[middle]
+    if other < tag or (other == tag and g.lanes[middle] < lane) then low = middle + 1 else high = middle end
+  end
+  table.insert(g.lanes, low, lane)
+  table.insert(g.tags, low, tag)
+end
+
+local function first_of(fact)
+  local entry = fact.ids[fact.first]
+  if not entry then
+    if fact.taken > 0 then
+      call('LTRIM', fact.queue, fact.taken, -1)
+      fact.taken = 0
+    end
+    fact.ids, fact.first = call('LRANGE', fact.queue, 0, math.min(room, 15)), 1
+    entry = fact.ids[1]
+  end
+  return entry
+end
+
+-- What the call of a lane's first is charged.
+local function price(g, costs)
+  g.costs, g.most = costs, 1
+  local i = 0
+  for cost in string.gmatch(costs, '%d+') do
+    i = i + 1
+    local limit = g.limits[i]
+    local p = limit.at
+    cost = cost + 0
+    if cost > g.most then g.most = cost end
+    if cost > limit.most then cost = limit.most end
+    if limit.kind == 'b' then
+      local interval = ceil(cost * limit.numerator / limit.denominator)
+      g.args[p + 1] = interval
+      g.args[p + 2] = limit.capacity > interval and limit.capacity or interval
+    elseif limit.kind == 'w' then
+      g.args[p + 1] = cost
+      g.args[p + 5] = ceil(limit.span * cost / (limit.entries * limit.group))
+    elseif limit.kind == 'q' then
+      g.args[p + 1] = cost
+    end
+  end
+end
+
+local reply = {now, 0, 0, 0, 0}
+local released, held, late = 0, {}, 0
+local next_at = nil
+local function wait_until(moment)
+  if not next_at or moment < next_at then next_at = moment end
+end
+local successes, passed = ARGV[7], 0
+
+for _, g in ipairs(groups) do read_turns(g) end
+while true do
+  local g, tag, lane
+  for i = #groups, 1, -1 do
+    local one = groups[i]
+    if not one.lanes[one.head] and not one.whole then read_turns(one) end
+    local name, its = one.lanes[one.head], one.tags[one.head]
+    if name and not one.stopped and (not g or its < tag or (its == tag and name < lane)) then
+      g, tag, lane = one, its, name
+    end
+  end
+  if not g then break end
+  local fact = facts_of(lane)
+  local flow_tag = tag_of(fact.flow)
+  if flow_tag > tag then
+    g.head = g.head + 1
+    come_later(g, lane, flow_tag)
+  elseif released >= room or passed >= ARGV[11] + 0 then
+    more = 1
+    break
+  else
+    local entry = first_of(fact)
+    local value = call('HGET', lot, entry) or '|1|1|'
+    local costs, deadline = match(value, '^[^|]*|([^|]*)|(%d+)|')
+    deadline = tonumber(deadline)
+    local slot, n, number, woken, not_before = nil, 0, 0, false, 0
+    if deadline > 0 and deadline <= now then
+      slot, n = now, 2
+      late = late + 1
+    else
+      local args = g.args
+      if costs ~= g.costs then price(g, costs) end
+      for i, limit in ipairs(g.limits) do
+        if limit.per then
+          local name = prefix .. fact.buckets[i]
+          g.names[limit.key] = name
+          if limit.kind == 'w' then g.names[limit.key + 1] = name .. ':line' end
+        end
+        if any_paused then not_before = math.max(not_before, paused[fact.buckets[i]] or 0) end
+      end
+      args[7], args[11] = not_before, successes
+      successes = '0'
+      if g.leases then args[8] = ARGV[4] .. '.' .. released end
+      local answer = admit(g.names, args)
+      if type(answer) == 'number' then
+        slot = answer
+      else
+        local status = answer[1] % 10
+        if status < 2 then
+          slot = answer[3]
+          if status == 0 then n = answer[4] end
+        else
+          slot, number = nil, answer[4]
+          woken = status == 4 and answer[5] == 1
+          local moment = woken and now + lease or answer[3]
+          if deadline > 0 and deadline < moment then moment = deadline end
+          passed = passed + 1
+          if number > 0 and g.limits[number].per or number == 0 and answer[3] == not_before then
+            g.head = g.head + 1
+            g.gone[#g.gone + 1] = lane
+            g.put[lane] = nil
+            call('ZADD', g.blocked, moment, lane)
+            if woken then
+              local stuck = prefix .. '@s:' .. fact.buckets[number]
+              call('SADD', stuck, lane)
+              call('PEXPIRE', stuck, 86400000)
+            end
+          else
+            -- What they all share says no to whoever is next.
+            g.stopped = true
+            wait_until(moment)
+          end
+        end
+      end
+    end
+    if slot then
+      released = released + 1
+      local r = #reply
+      reply[r + 1], reply[r + 2], reply[r + 3], reply[r + 4] = entry, slot, n, value
+      held[#held + 1] = now + lease
+      held[#held + 1] = entry
+      if n ~= 2 then
+        if tag > virtual then virtual = tag end
+        flow_tag = tag + ceil(g.most * ARGV[15] / fact.weight)
+        tags[fact.flow] = flow_tag
+        moved[fact.flow] = true
+      end
+      fact.first, fact.taken = fact.first + 1, fact.taken + 1
+      g.head = g.head + 1
+      if first_of(fact) then
+        come_later(g, lane, math.max(tag, flow_tag))
+      else
+        g.gone[#g.gone + 1] = lane
+        g.put[lane] = nil
+      end
+    end
+  end
+end
+
+for _, fact in pairs(facts) do
+  if fact.taken > 0 then call('LTRIM', fact.queue, fact.taken, -1) end
+end
+for _, g in ipairs(groups) do
+  write_turns(g)
+  local blocked = call('ZRANGE', g.blocked, 0, 0, 'WITHSCORES')
+  if blocked[2] then wait_until(blocked[2] + 0) end
+end
+if held[1] then call('ZADD', out, unpack(held)) end
+local soonest = call('ZRANGE', out, 0, 0, 'WITHSCORES')
+if soonest[2] then wait_until(soonest[2] + 0) end
+
+waiting = waiting - released
+if waiting > 0 then
+  if waiting ~= before then call('HSET', state, 'lot', waiting) end
+  local put = {'-', virtual}
+  for flow in pairs(moved) do
+    put[#put + 1] = flow
+    put[#put + 1] = tags[flow]
+  end
+  if released > 0 then call('HSET', flows, unpack(put)) end
+else
+  if before > 0 then call('HDEL', state, 'lot') end
+  call('DEL', flows)
+  if not soonest[2] then call('DEL', lanes) end
+end
+if released > late then
+  local began, counted, earlier = match(known[3] or '0|0|0', '^(%d+)|(%d+)|(%d+)$')
+  local passed_by = now - began
+  if passed_by >= 2 * ARGV[14] then
+    began, counted, earlier = now, 0, 0
+  elseif passed_by >= ARGV[14] + 0 then
+    began, counted, earlier = began + ARGV[14], 0, counted
+  end
+  call('HSET', state, 'released', format('%.0f|%d|%d', began, counted + released - late, earlier))
+end
+reply[2], reply[3], reply[4] = next_at or 0, more, waiting
+return reply

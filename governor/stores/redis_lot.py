@@ -1,0 +1,133 @@
+"""Parking lots in Redis, beside the limits that they are released by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from governor import keys
+from governor.clock import SECOND
+from governor.policy.lot import (
+    Arrival,
+    LotView,
+    Parking,
+    ReleaseAsk,
+    Released,
+    Steering,
+    Waiting,
+)
+from governor.stores import wire_lot
+from governor.stores.scripts import Script, joined, load
+from governor.stores.wire import Words
+
+_AT_ONCE = 1_000
+"""Lanes that are looked at in one round trip."""
+
+
+class RedisLots:
+    """The parking lots of a :class:`~governor.stores.redis.RedisStore`, which gives its prefix and
+    its ways to run a script and to send plain commands."""
+
+    def __init__(
+        self, prefix: str, run: Callable[[Script, str, Words], Any], ask: Callable[..., list[Any]]
+    ) -> None:
+        self._prefix = prefix
+        self._run = run
+        self._ask = ask
+        self._park = load("park")
+        self._release = joined("admit", "release")
+        self._steer = load("steer")
+
+    def park(self, upstream: str, arrivals: Sequence[Arrival]) -> Parking:
+        words = wire_lot.park(self._prefix, upstream, arrivals)
+        return wire_lot.parked(self._run(self._park, upstream, words))
+
+    def release(self, ask: ReleaseAsk) -> Released:
+        words = wire_lot.release(self._prefix, ask)
+        return wire_lot.released(ask, self._run(self._release, ask.upstream, words))
+
+    def renew(self, upstream: str, entries: Sequence[str], lease: int) -> None:
+        ((seconds, micros),) = self._ask(upstream, ("TIME",))
+        until = str(int(seconds) * SECOND + int(micros) + lease)
+        out = keys.lot_key(self._prefix, upstream, "out")
+        self._ask(
+            upstream,
+            ("ZADD", out, "XX", *(word for entry in entries for word in (until, entry))),
+        )
+
+    def steer(self, upstream: str, steering: Steering) -> Sequence[bytes]:
+        words = wire_lot.steer(self._prefix, upstream, steering, keys.RECORDS_KEPT)
+        done: list[bytes] = self._run(self._steer, upstream, words)
+        return done
+
+    def find(self, upstream: str, entry: str) -> Waiting | None:
+        _, lot, lanes, _, _ = wire_lot.parts(self._prefix, upstream)
+        (value,) = self._ask(upstream, ("HGET", lot, entry))
+        if value is None:
+            return None
+        name = value.partition(b"|")[0].decode()
+        queue = wire_lot.queue_key(self._prefix, upstream, name)
+        lane, position = self._ask(upstream, ("HGET", lanes, name), ("LPOS", queue, entry))
+        if lane is None:
+            return None
+        return wire_lot.waiting(entry, value, lane.decode(), position)
+
+    def view(self, upstream: str) -> LotView:
+        state, lot, lanes, _, out = wire_lot.parts(self._prefix, upstream)
+        time, waiting, released, known, gone = self._ask(
+            upstream, ("TIME",), ("HGET", state, "lot"), ("HGET", state, "released"),
+            ("HGETALL", lanes), ("ZCARD", out),
+        )  # fmt: skip
+        texts = {
+            name.decode(): text.decode() for name, text in zip(known[::2], known[1::2], strict=True)
+        }
+        fields = {"lot": (waiting or b"0").decode(), "released": (released or b"0|0|0").decode()}
+        groups = {wire_lot.lane(text).group for text in texts.values()}
+        prefix = self._prefix
+        blocked = self._scores(
+            upstream, [wire_lot.blocked_key(prefix, upstream, g) for g in groups]
+        )
+        tags = self._scores(upstream, [wire_lot.ready_key(prefix, upstream, g) for g in groups])
+        lengths: dict[str, int] = {}
+        oldest: dict[str, int] = {}
+        for names in _slices([*texts]):
+            queues = [wire_lot.queue_key(prefix, upstream, name) for name in names]
+            found = self._ask(
+                upstream,
+                *(("LLEN", queue) for queue in queues),
+                *(("LINDEX", queue, "0") for queue in queues),
+            )
+            firsts = found[len(names) :]
+            values = self._ask(
+                upstream, *(("HGET", lot, (first or b"").decode()) for first in firsts)
+            )
+            for name, length, value in zip(names, found, values, strict=False):
+                if length:
+                    lengths[name] = length
+                    oldest[name] = wire_lot.since(value)
+        now = int(time[0]) * SECOND + int(time[1])
+        return wire_lot.view(now, fields, gone, texts, lengths, oldest, blocked, tags)
+
+    def waiting(self, upstream: str) -> tuple[int, int, int]:
+        state = keys.state_key(self._prefix, upstream)
+        time, (waiting, released) = self._ask(
+            upstream, ("TIME",), ("HMGET", state, "lot", "released")
+        )
+        now = int(time[0]) * SECOND + int(time[1])
+        text = None if released is None else released.decode()
+        return int(waiting or 0), *wire_lot.pace(text, now)
+
+    def _scores(self, upstream: str, sets: Sequence[str]) -> dict[str, int]:
+        scores: dict[str, int] = {}
+        if sets:
+            for found in self._ask(
+                upstream, *(("ZRANGE", each, "0", "-1", "WITHSCORES") for each in sets)
+            ):
+                names = (name.decode() for name in found[::2])
+                scores |= zip(names, (int(float(s)) for s in found[1::2]), strict=True)
+        return scores
+
+
+def _slices(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for at in range(0, len(names), _AT_ONCE):
+        yield names[at : at + _AT_ONCE]

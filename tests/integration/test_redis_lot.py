@@ -1,0 +1,212 @@
+"""The parking lots in Redis keep their contract, and answer as the specification does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from governor.clock import SECOND
+from governor.policy.adaptive import AdaptivePolicy
+from governor.policy.breaker import BreakerPolicy
+from governor.policy.decision import Ask, LaneKey
+from governor.policy.limits import Concurrency, Limit, Quota, Rule, Window
+from governor.policy.lot import Arrival, Group, Lane, ReleaseAsk, Steering
+from governor.policy.outcome import Outcome
+from governor.ports import Change, ClaimAction, Settlement
+from governor.stores.memory import MemoryStore
+from governor.testing.clock import FakeClock
+from governor.testing.conformance import StoreHarness
+from governor.testing.conformance_lot import ParkingLotConformance
+from tests.integration.scripted_clock import ScriptedRedis
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+def scripted(redis_url: str) -> Iterator[ScriptedRedis]:
+    scripted = ScriptedRedis(redis_url)
+    yield scripted
+    scripted.close()
+
+
+class TestRedisLots(ParkingLotConformance):
+    @pytest.fixture
+    def harness(self, scripted: ScriptedRedis) -> StoreHarness:
+        return StoreHarness(scripted.store, advance=scripted.advance)
+
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    # one bucket that all share, with a burst
+    "plain": (Limit("10/s", burst=3),),
+    # a bucket that all share, one for each account, and a window for each account
+    "accounts": (
+        Limit("10/s", burst=3), Limit("7/3s", per="account", burst=2),
+        Window(5, per_seconds=1, per="account"),
+    ),
+    # places that all share, places for each account, a quota
+    "places": (Concurrency(3), Concurrency(1, per="account", name="one"), Quota(40)),
+}  # fmt: skip
+GROUPS = {
+    name: Group(name, tuple((rule.key, rule) for rule in rules)) for name, rules in RULES.items()
+}
+ACCOUNTS = ("a", "b")
+BREAKER = BreakerPolicy(failures=2, of=5, open_for=3 * SECOND, ramp=2, probe=4 * SECOND)
+RATES = AdaptivePolicy(floor=256, cut=700, step=200)
+
+
+def lane(group: str, account: str, rank: int, flow: str) -> Lane:
+    buckets = tuple(f"{rule.key}:{account}" if rule.per else rule.key for rule in RULES[group])
+    return Lane(group, buckets, flow, rank, {"a": 1, "b": 3}.get(flow, 1), f"tenant {flow}")
+
+
+def arrival(number: int, to: Lane, cost: int, **more: object) -> Arrival:
+    costs = tuple(cost if rule.most > 1 and not isinstance(rule, Concurrency) else 1
+                  for rule in RULES[to.group])  # fmt: skip
+    return Arrival(f"task-{number}", to, costs, b"message \xff\n|%d" % number, **more)  # type: ignore[arg-type]
+
+
+lanes = st.builds(
+    lane, st.sampled_from([*RULES]), st.sampled_from(ACCOUNTS), st.sampled_from([0, 5]),
+    st.sampled_from(ACCOUNTS),
+)  # fmt: skip
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["park"] * 5
+            + ["release"] * 8
+            + ["settle"] * 2
+            + ["admit", "steer", "renew", "pause", "change"]
+        ),
+        # the clock's step before it
+        st.integers(0, 8_000_000) | st.integers(0, 200_000) | st.just(0),
+        st.lists(lanes, min_size=1, max_size=6),
+        st.integers(1, 3),  # cost
+        st.integers(0, 20),  # which task
+        st.integers(0, 9),  # room
+        st.booleans(),
+        st.booleans(),
+    ),
+    min_size=10,
+    max_size=40,
+)
+
+
+@settings(
+    max_examples=200,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(begin=st.lists(st.tuples(lanes, st.integers(1, 3)), min_size=4, max_size=20), steps=steps)
+def test_lua_releases_as_the_specification(
+    begin: list, steps: list, scripted: ScriptedRedis
+) -> None:
+    """The same arrivals are released in the same order at the same instants by the scripts and by
+    the pure policy, and what waits is the same in both."""
+    scripted.client.flushall()
+    scripted.advance(0)
+    clock = FakeClock(scripted.now)
+    specification = MemoryStore(clock.wall)
+    both = (scripted.store, specification)
+    for store in both:
+        store.settle(Settlement("api"))
+    scripted.advance(3600 * SECOND)
+    clock.advance(3600 * SECOND)
+    number = len(begin)
+    first = [arrival(n, to, cost) for n, (to, cost) in enumerate(begin)]
+    for store in both:
+        store.lots.park("api", first)
+    version = 0
+    released: list = []
+    for kind, step, chosen, cost, which, room, yes, also in steps:
+        scripted.advance(step)
+        clock.advance(step)
+        results: list = []
+        if kind == "park":
+            fresh = []
+            for to in chosen:
+                number += 1
+                fresh.append(
+                    arrival(
+                        which if also and which < number else number,
+                        to,
+                        cost,
+                        max_wait=20 * SECOND if which % 4 == 0 else 0,
+                        expires_in=4 * SECOND if which % 7 == 0 else 0,
+                        front=also,
+                        again=yes,
+                    )
+                )
+            results = [store.lots.park("api", fresh) for store in both]
+        elif kind == "release":
+            names = [*RULES] if yes else sorted({to.group for to in chosen})
+            key = chosen[0].buckets[1 % len(chosen[0].buckets)]
+            question = ReleaseAsk(
+                "api", tuple(GROUPS[name] for name in names), room,
+                50_000, 6 * SECOND, f"t{number}", version,
+                paused={key: clock.now + SECOND} if which < 6 else {},
+                wall=clock.now, left=tuple(t.entry for t in released[:room]) if also else (),
+                freed=(chosen[0].buckets[1],) if chosen[0].group == "places" else (),
+                news=also and which % 4 == 0, breaker=BREAKER if which < 15 else None,
+                adaptive=RATES if which > 5 else None, successes=which % 2,
+            )  # fmt: skip
+            results = [store.lots.release(question) for store in both]
+            released = [*results[0].tickets, *released]
+        elif kind == "admit":
+            to = chosen[0]
+            charges = tuple(
+                rule.charge_on(bucket, 1)
+                for (_, rule), bucket in zip(GROUPS[to.group].limits, to.buckets, strict=True)
+                if not isinstance(rule, Quota)
+            )
+            question = Ask(
+                "api", charges, 50_000, 100_000, SECOND, 3600 * SECOND, holder=f"h{which}",
+                lease=5 * SECOND, version=version,
+                lane=LaneKey(to.group, to.name) if yes else None, whole=also and not yes,
+            )  # fmt: skip
+            results = [store.admit(question) for store in both]
+        elif kind == "settle":
+            for ticket in released[:room]:
+                settlement = Settlement(
+                    "api", ticket.holder, ClaimAction.FINISH, None,
+                    ("in-flight", "one:a", "one:b"),
+                    outcome=Outcome.FAILED if which == 1 else Outcome.SUCCESS, probe=ticket.probe,
+                    breaker=BREAKER, adaptive=RATES,
+                )  # fmt: skip
+                results = [store.settle(settlement) for store in both]
+        elif kind == "steer":
+            what = ("back", "left", "cancel", "front", "move")[which % 5]
+            entries = tuple(f"task-{n}" for n in range(which, which + room))
+            steering = Steering(
+                what, entries, chosen[0] if what == "move" else None,
+                "ops" if yes else "", "a reason" if yes else "",
+            )  # fmt: skip
+            if what == "move":
+                same = scripted.store.lots.find("api", entries[0]) if entries else None
+                steering = Steering(
+                    what, entries[:1] if same and same.lane.group == chosen[0].group else (),
+                    chosen[0], "ops", "a reason",
+                )  # fmt: skip
+            results = [list(store.lots.steer("api", steering)) for store in both]
+        elif kind == "renew":
+            for store in both:
+                store.lots.renew("api", [t.entry for t in released] or ["none"], 9 * SECOND)
+        elif kind == "pause":
+            for store in both:
+                store.settle(Settlement("api", pause=room * 100_000))
+        else:
+            change = Change(
+                "api", "pause" if yes else "resume", "", str(clock.now + SECOND), "me", "w"
+            )
+            results = [store.change(change) for store in both]
+            if which:
+                # Otherwise the next question is made of limits that are no longer in force.
+                version = results[0].version
+        if results:
+            assert results[0] == results[1]
+        views = [store.lots.view("api") for store in both]
+        assert views[0] == views[1]
+        assert scripted.store.lots.waiting("api") == specification.lots.waiting("api")
+        entry = f"task-{which}"
+        assert scripted.store.lots.find("api", entry) == specification.lots.find("api", entry)
