@@ -243,6 +243,7 @@ class Governor:
             idem=before.idem or headers.get("id"),
             began=before.began,
             replay_of=before.replay_of,
+            fair=plan.tenant(args, kwargs) if plan.signature is not None else None,
         )  # fmt: skip
         shown = self.redactor.arguments(args, kwargs, plan.names())
         headers[NAME] = header.to_message()

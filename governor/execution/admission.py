@@ -16,6 +16,7 @@ from governor.policy.decision import (
     AnyCharge,
     Ask,
     ClaimAsk,
+    LaneKey,
     LeaseCharge,
     QuotaCharge,
     Reservation,
@@ -55,6 +56,7 @@ class Call:
         admitted: it has been admitted and not settled since: it may hold places.
         probe: it was let through as a probe of a half-open breaker.
         local: what it holds in this worker's own limits while the store is away.
+        lane: where it waits in its upstream's parking lot; ``None``: it is not parked.
     """
 
     plan: CallPlan
@@ -71,6 +73,7 @@ class Call:
     admitted: bool = False
     probe: bool = False
     local: tuple[Reservation, ...] = ()
+    lane: LaneKey | None = None
 
     @property
     def upstream(self) -> str:
@@ -181,6 +184,10 @@ class Admission:
         if upstream.breaker is not None or upstream.adaptive is not None:
             self._successes[upstream.name] = self._successes.get(upstream.name, 0) + 1
 
+    def take_successes(self, upstream: str) -> int:
+        """The successes the store has not heard of; they go with the question that is made now."""
+        return self._successes.pop(upstream, 0)
+
     def good_until(self, call: Call) -> int:
         """Monotonic instant after which an admitted body must ask afresh."""
         assert call.slot is not None
@@ -220,10 +227,12 @@ class Admission:
             holder=call.holder if call.places else "",
             lease=self._settings.claim_lease,
             version=version,
+            # Who holds a slot has waited already.
+            lane=None if header.reserved else call.lane,
             not_before=self.in_force.not_before(upstream.name, call.charges) if version else 0,
             breaker=upstream.breaker,
             adaptive=upstream.adaptive,
-            successes=self._successes.pop(upstream.name, 0) if self._successes else 0,
+            successes=self.take_successes(upstream.name) if self._successes else 0,
         )
 
     def _dated(self, charges: tuple[AnyCharge, ...]) -> tuple[AnyCharge, ...]:

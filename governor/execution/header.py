@@ -19,6 +19,7 @@ VERSION = 1
 
 _SCALARS = (
     "upstream", "idem", "give_up_at", "first", "deferrals", "throttles", "began", "replay_of",
+    "fair",
 )  # fmt: skip
 
 
@@ -37,6 +38,7 @@ class Header:
         reserved: what it holds in its limits while it waits.
         began: wall time at which its first attempt began.
         replay_of: the dead letter it replays.
+        fair: whose turn it takes while tasks are parked: the value of the upstream's ``fair_by``.
     """
 
     upstream: str = ""
@@ -49,6 +51,7 @@ class Header:
     reserved: tuple[Reservation, ...] = ()
     began: int | None = None
     replay_of: str | None = None
+    fair: str | None = None
 
     def to_message(self) -> dict[str, Any]:
         """The wire form; what is unset is left out."""
@@ -83,6 +86,7 @@ class Header:
                 ),
                 began=_optional(_number, wire.get("began")),
                 replay_of=_optional(_text, wire.get("replay_of")),
+                fair=_optional(_text, wire.get("fair")),
             )
         except (TypeError, ValueError, KeyError, IndexError):
             return cls()

@@ -31,7 +31,7 @@ class LimitsInForce:
     def __init__(self, store: LimiterStore) -> None:
         self._store = store
         self._found: dict[str, InForce] = {}
-        self._plans: dict[tuple[str, str], tuple[int, CallPlan]] = {}
+        self._plans: dict[tuple[str, str, bool], tuple[int, CallPlan]] = {}
 
     def version(self, upstream: str) -> int:
         """The version known here."""
@@ -51,10 +51,11 @@ class LimitsInForce:
         found = self._found.get(upstream, _UNCHANGED)
         if not found.values:
             return plan
-        version, changed = self._plans.get((upstream, plan.task), (0, plan))
+        key = (upstream, plan.task, bool(plan.held_back))
+        version, changed = self._plans.get(key, (0, plan))
         if version != found.version:
             changed = _changed(plan, numbers_of(found))
-            self._plans[upstream, plan.task] = found.version, changed
+            self._plans[key] = found.version, changed
         return changed
 
     def not_before(self, upstream: str, charges: Sequence[AnyCharge]) -> int:
@@ -66,6 +67,15 @@ class LimitsInForce:
         return max(
             (int(values.get(PAUSED_KEY + charge.bucket, 0)) for charge in charges), default=0
         )
+
+    def paused(self, upstream: str) -> dict[str, int]:
+        """Store time until which each of its paused keys is paused, by bucket."""
+        values = self._found.get(upstream, _UNCHANGED).values
+        return {
+            target.removeprefix(PAUSED_KEY): int(value)
+            for target, value in values.items()
+            if target.startswith(PAUSED_KEY)
+        }
 
 
 def numbers_of(found: InForce) -> dict[str, Mapping[str, Any]]:

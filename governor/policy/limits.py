@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from copy import copy
+from fractions import Fraction
 from typing import Any, Self
 from zoneinfo import ZoneInfo
 
@@ -155,6 +156,15 @@ class Limit(Rule):
         interval = self.rate.interval(cost)
         capacity = max(self.rate.interval(self.burst) - self.margin, interval)
         return Charge(bucket, self.name, interval, capacity, cost)
+
+    def less(self, share: float) -> Limit:
+        """The same limit, less a share of its rate and burst."""
+        left = copy(self)
+        kept = 1 - Fraction(share).limit_denominator(1_000)
+        left.rate = Rate(self.rate.count * kept, self.rate.period)
+        left.burst = left.most = max(int(self.burst * kept), 1)
+        left.name = f"{self.name}, less the reserve"
+        return left
 
     def numbers(self) -> dict[str, Any]:
         return {"rate": str(self.rate), "burst": self.burst}

@@ -169,6 +169,7 @@ class Ticket:
 
     Attributes:
         holder: names it in its concurrency limits.
+        since: store time at which it was parked.
         late: it has waited too long, or has expired. Nothing was charged; it shall not run.
         probe: as of an admission.
     """
@@ -177,6 +178,7 @@ class Ticket:
     slot: int
     holder: str
     payload: bytes
+    since: int
     late: bool = False
     probe: bool = False
 
@@ -373,7 +375,7 @@ class Lot:
             first = self._queues[name][0]
             entry = self._entries[first]
             if entry.deadline and entry.deadline <= now:
-                tickets.append(Ticket(first, now, "", entry.payload, late=True))
+                tickets.append(Ticket(first, now, "", entry.payload, entry.since, late=True))
                 self._take(name, ask, now)
                 continue
             holder = f"{ask.token}.{len(tickets)}"
@@ -383,7 +385,7 @@ class Lot:
             slot = _slot(answer)
             if slot is not None:
                 probe = isinstance(answer, Admit) and answer.probe
-                tickets.append(Ticket(first, slot, holder, entry.payload, probe=probe))
+                tickets.append(Ticket(first, slot, holder, entry.payload, entry.since, probe=probe))
                 self._virtual = max(self._virtual, tag)
                 turn = -(-max(entry.costs, default=1) * TURN // lane.weight)
                 self._flows[lane.flow] = tag + turn

@@ -10,7 +10,7 @@ from typing import Any
 from governor.errors import DeclarationError
 from governor.keys import digest
 from governor.policy.decision import AnyCharge
-from governor.policy.limits import Rule
+from governor.policy.limits import Limit, Rule
 from governor.policy.upstream import Upstream, check_limits
 
 
@@ -21,12 +21,20 @@ class CallPlan:
     Attributes:
         task: the task type's name.
         limits: each with the name of its bucket, without a ``per=`` value.
+        held_back: for tasks that must leave the upstream's reserve to urgent ones: further limits,
+            each as strict as one of ``limits`` less the reserve, and that one's place.
     """
 
     task: str
     upstream: Upstream
     limits: tuple[tuple[str, Rule], ...]
     signature: inspect.Signature | None
+    held_back: tuple[tuple[str, Rule, int], ...] = ()
+
+    @property
+    def rules(self) -> tuple[tuple[str, Rule], ...]:
+        """Every limit that a call is charged to."""
+        return (*self.limits, *((bucket, rule) for bucket, rule, _ in self.held_back))
 
     @classmethod
     def of(
@@ -46,8 +54,28 @@ class CallPlan:
         limits += [(f"t.{digest(task)}.{limit.key}", limit) for limit in own]
         for _, limit in limits:
             if limit.per is not None and signature is not None:
-                _check_per(task, limit, signature)
+                _check_argument("per", task, limit.per, signature)
+        if upstream.fair_by is not None and signature is not None:
+            _check_argument("fair_by", task, upstream.fair_by, signature)
         return cls(task, upstream, tuple(limits), signature)
+
+    def leaving_reserve(self) -> CallPlan:
+        """This plan for a task that is not urgent."""
+        reserve = self.upstream.reserve
+        if not reserve:
+            return self
+        held_back = tuple(
+            (f"less.{bucket}", limit.less(reserve), index)
+            for index, (bucket, limit) in enumerate(self.limits)
+            if isinstance(limit, Limit)
+        )
+        return replace(self, held_back=held_back)
+
+    def tenant(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+        """The value of the argument that the upstream is fair by; ``None`` without one."""
+        if self.upstream.fair_by is None:
+            return None
+        return str(self._bind(args, kwargs).get(self.upstream.fair_by, ""))
 
     def names(self) -> tuple[str, ...]:
         """The positional parameters' names, in order."""
@@ -65,7 +93,14 @@ class CallPlan:
         Raises:
             DeclarationError: a cost callable failed, or its answer is no cost of that limit.
         """
-        return tuple(self._cost(limit, args, kwargs) for _, limit in self.limits)
+        costs = tuple(self._cost(limit, args, kwargs) for _, limit in self.limits)
+        return self._with_held_back(costs)
+
+    def _with_held_back(self, costs: tuple[int, ...]) -> tuple[int, ...]:
+        return (
+            *costs,
+            *(min(costs[index], rule.most) for _, rule, index in self.held_back),
+        )
 
     def _cost(self, limit: Rule, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
         if not callable(limit.cost):
@@ -95,7 +130,7 @@ class CallPlan:
         arguments = self._bind(args, kwargs)
         return tuple(
             limit.charge(bucket, arguments, cost)
-            for (bucket, limit), cost in zip(self.limits, self.costs(args, kwargs), strict=True)
+            for (bucket, limit), cost in zip(self.rules, self.costs(args, kwargs), strict=True)
         )
 
     def charges_named(self, costs: Mapping[str, int]) -> tuple[AnyCharge, ...] | None:
@@ -104,11 +139,16 @@ class CallPlan:
         if len(costs) != len(self.limits):
             return None
         charges = []
+        values = []
         for (bucket, limit), (named, cost) in zip(self.limits, costs.items(), strict=True):
             expected = named.rpartition(":")[0] if limit.per is not None else named
             if expected != bucket or not 1 <= cost <= limit.most:
                 return None
             charges.append(limit.charge_on(named, cost))
+            values.append(named[len(bucket) :])
+        for bucket, limit, index in self.held_back:
+            cost = min(charges[index].cost, limit.most)
+            charges.append(limit.charge_on(bucket + values[index], cost))
         return tuple(charges)
 
     def changed(self, numbers: Mapping[str, Mapping[str, Any]]) -> CallPlan:
@@ -121,18 +161,19 @@ class CallPlan:
             (bucket, limit.with_numbers(numbers[bucket]) if bucket in numbers else limit)
             for bucket, limit in self.limits
         )
-        return replace(self, limits=limits)
+        changed = replace(self, limits=limits)
+        return changed.leaving_reserve() if self.held_back else changed
 
     def recharged(self, charges: Sequence[AnyCharge]) -> tuple[AnyCharge, ...]:
         """Charges that were made of an earlier form of this plan, with its numbers of now. What
         costs more than is left of a limit takes all of it."""
         return tuple(
             limit.charge_on(charge.bucket, min(charge.cost, limit.most))
-            for (_, limit), charge in zip(self.limits, charges, strict=True)
+            for (_, limit), charge in zip(self.rules, charges, strict=True)
         )
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not any(limit.per for _, limit in self.limits):
+        if self.upstream.fair_by is None and not any(limit.per for _, limit in self.limits):
             return {}
         if self.signature is None:
             return kwargs
@@ -150,15 +191,15 @@ class CallPlan:
         return arguments
 
 
-def _check_per(task: str, limit: Rule, signature: inspect.Signature) -> None:
+def _check_argument(field: str, task: str, argument: str, signature: inspect.Signature) -> None:
     parameters = signature.parameters
-    if limit.per in parameters or any(
+    if argument in parameters or any(
         p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
     ):
         return
     known = ", ".join(parameters) or "none"
     raise DeclarationError(
-        "per",
-        f"task {task} has no argument {limit.per!r} (it has: {known})",
-        f"Name one of its arguments, or add {limit.per!r} to the task",
+        field,
+        f"task {task} has no argument {argument!r} (it has: {known})",
+        f"Name one of its arguments, or add {argument!r} to the task",
     )

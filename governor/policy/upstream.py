@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from governor.clock import SECOND, micros
@@ -13,6 +13,7 @@ from governor.policy.breaker import BreakerPolicy
 from governor.policy.limits import NAME, Rule
 
 StoreDown = Literal["closed", "open", "local"]
+Parking = Literal["store", "broker"]
 
 _PROBE = 30 * SECOND
 """A probe that was not heard of for so long counts as lost."""
@@ -102,12 +103,27 @@ class Upstream:
         store_down: what happens while the limiter store does not answer. ``"closed"``: tasks
             wait. ``"open"``: they call unlimited. ``"local"``: each worker enforces its
             share of the limits by itself. Tasks that are not idempotent wait in any case.
+        fair_by: the task argument whose values, the tenants, take turns while tasks are parked. By
+            default those take turns that have the same ``per=`` values.
+        weights: by tenant, turns for each turn of one that is not named; whole numbers.
+        reserve: the share of every rate that is kept for tasks of the priorities ``urgent``,
+            0 to 0.9.
+        urgent: those priorities, as the broker knows them: RabbitMQ's most urgent is the highest,
+            that of Redis is 0.
+        max_waiting: with so many tasks parked ``apply_async`` raises
+            :class:`~governor.Overloaded`, and it does as well when those there are would take
+            longer than ``max_wait``; by default it never does.
+        parking: where tasks wait longer than a worker holds them: in the limiter ``"store"``, or
+            in the ``"broker"``, with a countdown.
 
     Raises:
         DeclarationError: naming the field and the remedy.
     """
 
-    __slots__ = ("adaptive", "breaker", "limits", "max_wait", "name", "store_down")
+    __slots__ = (
+        "adaptive", "breaker", "fair_by", "limits", "max_wait", "max_waiting", "name", "parking",
+        "reserve", "store_down", "urgent", "weights",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -117,6 +133,12 @@ class Upstream:
         breaker: Breaker | None = None,
         adaptive: Adaptive | None = None,
         store_down: StoreDown = "closed",
+        fair_by: str | None = None,
+        weights: Mapping[str, int] | None = None,
+        reserve: float = 0.0,
+        urgent: Iterable[int] = (),
+        max_waiting: int | None = None,
+        parking: Parking = "store",
     ) -> None:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise DeclarationError(
@@ -135,6 +157,21 @@ class Upstream:
             raise DeclarationError(
                 "store_down", f"{store_down!r} is no policy", 'Give "closed", "open" or "local"'
             )
+        if fair_by is not None and (not isinstance(fair_by, str) or not fair_by.isidentifier()):
+            raise DeclarationError(
+                "fair_by", f"{fair_by!r} is no argument's name", 'Name one, like fair_by="account"'
+            )
+        if parking not in {"store", "broker"}:
+            raise DeclarationError(
+                "parking", f"{parking!r} is no place to wait", 'Give "store" or "broker"'
+            )
+        if max_waiting is not None:
+            _integer("max_waiting", max_waiting, 1, 100_000_000)
+        self.fair_by = fair_by
+        self.weights = _weights(weights or {}, fair_by)
+        self.reserve, self.urgent = _reserve(reserve, urgent)
+        self.max_waiting = max_waiting
+        self.parking = parking
         self.name = name
         self.breaker = None if breaker is None else breaker.policy
         self.adaptive = None if adaptive is None else adaptive.policy
@@ -144,6 +181,41 @@ class Upstream:
 
     def __repr__(self) -> str:
         return f"Upstream({', '.join([repr(self.name), *map(repr, self.limits)])})"
+
+
+def _weights(weights: Mapping[str, int], fair_by: str | None) -> dict[str, int]:
+    if weights and fair_by is None:
+        raise DeclarationError("weights", "nobody takes turns by name", 'Add fair_by="…"')
+    if not isinstance(weights, Mapping):
+        raise DeclarationError("weights", f"{weights!r} is no mapping", 'Write {"a tenant": 3}')
+    for tenant, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int) or not 1 <= weight <= 1_000:
+            raise DeclarationError(
+                "weights", f"{tenant!r} has the weight {weight!r}", "Give 1 to 1000 turns"
+            )
+    return {str(tenant): weight for tenant, weight in weights.items()}
+
+
+def _reserve(reserve: float, urgent: Iterable[int]) -> tuple[float, frozenset[int]]:
+    if isinstance(reserve, bool) or not isinstance(reserve, int | float) or not 0 <= reserve <= 0.9:
+        raise DeclarationError("reserve", f"{reserve!r} is no share", "Give 0 to 0.9")
+    try:
+        priorities = frozenset(urgent)
+    except TypeError:
+        priorities = frozenset({-1})
+    if not all(isinstance(p, int) and 0 <= p <= 255 for p in priorities):
+        raise DeclarationError(
+            "urgent",
+            f"{urgent!r} are no priorities",
+            "Give numbers from 0 to 255, like range(7, 10)",
+        )
+    if bool(reserve) is not bool(priorities):
+        raise DeclarationError(
+            "urgent" if reserve else "reserve",
+            "a reserve is kept for the tasks of some priorities",
+            "Give both, like reserve=0.1, urgent=range(7, 10)",
+        )
+    return float(reserve), priorities
 
 
 def check_limits(limits: Sequence[object]) -> None:

@@ -144,9 +144,10 @@ def released(ask: ReleaseAsk, reply: list[Any]) -> Released:
     for number, at in enumerate(range(5, len(reply), 4)):
         entry, slot, kind, value = reply[at : at + 4]
         late = kind == 2
-        payload = bytes(value).partition(b"\n")[2]
+        head, _, payload = bytes(value).partition(b"\n")
+        parked_at = int(head.rpartition(b"|")[2] or 0)
         holder = "" if late else f"{ask.token}.{number}"
-        tickets.append(Ticket(entry.decode(), slot, holder, payload, late, kind == 1))
+        tickets.append(Ticket(entry.decode(), slot, holder, payload, parked_at, late, kind == 1))
     return Released(now, tuple(tickets), next_at, bool(more), waiting, bool(stale))
 
 

@@ -95,7 +95,8 @@ class Advances:
             replace(c, interval=expected * c.interval, cost=expected * c.cost) for c in plain
         )
         # It is asked for now or not at all.
-        return Call(call.plan, charges, Header(), patience=0, version=call.version), expected
+        ahead = Call(call.plan, charges, Header(), patience=0, version=call.version, lane=call.lane)
+        return ahead, expected
 
     def answered(self, call: Call, number: int, answer: Answer, now: int) -> None:
         """Keep what was admitted."""

@@ -61,6 +61,7 @@ class GateStep(bootsteps.StartStopStep):  # type: ignore[misc]
         governor.gate = self.gate
         consumer.on_task_request = self.gate.on_request
         _capture_messages(consumer, self.gate)
+        _begin_when_ready(consumer, self._loop, self.gate)
         if governor.settings.stats_file is not None:
             self._start_stats(governor, governor.settings.stats_file)
 
@@ -84,6 +85,7 @@ class GateStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self._clock.sleep(10_000)
             self._loop.drain()
         self._loop.drain()
+        guarded(self.gate.lots.flush)
         if consumer.hub is not None:
             # The acknowledgements wait in a loop that has ended.
             guarded(partial(_flush, consumer.hub))
@@ -115,6 +117,17 @@ def _govern_tasks(governor: Governor) -> None:
                 "nothing of idempotence: its retries stay Celery's", name,
             )  # fmt: skip
         govern(task)
+
+
+def _begin_when_ready(consumer: Any, loop: Loop, gate: Gate) -> None:
+    """Parked tasks are handed to Celery, which must be ready for them; at each connection."""
+    celery = consumer.on_ready
+
+    def on_ready() -> None:
+        celery()
+        loop.soon(gate.lots.begin)
+
+    consumer.on_ready = on_ready
 
 
 def _flush(hub: Any) -> None:

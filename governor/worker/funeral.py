@@ -145,6 +145,7 @@ class Funeral:
             delivery=int(request.request_dict.get("retries") or 0),
             upstream=governance.plan.upstream.name if governance else None,
             limit_keys=[] if call is None else [charge.bucket for charge in call.charges],
+            tenant=header.fair if header else None,
             idempotent=governance.idempotent if governance else None,
             idempotency_key=(header.idem if header else None) or request.id,
             exc_type=facts.exc_type,

@@ -4,14 +4,16 @@ and again when it ends.
 The life of a request::
 
     received → a place is free → ask ─ Admit ──→ run → settle → acknowledge
-                    ↑              ├ Wait ─────→ hold (short) or defer (publish, acknowledge)
-                    └──── held ────┘
+                    ↑              ├ Wait ─────→ hold (short) or park (store, acknowledge)
+                    └──── held ────┤                              │
+                    └─── parked ───┼──────────── released ────────┘
                                    ├ Refuse ───→ dead letter, acknowledge
                                    ├ done ─────→ acknowledge
                                    └ unknown ──→ dead letter, acknowledge
 
-All of it happens on the worker's loop. Dead letters are written by a thread; their end comes
-back to the loop. Nothing is acknowledged before it is written or published.
+Where nothing is parked, a task that waits long is deferred: published with a countdown, and
+acknowledged. All of it happens on the worker's loop. Dead letters are written by a thread; their
+end comes back to the loop. Nothing is acknowledged before it is written or published.
 """
 
 from __future__ import annotations
@@ -38,17 +40,23 @@ from governor.policy.decision import (
     AlreadyDone,
     Answer,
     ClaimAsk,
+    LeaseCharge,
     OutcomeUnknown,
+    Park,
     Refuse,
+    Reservation,
     Wait,
 )
+from governor.policy.lot import Ticket
 from governor.ports import ClaimAction, MessageCopy, Reason
 from governor.ports import Settlement as Renewal
 from governor.worker.advance import Advances
 from governor.worker.funeral import Funeral
 from governor.worker.loop import Loop, guarded
+from governor.worker.lots import Lots
 from governor.worker.messages import Publisher, copy_of
 from governor.worker.outage import ASK_AGAIN, StoreOutage
+from governor.worker.parked import ParkedMessage
 from governor.worker.places import Places
 from governor.worker.request import GovernedRequest
 from governor.worker.settlement import Settlement
@@ -137,6 +145,10 @@ class Gate:
         self._identity = os.urandom(6).hex()
         self._delivery = count()
         self._make_known()
+        self.lots = Lots(
+            governor, consumer, loop, places, self._outage, self._identity, self._pace.within,
+            self._is_parked, self._hand_back,
+        )  # fmt: skip
         governor.store.listen(self.heard)
 
     # ------------------------------------------------------------------ the way in
@@ -162,7 +174,12 @@ class Gate:
         governance = self._governor.governance(request.task.name)
         assert governance is not None
         header = Header.from_message(request.request_dict)
+        message = request.message
+        ticket = message.ticket if isinstance(message, ParkedMessage) else None
         request.token = f"{self._identity}.{next(self._delivery)}"
+        if ticket is not None:
+            self.lots.redeemed(request)
+            request.token = ticket.holder or request.token
         request.epoch = self._epoch
         request.received = self._clock.monotonic()
         if not isinstance(request.args, list | tuple) or not isinstance(request.kwargs, dict):
@@ -170,8 +187,11 @@ class Gate:
                 request, Reason.INVALID_MESSAGE, "its arguments are no list and mapping"
             )
             return
+        plan = governance.plan
+        if plan.upstream.reserve and _priority(message) not in plan.upstream.urgent:
+            plan = plan.leaving_reserve()
         try:
-            charges = charges_of(governance.plan, header, request.args, request.kwargs)
+            charges = charges_of(plan, header, request.args, request.kwargs)
         except DeclarationError as exc:
             self.settlement.bury(request, Reason.INVALID_MESSAGE, str(exc))
             return
@@ -181,8 +201,15 @@ class Gate:
                 request.id, int(request.request_dict.get("retries") or 0), request.token,
                 self._settings.claim_lease, self._settings.claim_keep,
             )  # fmt: skip
-        request.call = Call(governance.plan, charges, header, claim, request.token)
+        call = request.call = Call(plan, charges, header, claim, request.token)
+        request.lane = self.lots.lane_of(call, message, request.args, request.kwargs)
         self.settlement.waits(request, True)
+        if ticket is not None:
+            self._redeem(request, call, ticket, message.slot)
+            return
+        if self.lots.follows(call) and not header.reserved:
+            self.on_loop(partial(self.lots.park, request, call))
+            return
         enter = partial(self._enter, request)
         if request.eta is not None:
             # Its timer fired. kombu's hub fires ten in a pass and may then sleep for a second
@@ -190,6 +217,34 @@ class Gate:
             self._loop.soon(enter)
         else:
             self.on_loop(enter)
+
+    def _redeem(self, request: GovernedRequest, call: Call, ticket: Ticket, slot: int) -> None:
+        """It was released from the parking lot: its limits are charged, only its claim is not
+        taken."""
+        header = call.header
+        if header.first is None:
+            header.first = ticket.since
+            header.give_up_at = ticket.since + call.plan.upstream.max_wait
+        if ticket.late:
+            if not request.revoked():
+                self.settlement.bury(
+                    request, Reason.DEFERRAL_BUDGET_EXHAUSTED, "it was parked beyond max_wait"
+                )
+            return
+        call.version = self._governor.admission.in_force.version(call.upstream)
+        call.slot = slot
+        call.admitted = True
+        call.probe = ticket.probe
+        call.settled = call.claim is None
+        header.reserved = tuple(
+            Reservation(charge.bucket, ticket.slot, paid=True)
+            for charge in call.charges
+            if not isinstance(charge, LeaseCharge)
+        )
+        if slot > self._clock.monotonic():
+            self._room.hold(request, slot)
+        else:
+            self._released(request)
 
     def _enter(self, request: GovernedRequest) -> None:
         self._new.append(request)
@@ -296,6 +351,8 @@ class Gate:
                 return True
             case Wait():
                 self._wait(request, call, answer)
+            case Park():
+                self._park(request, call)
             case Refuse(now=now, paused=True) if now < (give_up_at := _gives_up_at(call)):
                 # A pause may be ended early: it waits as long as it may.
                 call.slot = self._clock.monotonic() + give_up_at - now
@@ -329,12 +386,12 @@ class Gate:
         near = answer.charged or answer.until - answer.now <= self._settings.hold
         # Whoever may be woken stays where it can be, as long as the broker is patient with it.
         stays_until = request.received + self._settings.max_countdown
-        stays = answer.woken and len(self._room) < _MOST_HELD
+        stays = answer.woken and request.lane is None and len(self._room) < _MOST_HELD
         if near or (stays and self._clock.monotonic() < stays_until):
             self.settlement.count(request, "held")
             self._hold(request, call.slot if near else min(call.slot, stays_until))
         else:
-            self._defer(request, call)
+            self._park(request, call)
 
     def _run(self, request: GovernedRequest) -> None:
         call = _call(request)
@@ -368,11 +425,39 @@ class Gate:
     # ------------------------------------------------------------------ waiting
 
     def _hold(self, request: GovernedRequest, until: int) -> None:
-        if not request.held and len(self._room) < _MOST_HELD:
+        parked = isinstance(request.message, ParkedMessage)
+        if not request.held and not parked and len(self._room) < _MOST_HELD:
             # A held message occupies the prefetch window; others must not wait behind it.
             request.held = True
             self._consumer.qos.increment_eventually()
         self._room.hold(request, until)
+
+    def _park(self, request: GovernedRequest, call: Call) -> None:
+        """It waits elsewhere: in its upstream's parking lot, or in the broker."""
+        if request.lane is None or self._outage.on:
+            self._hand_back(request, call)
+            return
+        self._advances.drop(call.upstream)
+        if call.admitted:
+            # It had its turn and could not use it.
+            self.settlement.settle(request, ClaimAction.RELEASE)
+        call.header.reserved = ()
+        self.lots.park(request, call, front=call.header.throttles > 0)
+
+    def _is_parked(self, request: GovernedRequest, call: Call) -> None:
+        self.settlement.count(request, "parked")
+        _log.info("Task %s[%s] is parked: it waits for %s",
+                  request.name, request.id, call.upstream)  # fmt: skip
+        self.settlement.let_go(request)
+
+    def _hand_back(self, request: GovernedRequest, call: Call) -> None:
+        if call.slot is None:
+            call.slot = self._clock.monotonic() + ASK_AGAIN
+        if isinstance(request.message, ParkedMessage):
+            # It is kept in the lot until it ends; there is no other place for it.
+            self._hold(request, max(call.slot, self._clock.monotonic() + ASK_AGAIN))
+        else:
+            self._defer(request, call)
 
     def _unhold(self, request: GovernedRequest) -> None:
         if request.held:
@@ -423,8 +508,10 @@ class Gate:
                 request.settled = True
                 celery(verdict.exc_info)
             case Verdict.Kind.LEAVE:
+                self.lots.abandon(request)
                 celery(verdict.exc_info)
             case Verdict.Kind.ABANDON:
+                self.lots.abandon(request)
                 task_ready(request)
             case Verdict.Kind.DEAD:
                 assert verdict.reason is not None
@@ -512,6 +599,7 @@ class Gate:
     def heard(self, upstream: str, what: str) -> None:
         """The store says, from any thread, that who waits for ``upstream`` may go earlier."""
         self._loop.soon(partial(self._woken, upstream, what))
+        self._loop.soon(partial(self.lots.heard, upstream, what))
 
     def _woken(self, upstream: str, what: str) -> None:
         """``what`` is a bucket in which a place came free, ``breaker``, ``change``, or nothing when
@@ -535,7 +623,8 @@ class Gate:
         else:
             # One place for one; of a breaker's next step nobody knows how many it lets through.
             most = _MOST_PROBES if what == "breaker" else 1
-        self._room.let_out(may_go, most)
+        if what != "lot":
+            self._room.let_out(may_go, most)
 
     def waiting(self) -> list[dict[str, Any]]:
         """Who waits in this worker, for people: instants are wall-clock microseconds."""
@@ -567,6 +656,7 @@ class Gate:
             if not request.settled and getattr(job, "_write_to", job) is None:
                 self.settlement.settle(request, ClaimAction.RELEASE)
         self._handed_on.clear()
+        self.lots.give_back()
         for request in (*self._room.clear(), *self._due, *self._new):
             request.held = False
             self.settlement.waits(request, False)
@@ -589,6 +679,10 @@ def _described(
         "deferrals": header.deferrals,
         "reserved": [[r.bucket, r.slot, r.paid] for r in header.reserved],
     }
+
+
+def _priority(message: Any) -> int:
+    return int((message.properties or {}).get("priority") or 0)
 
 
 def _gives_up_at(call: Call) -> int:

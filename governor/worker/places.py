@@ -30,6 +30,10 @@ class Places(Protocol):
         """Use an acquired place to execute ``request``; the pool returns it afterwards."""
         ...
 
+    def free(self) -> int:
+        """How many places nobody has taken or waits for."""
+        ...
+
     def clear(self) -> None:
         """Forget who is waiting: their messages went back to the broker."""
         ...
@@ -52,6 +56,9 @@ class PreforkPlaces:
 
     def run(self, request: Any) -> None:
         self._controller._process_task(request)
+
+    def free(self) -> int:
+        return int(self._controller.semaphore.value)
 
     def clear(self) -> None:
         """Celery clears its semaphore itself when the connection is lost."""
@@ -90,6 +97,9 @@ class CountedPlaces:
             if self._applied == before:
                 # Revoked at the last moment: nothing was executed that will return the place.
                 self.give_back()
+
+    def free(self) -> int:
+        return max((self._pool.num_processes or 1) - self._taken - len(self._waiting), 0)
 
     def clear(self) -> None:
         self._waiting.clear()

@@ -15,6 +15,7 @@ from typing import Any
 from celery.worker.request import Request
 
 from governor.execution.admission import Call
+from governor.policy.lot import Lane
 from governor.policy.outcome import Outcome
 
 _log = logging.getLogger("governor")
@@ -34,6 +35,7 @@ class GovernedRequest(Request):  # type: ignore[misc]
         epoch: the broker connection it came on.
         received: when it was, in monotonic microseconds.
         outcome: what its call said about the upstream.
+        lane: where it waits when it must wait long.
     """
 
     call: Call | None = None
@@ -46,6 +48,7 @@ class GovernedRequest(Request):  # type: ignore[misc]
     epoch: int = 0
     received: int = 0
     outcome: Outcome = Outcome.IGNORED
+    lane: Lane | None = None
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False

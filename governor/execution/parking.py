@@ -1,0 +1,97 @@
+"""What is parked: a message as bytes that read back as the same message, and its lane.
+
+The bytes are a line of JSON (see :mod:`governor.deadletter.encoding`) and the message's body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+
+from governor.deadletter.encoding import decode, encode
+from governor.keys import digest
+from governor.policy.lot import Group, Lane
+from governor.policy.plan import CallPlan
+from governor.ports import MessageCopy
+
+_MOST_RETRIES_SOUGHT = 20
+
+_SHOWN = 80
+"""Characters of a tenant's name that are kept for people."""
+
+
+def pack(message: MessageCopy) -> bytes | None:
+    """The message as it is parked; ``None`` when it holds a value that could not be kept."""
+    head = encode({
+        "h": message.headers, "p": message.properties,
+        "x": message.exchange, "r": message.routing_key,
+    })  # fmt: skip
+    return head.text.encode() + b"\n" + message.body if head.exact else None
+
+
+def unpack(payload: bytes) -> MessageCopy:
+    """The message that was parked.
+
+    Raises:
+        ValueError: these are not such bytes.
+    """
+    head, _, body = payload.partition(b"\n")
+    facts = decode(head.decode())
+    try:
+        return MessageCopy(body, facts["h"], facts["p"], facts["x"], facts["r"])
+    except (KeyError, TypeError) as exc:
+        raise ValueError("this is no parked message") from exc
+
+
+def entry_of(task_id: str, retries: int) -> str:
+    """Names one attempt of a task in the lot."""
+    return f"{task_id}:{retries}" if retries else task_id
+
+
+def entries_of(task_id: str) -> tuple[str, ...]:
+    """The names under which a task may be found there."""
+    return tuple(entry_of(task_id, retries) for retries in range(_MOST_RETRIES_SOUGHT))
+
+
+def group_of(plan: CallPlan, origin: str) -> Group:
+    """The lanes of tasks with these limits from this queue."""
+    shape = tuple(bucket for bucket, _ in plan.rules)
+    return Group(digest((shape, origin)), plan.rules)
+
+
+class Lanes:
+    """Finds lanes; each is made once.
+
+    Args:
+        shown: hides secrets in a tenant's name.
+    """
+
+    def __init__(self, shown: Callable[[str], str]) -> None:
+        self._shown = shown
+        self._group = lru_cache(maxsize=1_024)(_group_name)
+        self._made = lru_cache(maxsize=16_384)(self._make)
+
+    def of(
+        self, plan: CallPlan, origin: str, buckets: Sequence[str], tenant: str | None, rank: int
+    ) -> tuple[Lane, str]:
+        """The lane, and its name, of a call that is charged to ``buckets``."""
+        group = self._group(tuple(bucket for bucket, _ in plan.rules), origin)
+        return self._made(group, tuple(buckets), tenant, rank, _weight(plan, tenant))
+
+    def _make(
+        self, group: str, buckets: tuple[str, ...], tenant: str | None, rank: int, weight: int
+    ) -> tuple[Lane, str]:
+        # Without names the tenants are the values of per=.
+        flow = digest(buckets if tenant is None else tenant)
+        shown = "" if tenant is None else self._shown(tenant)[:_SHOWN]
+        lane = Lane(group, buckets, flow, rank, weight, shown)
+        return lane, lane.name
+
+
+def _group_name(shape: tuple[str, ...], origin: str) -> str:
+    return digest((shape, origin))
+
+
+def _weight(plan: CallPlan, tenant: str | None) -> int:
+    weights: Mapping[str, int] = plan.upstream.weights
+    return weights.get(tenant, 1) if tenant is not None and weights else 1

@@ -1,0 +1,544 @@
+"""The worker's end of the parking lots: tasks that must wait long go there, and come back when
+they may go.
+
+    too long to hold → park (many in one call) → acknowledge the broker's message
+    a place is free → release (many in one call) → hand to Celery like a message → run
+                                                 → acknowledge → told to the lot
+
+There is one timer for each lot, at the next instant at which something may go, and news: a place
+of a concurrency limit came free, a limit was raised, a pause ended, a first task was parked.
+Several workers have the same timer. The one that finds something keeps it; one that finds nothing
+comes a little later the next time, so that it is not asked in vain and still there when the other
+is busy or gone.
+
+A released task is this worker's for a lease, which it renews. All of it happens on the worker's
+loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Any
+
+from celery.worker.state import active_requests
+from celery.worker.state import revoked as revoked_tasks
+from kombu.serialization import prepare_accept_content
+
+from governor.clock import SECOND, Clock, as_micros
+from governor.errors import StoreUnavailable
+from governor.execution.admission import Call
+from governor.execution.parking import Lanes, entries_of, entry_of, group_of, pack, unpack
+from governor.governor import Governor
+from governor.policy.decision import LaneKey
+from governor.policy.lot import Arrival, Group, Lane, ReleaseAsk, Released, Steering, Ticket
+from governor.policy.upstream import Upstream
+from governor.worker.loop import Loop, guarded
+from governor.worker.messages import copy_of
+from governor.worker.outage import StoreOutage
+from governor.worker.parked import End, ParkedMessage
+from governor.worker.places import Places
+from governor.worker.request import GovernedRequest
+
+_log = logging.getLogger("governor")
+
+_MOST_AT_ONCE = 100
+"""Tasks released by one question."""
+
+_MOST_PARKED_AT_ONCE = 200
+
+_LONGEST_AHEAD = SECOND // 20
+"""Microseconds before its slot at which a task is released, at most."""
+
+_MOST_MISSES = 20
+"""How many times as late as that a worker comes that finds nothing again and again."""
+
+_EARLY = 1_000
+"""Microseconds by which a timer is set later: asked too early, the answer is "not yet"."""
+
+_BEHIND = SECOND // 4
+"""For so long after a task was parked here others of its lane follow without being asked about."""
+
+_SAY_LEFT = SECOND // 20
+"""The longest an ended task is kept from the lot; it usually goes with the next question."""
+
+_LOOK = SECOND
+"""How often this worker's memory is searched for revoked tasks that may be parked."""
+
+
+@dataclass(slots=True)
+class _Lot:
+    """What this worker knows of one upstream's lot.
+
+    Attributes:
+        waiting: tasks in it, as far as is known.
+        asking: a place in the pool was asked for, to release something into.
+        timer: monotonic microseconds of the next question.
+        misses: questions in a row that released nothing.
+        freed, news: see :class:`~governor.policy.lot.ReleaseAsk`.
+        out: what was released to this worker and has not ended, and the requests made of it.
+        silent: of those, the ones that will not end here.
+        left: what has ended since the last question.
+    """
+
+    upstream: Upstream
+    waiting: int = 0
+    asking: bool = False
+    timer: int | None = None
+    misses: int = 0
+    freed: set[str] = field(default_factory=set)
+    news: bool = False
+    out: dict[str, GovernedRequest | None] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+    left: list[str] = field(default_factory=list)
+
+
+class Lots:
+    """Parks and releases for one worker.
+
+    Args:
+        token: names this worker in what it releases.
+        pace: how many places are likely to come free within so many microseconds.
+        parked: told of a request that waits in the lot now.
+        fall_back: does something else about one that could not be parked.
+    """
+
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        governor: Governor,
+        consumer: Any,
+        loop: Loop,
+        places: Places,
+        outage: StoreOutage,
+        token: str,
+        pace: Callable[[int], int],
+        parked: Callable[[GovernedRequest, Call], None],
+        fall_back: Callable[[GovernedRequest, Call], None],
+    ) -> None:
+        self._governor = governor
+        self._store = governor.store
+        self._settings = governor.settings
+        self._stats = governor.stats
+        self._clock: Clock = governor.clock
+        self._consumer = consumer
+        self._loop = loop
+        self._places = places
+        self._outage = outage
+        self._token = token
+        self._questions = count()
+        self._pace = pace
+        self._parked = parked
+        self._fall_back = fall_back
+        self._ahead = min(governor.settings.grace, _LONGEST_AHEAD)
+        self._lanes = Lanes(governor.redactor.text)
+        self._lots = {
+            name: _Lot(upstream)
+            for name, upstream in governor.upstreams.items()
+            if upstream.parking == "store"
+        }
+        self._arriving: dict[str, list[tuple[GovernedRequest, Call, Arrival]]] = {}
+        self._behind: dict[str, int] = {}
+        self._groups: dict[tuple[str, int, tuple[str, ...]], tuple[Group, ...]] = {}
+        self._handler: Callable[[Any], None] | None = None
+        self._open = False
+        self._saying = False
+        self._renewing = False
+        self._looking = False
+        self._revoked: set[str] = set()
+
+    def begin(self) -> None:
+        """Celery can take messages from now on."""
+        self._handler = self._consumer.create_task_handler()
+        self._open = True
+        for lot in self._lots.values():
+            lot.news = True
+            self._want(lot)
+
+    # ------------------------------------------------------------------ into the lot
+
+    def lane_of(self, call: Call, message: Any, args: Any, kwargs: Any) -> Lane | None:
+        """The lane of a call of this message, or ``None`` for an upstream that does not park."""
+        if call.upstream not in self._lots:
+            return None
+        plan = call.plan
+        tenant = call.header.fair
+        if tenant is None:
+            tenant = plan.tenant(args, kwargs)
+        priority = int((message.properties or {}).get("priority") or 0)
+        rank = max(0, min(255 - priority if self._rank_down() else priority, 255))
+        buckets = [charge.bucket for charge in call.charges]
+        lane, name = self._lanes.of(plan, self._origin(message), buckets, tenant, rank)
+        call.lane = LaneKey(lane.group, name)
+        return lane
+
+    def follows(self, call: Call) -> bool:
+        """Whether others of its lane were parked here a moment ago, so that it can only wait
+        behind them."""
+        if call.lane is None or self._outage.on:
+            return False
+        return self._behind.get(call.lane.name, 0) > self._clock.monotonic()
+
+    def park(self, request: GovernedRequest, call: Call, *, front: bool = False) -> None:
+        """Let it wait in the lot; acknowledge its message once it does."""
+        lane = request.lane
+        message = request.message
+        assert lane is not None
+        payload = pack(copy_of(message))
+        if payload is None or self._outage.on:
+            self._fall_back(request, call)
+            return
+        expires = request.expires
+        left = 0
+        if expires is not None:
+            left = max(as_micros(expires) - self._clock.wall(), 1)
+        again = isinstance(message, ParkedMessage)
+        arrival = Arrival(
+            entry=entry_of(request.id, int(request.request_dict.get("retries") or 0)),
+            lane=lane,
+            costs=tuple(charge.cost for charge in call.charges),
+            payload=payload,
+            give_up_at=call.header.give_up_at,
+            max_wait=call.plan.upstream.max_wait,
+            expires_in=left,
+            front=front or again,
+            again=again,
+        )
+        arriving = self._arriving.setdefault(call.upstream, [])
+        arriving.append((request, call, arrival))
+        if len(arriving) == 1:
+            self._loop.soon(partial(self._take_in, call.upstream))
+
+    def _take_in(self, upstream: str) -> None:
+        arriving = self._arriving.pop(upstream, [])
+        # Of several that go to the front, the last one stands first.
+        front = [one for one in arriving if one[2].front]
+        arriving = [one for one in arriving if not one[2].front] + front[::-1]
+        for at in range(0, len(arriving), _MOST_PARKED_AT_ONCE):
+            self._take_some_in(upstream, arriving[at : at + _MOST_PARKED_AT_ONCE])
+
+    def _take_some_in(
+        self, upstream: str, arriving: list[tuple[GovernedRequest, Call, Arrival]]
+    ) -> None:
+        lot = self._lots[upstream]
+        try:
+            parking = self._store.lots.park(upstream, [arrival for *_, arrival in arriving])
+        except StoreUnavailable as exc:
+            self._outage.failed(exc)
+            for request, call, _ in arriving:
+                guarded(partial(self._fall_back, request, call))
+            return
+        self._stats.settled()
+        self._outage.answered()
+        lot.waiting = parking.waiting
+        until = self._clock.monotonic() + _BEHIND
+        for request, call, arrival in arriving:
+            assert call.lane is not None
+            self._behind[call.lane.name] = until
+            if isinstance(request.message, ParkedMessage):
+                lot.out.pop(arrival.entry, None)
+                request.message.moved()
+            guarded(partial(self._parked, request, call))
+        if len(self._behind) > 4 * _MOST_PARKED_AT_ONCE:
+            now = self._clock.monotonic()
+            self._behind = {name: t for name, t in self._behind.items() if t > now}
+        if parking.fresh or lot.timer is None:
+            self._want(lot)
+        self._look_later()
+
+    # ------------------------------------------------------------------ out of the lot
+
+    def heard(self, upstream: str, what: str) -> None:
+        """News of the store; see :meth:`~governor.ports.LimiterStore.listen`."""
+        for name, lot in self._lots.items():
+            if upstream not in {"", name}:
+                continue
+            if what in {"", "change", "lot"}:
+                lot.news = lot.news or what != "lot"
+                lot.misses = 0
+                self._want(lot)
+            elif lot.waiting:
+                if what != "breaker":
+                    lot.freed.add(what)
+                self._want(lot)
+
+    def _want(self, lot: _Lot) -> None:
+        """Ask what may go, as soon as there is a place for it."""
+        if self._open and not lot.asking:
+            lot.asking = True
+            self._places.acquire(self._has_place, lot)
+
+    def _has_place(self, lot: Any) -> None:
+        # Called by Celery's semaphore: nothing may get out.
+        guarded(partial(self._release, lot))
+        self._places.give_back()
+
+    def _release(self, lot: _Lot) -> None:
+        lot.asking = False
+        now = self._clock.monotonic()
+        if now < self._outage.until:
+            self._wake(lot, self._outage.until)
+            return
+        room = min(1 + self._places.free() + self._pace(self._ahead // 2), _MOST_AT_ONCE)
+        try:
+            released = self._ask(lot, room)
+        except StoreUnavailable as exc:
+            self._outage.failed(exc)
+            self._wake(lot, self._outage.until)
+            return
+        self._outage.answered()
+        now = self._clock.monotonic()
+        lot.waiting = released.waiting
+        lot.misses = 0 if released.tickets or released.more else lot.misses + 1
+        for ticket in released.tickets:
+            guarded(partial(self._deliver, lot, ticket, now + ticket.slot - released.now))
+        if released.tickets:
+            self._stats.count(lot.upstream.name, "released", len(released.tickets))
+            self._renew_later()
+        if released.waiting:
+            self._look_later()
+        if released.more:
+            self._want(lot)
+        elif released.next:
+            wait = released.next - released.now
+            if wait > self._ahead:
+                wait -= self._ahead
+            late = self._ahead * min(lot.misses, _MOST_MISSES)
+            self._wake(lot, now + wait + late + _EARLY)
+
+    def _ask(self, lot: _Lot, room: int) -> Released:
+        upstream = lot.upstream
+        in_force = self._governor.admission.in_force
+        for _ in range(3):
+            left, freed, news = tuple(lot.left), tuple(lot.freed), lot.news
+            released = self._store.lots.release(
+                ReleaseAsk(
+                    upstream=upstream.name,
+                    groups=self._groups_of(upstream),
+                    room=room,
+                    ahead=self._ahead,
+                    lease=self._settings.claim_lease,
+                    token=f"{self._token}.{next(self._questions)}",
+                    version=in_force.version(upstream.name),
+                    paused=in_force.paused(upstream.name),
+                    wall=self._clock.wall(),
+                    left=left,
+                    freed=freed,
+                    news=news,
+                    breaker=upstream.breaker,
+                    adaptive=upstream.adaptive,
+                    successes=self._governor.admission.take_successes(upstream.name),
+                )
+            )
+            self._stats.settled()
+            del lot.left[: len(left)]
+            if not released.stale:
+                lot.freed.difference_update(freed)
+                lot.news = released.more and news
+                return released
+            in_force.refresh(upstream.name)
+            lot.news = True
+        raise StoreUnavailable(f"The limits of {upstream.name} change faster than they are read")
+
+    def _deliver(self, lot: _Lot, ticket: Ticket, slot: int) -> None:
+        """Hand a released message to Celery, as if it came from the broker."""
+        lot.out[ticket.entry] = None
+        try:
+            copy = unpack(ticket.payload)
+        except ValueError:
+            _log.critical("Parked task %s of %s cannot be read: it stays where it is",
+                          ticket.entry, lot.upstream.name)  # fmt: skip
+            return
+        name = lot.upstream.name
+        accept = prepare_accept_content(self._consumer.app.conf.accept_content)
+        message = ParkedMessage(copy, name, ticket, slot, accept, self._ended)
+        assert self._handler is not None
+        self._handler(message)
+
+    def redeemed(self, request: GovernedRequest) -> None:
+        """A request was made of a released message."""
+        message = request.message
+        self._lots[message.upstream].out[message.ticket.entry] = request
+
+    def _groups_of(self, upstream: Upstream) -> tuple[Group, ...]:
+        in_force = self._governor.admission.in_force
+        origins = self._origins()
+        key = (upstream.name, in_force.version(upstream.name), origins)
+        groups = self._groups.get(key)
+        if groups is None:
+            found: dict[str, Group] = {}
+            for task in self._governor.app.tasks:
+                governance = self._governor.governance(task)
+                if governance is None or governance.plan.upstream is not upstream:
+                    continue
+                plans = [governance.plan]
+                if upstream.reserve:
+                    plans.append(governance.plan.leaving_reserve())
+                for plan in plans:
+                    for origin in origins:
+                        group = group_of(in_force.plan(plan), origin)
+                        found[group.name] = group
+            groups = tuple(found.values())
+            self._groups = {k: v for k, v in self._groups.items() if k[0] != upstream.name}
+            self._groups[key] = groups
+        return groups
+
+    # ------------------------------------------------------------------ the ends
+
+    def _ended(self, message: ParkedMessage, end: End) -> None:
+        """Acknowledged or rejected; from any thread."""
+        self._loop.soon(partial(self._end, message.upstream, message.ticket.entry, end))
+
+    def _end(self, upstream: str, entry: str, end: End) -> None:
+        lot = self._lots[upstream]
+        if entry not in lot.out:
+            return
+        del lot.out[entry]
+        lot.silent.discard(entry)
+        if end == "back":
+            self._steer(lot, Steering("back", (entry,)))
+            self._want(lot)
+            return
+        lot.left.append(entry)
+        if not self._saying:
+            self._saying = True
+            self._loop.at(self._clock.monotonic() + _SAY_LEFT, self._say_left)
+
+    def _say_left(self) -> None:
+        self._saying = False
+        for lot in self._lots.values():
+            if lot.left:
+                left = tuple(lot.left)
+                if self._steer(lot, Steering("left", left)):
+                    del lot.left[: len(left)]
+
+    def _steer(self, lot: _Lot, steering: Steering) -> bool:
+        if self._outage.on:
+            # What has ended is said with the next question; what was released runs out by itself.
+            return False
+        self._stats.settled()
+        try:
+            self._store.lots.steer(lot.upstream.name, steering)
+        except StoreUnavailable as exc:
+            self._outage.failed(exc)
+            return False
+        return True
+
+    def abandon(self, request: GovernedRequest) -> None:
+        """It may not end here: unless it does, its lease runs out, and another worker gets it."""
+        message = request.message
+        if isinstance(message, ParkedMessage):
+            self._lots[message.upstream].silent.add(message.ticket.entry)
+
+    def give_back(self) -> None:
+        """The worker lets go of whatever has not begun: it waits again, first of its lane."""
+        self._open = False
+        self._renewing = self._looking = self._saying = False
+        for lot in self._lots.values():
+            lot.asking = False
+            lot.timer = None
+            idle = [
+                entry for entry, request in lot.out.items()
+                if request is None or request not in active_requests
+            ]  # fmt: skip
+            for entry in idle:
+                request = lot.out.pop(entry)
+                if request is not None:
+                    request.message.moved()
+            if idle:
+                # The last to go back stands in front.
+                self._steer(lot, Steering("back", tuple(reversed(idle))))
+        self._renew_later()
+        self._say_left()
+
+    def flush(self) -> None:
+        """Say everything that is left to say; the worker ends."""
+        self._say_left()
+
+    # ------------------------------------------------------------------ timers
+
+    def _wake(self, lot: _Lot, moment: int) -> None:
+        """Ask again at this moment, if nothing happens before."""
+        if lot.timer is None or moment < lot.timer or lot.timer <= self._clock.monotonic():
+            lot.timer = moment
+            self._loop.at(moment, partial(self._woken, lot, moment))
+
+    def _woken(self, lot: _Lot, moment: int) -> None:
+        if lot.timer == moment:
+            lot.timer = None
+            self._want(lot)
+
+    def _renew_later(self) -> None:
+        if not self._renewing:
+            self._renewing = True
+            lease = self._settings.claim_lease
+            self._loop.at(self._clock.monotonic() + lease // 3, self._renew)
+
+    def _renew(self) -> None:
+        self._renewing = False
+        for lot in self._lots.values():
+            alive = tuple(lot.out.keys() - lot.silent)
+            if not alive:
+                continue
+            self._renew_later()
+            if self._outage.on:
+                continue
+            try:
+                self._store.lots.renew(lot.upstream.name, alive, self._settings.claim_lease)
+            except StoreUnavailable as exc:
+                self._outage.failed(exc)
+
+    def _look_later(self) -> None:
+        if not self._looking:
+            self._looking = True
+            self._loop.at(self._clock.monotonic() + _LOOK, self._look_for_revoked)
+
+    def _look_for_revoked(self) -> None:
+        """Tasks that were revoked leave the lots: Celery announces them as it does others."""
+        self._looking = False
+        lots = [lot for lot in self._lots.values() if lot.waiting]
+        if not lots:
+            return
+        self._look_later()
+        if len(revoked_tasks) == len(self._revoked) or self._outage.on:
+            return
+        fresh = [task_id for task_id in revoked_tasks if task_id not in self._revoked]
+        self._revoked = set(revoked_tasks)
+        entries = tuple(entry for task_id in fresh for entry in entries_of(task_id))
+        for lot in lots:
+            try:
+                taken = self._store.lots.steer(lot.upstream.name, Steering("cancel", entries))
+            except StoreUnavailable as exc:
+                self._outage.failed(exc)
+                return
+            now = self._clock.monotonic()
+            for payload in taken:
+                ticket = Ticket("", 0, "", payload, 0, late=True)
+                guarded(partial(self._deliver, lot, ticket, now))
+
+    # ------------------------------------------------------------------ where messages come from
+
+    def _origins(self) -> tuple[str, ...]:
+        queues = tuple(sorted(self._consumer.app.amqp.queues.consume_from))
+        return queues if len(queues) == 1 else (*queues, "|".join(queues))
+
+    def _origin(self, message: Any) -> str:
+        """The queue it came from. Where that cannot be told, it is of all queues of this worker
+        together: who consumes the same may release it."""
+        queues = self._consumer.app.amqp.queues.consume_from
+        if len(queues) > 1:
+            info = message.delivery_info or {}
+            exchange, key = info.get("exchange") or "", info.get("routing_key")
+            found = [
+                name for name, queue in queues.items()
+                if (name == key if not exchange
+                    else (queue.exchange.name, queue.routing_key) == (exchange, key))
+            ]  # fmt: skip
+            if len(found) == 1:
+                return str(found[0])
+        return "|".join(sorted(queues))
+
+    def _rank_down(self) -> bool:
+        return bool(self._consumer.connection.transport.driver_type == "amqp")

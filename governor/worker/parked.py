@@ -1,0 +1,83 @@
+"""A message that comes out of the parking lot, as Celery sees messages: it is handed to the worker
+like any other, and acknowledging or rejecting it is told to the lot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from kombu.message import Message
+
+from governor.policy.lot import Ticket
+from governor.ports import MessageCopy
+
+End = Literal["left", "back"]
+
+
+class ParkedMessage(Message):
+    """A released message.
+
+    Args:
+        slot: monotonic microseconds at which it may go.
+        accept: content types that the worker decodes.
+        end: told once what becomes of it: it has ``left``, or goes ``back`` to its lane.
+
+    Attributes:
+        ticket: what it was released with.
+    """
+
+    def __init__(  # noqa: PLR0917 - made in one place
+        self, copy: MessageCopy, upstream: str, ticket: Ticket, slot: int, accept: Any,
+        end: Callable[[ParkedMessage, End], None],
+    ) -> None:  # fmt: skip
+        headers = dict(copy.headers)
+        # Its time has come; and its body is not compressed here.
+        headers.pop("eta", None)
+        compression = headers.pop("compression", None)
+        super().__init__(  # type: ignore[no-untyped-call]
+            body=copy.body,
+            delivery_tag=ticket.entry,
+            content_type=copy.properties.get("content_type"),
+            content_encoding=copy.properties.get("content_encoding"),
+            delivery_info={
+                "exchange": copy.exchange, "routing_key": copy.routing_key, "redelivered": False,
+            },
+            properties=dict(copy.properties),
+            headers=headers,
+            accept=accept,
+        )  # fmt: skip
+        if compression is not None:
+            headers["compression"] = compression
+        self.upstream = upstream
+        self.ticket = ticket
+        self.slot = slot
+        self._end = end
+
+    def moved(self) -> None:
+        """It waits in the lot again: acknowledging it means nothing more."""
+        self._state = "REQUEUED"
+
+    def ack(self, multiple: bool = False) -> None:
+        self._ended("ACK", "left")
+
+    def reject(self, requeue: bool = False) -> None:
+        self._ended("REJECTED", "back" if requeue else "left")
+
+    def requeue(self) -> None:
+        self._ended("REQUEUED", "back")
+
+    def ack_log_error(self, logger: Any, errors: Any, multiple: bool = False) -> None:
+        self.ack()
+
+    def reject_log_error(self, logger: Any, errors: Any, requeue: bool = False) -> None:
+        self.reject(requeue)
+
+    def _ended(self, state: str, end: End) -> None:
+        if not self.acknowledged:
+            self._state = state
+            self._end(self, end)
+
+
+def ticket_of(message: Any) -> Ticket | None:
+    """What a message was released with; ``None`` for one that the broker has delivered."""
+    return message.ticket if isinstance(message, ParkedMessage) else None
