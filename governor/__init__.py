@@ -1,7 +1,7 @@
 """The governor: distributed limits, computed deferrals and dead letters for Celery."""
 
 from governor.calls import Upstream
-from governor.errors import DeclarationError, NotAdmitted, Throttled
+from governor.errors import DeclarationError, NotAdmitted, Overloaded, Throttled
 from governor.governor import Governor
 from governor.policy.limits import Concurrency, Limit, Quota, Window
 from governor.policy.retry import Retry
@@ -19,6 +19,7 @@ __all__ = (
     "Governor",
     "Limit",
     "NotAdmitted",
+    "Overloaded",
     "Quota",
     "Retry",
     "Throttled",

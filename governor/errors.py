@@ -112,5 +112,31 @@ def _rebuild_throttled(
     return kind(message, retry_after=retry_after, upstream=upstream, limit=limit)
 
 
+class Overloaded(GovernorError):
+    """Too many tasks wait for the upstream: this one was not published.
+
+    Attributes:
+        upstream: its name.
+        waiting: tasks that are parked.
+        drain: seconds until they have been released, as fast as the latest were; ``None`` when none
+            was released lately.
+        limit: which bound is exceeded, ``"max_waiting"`` or ``"max_wait"``.
+    """
+
+    def __init__(self, upstream: str, waiting: int, drain: float | None, limit: str) -> None:
+        takes = "nobody knows how long" if drain is None else f"{drain:.0f} s"
+        super().__init__(
+            f"{waiting} tasks wait for {upstream}, which takes {takes}: beyond its {limit}. "
+            "Publish later, or raise it"
+        )
+        self.upstream = upstream
+        self.waiting = waiting
+        self.drain = drain
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type[Overloaded], tuple[str, int, float | None, str]]:
+        return type(self), (self.upstream, self.waiting, self.drain, self.limit)
+
+
 class ReplayRefused(GovernorError):
     """Policy forbids replaying this dead letter."""

@@ -19,9 +19,10 @@ from governor import settings as settings_
 from governor.clock import Clock, SystemClock
 from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.spill import Spill
-from governor.errors import ConfigurationError, DeclarationError
+from governor.errors import ConfigurationError, DeclarationError, GovernorError
 from governor.execution.admission import Admission
 from governor.execution.corrections import Corrections
+from governor.execution.door import Door
 from governor.execution.header import NAME, Header
 from governor.execution.holdings import Holdings
 from governor.policy.limits import Limit
@@ -137,6 +138,11 @@ class Governor:
         return Corrections(self.store, self.admission.in_force, self.clock)
 
     @cached_property
+    def door(self) -> Door:
+        """Refuses what would only wait."""
+        return Door(self.store, self.clock)
+
+    @cached_property
     def redactor(self) -> Redactor:
         """Hides secrets in whatever is shown or written."""
         return Redactor(keys=self.settings.redact)
@@ -250,12 +256,33 @@ class Governor:
         headers["argsrepr"], headers["kwargsrepr"] = shown
 
 
+def _shed(app: Celery, task: Any) -> None:
+    """Refuse a task whose upstream has too many waiting. Never what a running task publishes: the
+    next link of a chain, a chord's body and a retry would be lost.
+
+    Raises:
+        Overloaded: there are too many.
+    """
+    governor: Governor = app.governor
+    if app.current_worker_task is not None:
+        return
+    try:
+        governance = governor.governance(str(task))
+    except GovernorError:
+        # Said where the message is stamped, and when the worker starts.
+        return
+    upstream = None if governance is None else governance.plan.upstream
+    if upstream is not None and upstream.max_waiting is not None:
+        governor.door.check(upstream)
+
+
 def _name_publisher(app: Celery) -> None:
     """Celery's hook hears of every app of the process and is not told whose message it sees."""
     send_task = app.send_task
 
     @wraps(send_task)
     def named(*args: Any, **kwargs: Any) -> Any:
+        _shed(app, args[0] if args else kwargs.get("name"))
         mark = _publishing.set(app)
         try:
             return send_task(*args, **kwargs)

@@ -352,7 +352,9 @@ class Lots:
                           ticket.entry, lot.upstream.name)  # fmt: skip
             return
         name = lot.upstream.name
-        accept = prepare_accept_content(self._consumer.app.conf.accept_content)
+        accept = prepare_accept_content(  # type: ignore[no-untyped-call]
+            self._consumer.app.conf.accept_content
+        )
         message = ParkedMessage(copy, name, ticket, slot, accept, self._ended)
         assert self._handler is not None
         self._handler(message)

@@ -1,0 +1,52 @@
+"""Load is shed at the door: what would wait too long is refused before it is published."""
+
+from __future__ import annotations
+
+import logging
+
+from governor.clock import SECOND, Clock
+from governor.errors import Overloaded, StoreUnavailable
+from governor.policy.upstream import Upstream
+from governor.ports import LimiterStore
+
+_log = logging.getLogger("governor")
+
+_GOOD_FOR = SECOND // 4
+"""Microseconds for which a producer believes what it has seen of a parking lot."""
+
+
+class Door:
+    """Refuses tasks of upstreams that declare ``max_waiting``."""
+
+    def __init__(self, store: LimiterStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._seen: dict[str, tuple[int, int, float | None]] = {}
+
+    def check(self, upstream: Upstream) -> None:
+        """Let one more task in. While the store does not answer everybody is let in.
+
+        Raises:
+            Overloaded: too many wait.
+        """
+        if upstream.max_waiting is None:
+            return
+        waiting, drain = self._look(upstream.name)
+        if waiting >= upstream.max_waiting:
+            raise Overloaded(upstream.name, waiting, drain, "max_waiting")
+        if drain is not None and drain * SECOND > upstream.max_wait:
+            raise Overloaded(upstream.name, waiting, drain, "max_wait")
+
+    def _look(self, upstream: str) -> tuple[int, float | None]:
+        now = self._clock.monotonic()
+        seen = self._seen.get(upstream)
+        if seen is None or now - seen[0] >= _GOOD_FOR:
+            waiting, drain = 0, None
+            try:
+                waiting, released, span = self._store.lots.waiting(upstream)
+            except StoreUnavailable as exc:
+                _log.warning("%s It is not known how many wait for %s", exc, upstream)
+            else:
+                drain = waiting * span / (released * SECOND) if released else None
+            seen = self._seen[upstream] = (now, waiting, drain)
+        return seen[1], seen[2]
