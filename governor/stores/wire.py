@@ -32,7 +32,7 @@ from governor.ports import Settlement
 Words = tuple[list[str], list[object]]
 """A script's keys and arguments."""
 
-_HEAD = 13
+_HEAD = 14
 """Arguments of ``admit.lua`` before those of its limits."""
 
 _PAUSED = 10
@@ -72,6 +72,7 @@ def admission(prefix: str, ask: Ask) -> Words:
     claim = ask.claim
     if claim is not None:
         names.append(keys.claim_key(prefix, ask.upstream, claim.task_id, claim.attempt))
+    plain = len(fields) == len(ask.charges) and not (held or claim or ask.not_before)
     patience = -ask.max_wait if ask.give_up_at is None else ask.give_up_at
     policy = ask.breaker
     arguments = [
@@ -80,6 +81,7 @@ def admission(prefix: str, ask: Ask) -> Words:
         claim.keep // 1000 if claim else 0, ask.successes,
         f"{policy.of}|{policy.probe}" if policy else "",
         ask.adaptive.step if ask.adaptive else "",
+        len(fields) if plain else 0,
         *limits, *fields,
     ]  # fmt: skip
     return names, arguments

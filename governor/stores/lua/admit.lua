@@ -17,7 +17,9 @@
 --      11 successes   seen since the last question
 --      12 breaker     "of|probe" (calls, µs), or "" for an upstream without one
 --      13 adaptive    the step, or "" for an upstream whose rate does not adapt
---      14 ..          for each limit its kind and numbers; held is what the task holds in it: 0
+--      14 plain       how many limits there are, if all are b, nothing is held in them or claimed,
+--                     and not_before is 0; else 0
+--      15 ..          for each limit its kind and numbers; held is what the task holds in it: 0
 --                     nothing, a paid slot, or minus a slot it stood in line for
 --                       b, k  leaky bucket: interval, capacity, held (µs)
 --                       w     window: cost, entries, group, span, apart, held
@@ -47,6 +49,64 @@ elseif since > now then
   since = now
 end
 if (state[3] or '0') ~= ARGV[2] then return {9, now, 0, 0, 0} end
+
+-- By far the most frequent question and state: leaky buckets of the hash, nothing held, no pause,
+-- nothing seen by the breaker, the whole rate. What follows further down would decide the same; it
+-- prepares much that is not needed here.
+local plain = ARGV[14] + 0
+if plain > 0 and not state[4] and not state[5] and (not state[2] or state[2] + 0 <= now) then
+  local until_, binding, meter, line, interval = now, 0
+  for i = 1, plain do
+    local value, p = state[i + 5], 4 * i + 11
+    local step, capacity = ARGV[p + 1] + 0, ARGV[p + 2] + 0
+    local tat, last = tonumber(value or since + capacity)
+    if not tat then
+      tat, last = match(value, '^(%d+)|(%d+)$')
+      tat, last = tonumber(tat), tonumber(last)
+      if last <= now then
+        last = nil
+      end
+    end
+    local at = tat + step - capacity
+    if at > now then
+      if last and last > at then at = last end
+      if at > until_ then until_, binding, meter, line, interval = at, i, tat, last, step end
+    else
+      -- Its state if the call is made now.
+      tat = (tat > now and tat or now) + step
+      state[i + 5] = last and format('%.0f|%.0f', tat, last) or tat
+    end
+  end
+  if binding == 0 then
+    if plain == 1 then
+      call('HSET', KEYS[1], ARGV[first], state[6])
+    elseif plain == 2 then
+      call('HSET', KEYS[1], ARGV[first], state[6], ARGV[first + 1], state[7])
+    elseif plain == 3 then
+      call('HSET', KEYS[1], ARGV[first], state[6], ARGV[first + 1], state[7], ARGV[first + 2], state[8])
+    else
+      local put = {}
+      for i = 1, plain do
+        put[2 * i - 1], put[2 * i] = ARGV[first + i - 1], state[i + 5]
+      end
+      call('HSET', KEYS[1], unpack(put))
+    end
+    return now
+  end
+  local give_up_at = ARGV[6] + 0
+  if give_up_at < 0 then give_up_at = now - give_up_at end
+  if until_ > give_up_at then return {6, now, until_, binding, 0} end
+  local status, charged = 2, 0
+  if until_ - now <= ARGV[4] + 0 then
+    status, charged = 1, 2 ^ (binding - 1)
+    meter = (meter > until_ and meter or until_) + interval
+  else
+    line = until_ + interval
+  end
+  call('HSET', KEYS[1], ARGV[first + binding - 1],
+    line and format('%.0f|%.0f', meter, line) or meter)
+  return {status, now, until_, binding, charged}
+end
 
 local circuit = ARGV[12] ~= '' and state[4] or ''
 local share, cut_at, grown_at, pressed
@@ -118,13 +178,12 @@ end
 local grace, hold = ARGV[3] + 0, ARGV[4] + 0
 local until_, binding, bound = start, 0, nil
 local slot = now
-local number, p, k, shared = 0, 14, 1, 0
+local number, p, k, shared = 0, 15, 1, 0
 -- Of each limit: where its arguments begin, its key in KEYS (of a b, its field in ARGV), its
 -- interval (of a q, its period's end), its meter (a TAT, or what a quota has used), its line, what
 -- else it is made of (calls in a w's open group, a q's next period), and what the task holds in it.
 local at_arg, at_key, interval, meter, line, more = {}, {}, {}, {}, {}, {}
 local paid, lined, turn = {}, {}, {}
-local plain = true
 while p < first do
   number = number + 1
   local kind = ARGV[p]
@@ -140,7 +199,6 @@ while p < first do
     else
       k = k + 1
       value = call('GET', KEYS[k])
-      plain = false
     end
     local step, capacity = ARGV[p + 1] + 0, ARGV[p + 2] + 0
     held = ARGV[p + 3] + 0
@@ -150,7 +208,6 @@ while p < first do
       local last
       tat, last = match(value, '^(%d+)|(%d+)$')
       tat, line[number] = tonumber(tat), tonumber(last)
-      plain = false
     end
     if share then
       step = math.ceil(step * 1024 / share)
@@ -160,7 +217,6 @@ while p < first do
     at = (tat > start and tat or start) + step - capacity
     if at < start then at = start end
   elseif kind == 'w' then
-    plain = false
     local cost, entries, group = ARGV[p + 1] + 0, ARGV[p + 2] + 0, ARGV[p + 3] + 0
     local span, apart = ARGV[p + 4] + 0, ARGV[p + 5] + 0
     held = ARGV[p + 6] + 0
@@ -189,7 +245,6 @@ while p < first do
       if even > at then at = even end
     end
   elseif kind == 'q' then
-    plain = false
     local cost, most = ARGV[p + 1] + 0, ARGV[p + 2] + 0
     held = ARGV[p + 7] + 0
     k = k + 1
@@ -220,7 +275,6 @@ while p < first do
       end
     end
   else
-    plain = false
     local most = ARGV[p + 1] + 0
     k = k + 1
     p = p + 2
@@ -243,7 +297,6 @@ while p < first do
     end
   elseif held > 0 and now <= held + grace and start <= (held > now and held or now) then
     paid[number] = true
-    plain = false
     at = held
     if held < slot then slot = held end
   else
@@ -254,19 +307,6 @@ while p < first do
   if not broken and (at > until_ or (binding == 0 and at > now)) then
     until_, binding, bound = at, number, kind
   end
-end
-
--- By far the most frequent case, before anything else is prepared: it may go, and nothing but
--- leaky buckets without lines is charged.
-if until_ <= now and plain and not claim_key and not guarded then
-  local put = {}
-  for i = 1, number do
-    local tat = meter[i]
-    put[2 * i - 1] = ARGV[at_key[i]]
-    put[2 * i] = (tat > now and tat or now) + interval[i]
-  end
-  if number > 0 then call('HSET', KEYS[1], unpack(put)) end
-  return now
 end
 
 local put = {}
