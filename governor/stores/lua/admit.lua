@@ -55,22 +55,23 @@ if (state[3] or '0') ~= ARGV[2] then return {9, now, 0, 0, 0} end
 -- prepares much that is not needed here.
 local plain = ARGV[14] + 0
 if plain > 0 and not state[4] and not state[5] and (not state[2] or state[2] + 0 <= now) then
-  local until_, binding, meter, line, interval = now, 0
+  -- Of the binding limit: its TAT, also as it was read, the end of its line, its interval.
+  local until_, binding, meter, text, line, interval = now, 0
   for i = 1, plain do
     local value, p = state[i + 5], 4 * i + 11
     local step, capacity = ARGV[p + 1] + 0, ARGV[p + 2] + 0
     local tat, last = tonumber(value or since + capacity)
     if not tat then
-      tat, last = match(value, '^(%d+)|(%d+)$')
-      tat, last = tonumber(tat), tonumber(last)
-      if last <= now then
-        last = nil
-      end
+      value, last = match(value, '^(%d+)|(%d+)$')
+      tat, last = tonumber(value), tonumber(last)
+      if last <= now then last = nil end
     end
     local at = tat + step - capacity
     if at > now then
       if last and last > at then at = last end
-      if at > until_ then until_, binding, meter, line, interval = at, i, tat, last, step end
+      if at > until_ then
+        until_, binding, meter, text, line, interval = at, i, tat, value, last, step
+      end
     else
       -- Its state if the call is made now.
       tat = (tat > now and tat or now) + step
@@ -96,16 +97,16 @@ if plain > 0 and not state[4] and not state[5] and (not state[2] or state[2] + 0
   local give_up_at = ARGV[6] + 0
   if give_up_at < 0 then give_up_at = now - give_up_at end
   if until_ > give_up_at then return {6, now, until_, binding, 0} end
-  local status, charged = 2, 0
+  local field = ARGV[first + binding - 1]
   if until_ - now <= ARGV[4] + 0 then
-    status, charged = 1, 2 ^ (binding - 1)
-    meter = (meter > until_ and meter or until_) + interval
-  else
-    line = until_ + interval
+    local tat = (meter > until_ and meter or until_) + interval
+    call('HSET', KEYS[1], field, line and format('%.0f|%.0f', tat, line) or tat)
+    return {1, now, until_, binding, 2 ^ (binding - 1)}
   end
-  call('HSET', KEYS[1], ARGV[first + binding - 1],
-    line and format('%.0f|%.0f', meter, line) or meter)
-  return {status, now, until_, binding, charged}
+  -- Its meter stays as it was: to make a text of a number again costs as much as a command.
+  text = text or format('%.0f', meter)
+  call('HSET', KEYS[1], field, text .. '|' .. format('%.0f', until_ + interval))
+  return {2, now, until_, binding, 0}
 end
 
 local circuit = ARGV[12] ~= '' and state[4] or ''
