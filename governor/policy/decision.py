@@ -6,10 +6,21 @@ All instants are microseconds on the store's clock, all durations microseconds.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar, dataclass_transform
 
 from governor.policy import calendar
 from governor.policy.adaptive import AdaptivePolicy
 from governor.policy.breaker import BreakerPolicy
+
+_T = TypeVar("_T")
+
+
+@dataclass_transform(frozen_default=True)
+def _value(cls: type[_T]) -> type[_T]:
+    """A dataclass that the type checker keeps from being changed. These are made at every
+    decision, and ``frozen=True``, which has Python check it as well, makes them at half the speed
+    or less."""
+    return dataclass(slots=True, unsafe_hash=True)(cls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +98,7 @@ class LeaseCharge:
 AnyCharge = Charge | WindowCharge | QuotaCharge | LeaseCharge
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class Reservation:
     """What a waiting task holds in one bucket.
 
@@ -121,7 +132,7 @@ class ClaimAsk:
     keep: int
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class Ask:
     """One admission: may this call be made now?
 
@@ -162,7 +173,7 @@ class Ask:
     successes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class Admit:
     """The call may be made now; every limit is charged.
 
@@ -178,7 +189,7 @@ class Admit:
     probe: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class Wait:
     """The call may be made at ``until``, not before.
 

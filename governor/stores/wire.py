@@ -92,6 +92,10 @@ def answer(ask: Ask, reply: int | list[int]) -> Answer:
     if isinstance(reply, int):
         return Admit(reply, reply)
     status, now, at, number, charged = reply
+    if status == 2 and not ask.reserved:
+        # The most frequent of the others: a new call gets its place in the line.
+        charge = ask.charges[number - 1]
+        return Wait(now, at, charge.limit, (Reservation(charge.bucket, at, False),))
     paused = status > _PAUSED
     status %= _PAUSED
     match status:

@@ -164,6 +164,60 @@ def test_lua_answers_as_the_specification(steps: list, scripted: ScriptedRedis) 
     assert looked.in_force == meant.in_force
 
 
+BUCKETS = [
+    Charge(name, name, interval, capacity)
+    for name, interval, capacity in [
+        ("s", 100_000, 100_000), ("t", 70_000, 300_000), ("u", 31_415, 40_000), ("v", 9_000, 90_000)
+    ]
+]  # fmt: skip
+
+
+@settings(
+    max_examples=200,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    steps=st.lists(
+        st.tuples(
+            # the clock's step before it
+            st.sampled_from([0, 0, 40_000, 70_000, 100_000]) | st.integers(-20_000, 300_000),
+            st.sampled_from(["admit"] * 12 + ["return"] * 2 + ["pause"]),
+            st.sampled_from([BUCKETS[:1], BUCKETS[1:2], BUCKETS[:2], BUCKETS[:3], BUCKETS]),
+            st.sampled_from([0, 0, 30_000, 300_000]),  # the longest wait charged at once
+            st.sampled_from([3_600 * SECOND] * 4 + [150_000]),  # patience
+        ),
+        min_size=5,
+        max_size=40,
+    )
+)
+def test_lua_answers_as_the_specification_about_leaky_buckets(
+    steps: list, scripted: ScriptedRedis
+) -> None:
+    """The question that the script decides before all others, about one to four leaky buckets of an
+    upstream, gets the same answers from it and from the pure policy."""
+    scripted.client.flushall()
+    scripted.advance(0)
+    clock = FakeClock(scripted.now)
+    specification = MemoryStore(clock.wall)
+    held: tuple[Reservation, ...] = ()
+    for step, kind, charges, hold, max_wait in steps:
+        scripted.advance(step)
+        clock.advance(step)
+        if kind == "pause":
+            settlement = Settlement("api", pause=40_000, outcome=Outcome.THROTTLED)
+            assert scripted.store.settle(settlement) == specification.settle(settlement)
+            continue
+        reserved = held if kind == "return" else ()
+        ask = Ask(
+            "api", tuple(charges), 50_000, hold, 3 * hold, max_wait, None, reserved,
+            breaker=BREAKER, adaptive=RATES,
+        )  # fmt: skip
+        answer = scripted.store.admit(ask)
+        assert answer == specification.admit(ask)
+        if isinstance(answer, Wait):
+            held = answer.reserved
+
+
 def _settlement(kind: str, holder: str, claim: ClaimAsk | None) -> Settlement:
     action = ClaimAction(kind) if kind in set(ClaimAction) else ClaimAction.FINISH
     outcome = {"pause": Outcome.THROTTLED, "fail": Outcome.FAILED}.get(kind, Outcome.SUCCESS)
