@@ -131,11 +131,11 @@ class Admission:
         answers = list(self._store.admit_many([self._question(call) for call in calls]))
         ended = self._clock.monotonic()
         self._stats.decided(ended - started, len(calls))
-        for index, (call, answer) in enumerate(zip(calls, answers, strict=True)):
-            if isinstance(answer, Stale):
-                answers[index] = answer = self._ask_again(call)
+        for index, call in enumerate(calls):
+            if isinstance(answers[index], Stale):
+                answers[index] = self._ask_again(call)
                 ended = self._clock.monotonic()
-            _note(call, answer, ended)
+            _note(call, answers[index], ended)
         return answers
 
     def without_store(self, call: Call) -> Answer | None:

@@ -182,9 +182,9 @@ local slot = now
 local number, p, k, shared = 0, 15, 1, 0
 -- Of each limit: where its arguments begin, its key in KEYS (of a b, its field in ARGV), its
 -- interval (of a q, its period's end), its meter (a TAT, or what a quota has used), its line, what
--- else it is made of (calls in a w's open group, a q's next period), and what the task holds in it.
-local at_arg, at_key, interval, meter, line, more = {}, {}, {}, {}, {}, {}
-local paid, lined, turn = {}, {}, {}
+-- else it is made of (calls in a w's open group, a q's next period), and what the task holds in it:
+-- 'paid', or a place in the line whose 'turn' is near, or 'lined'.
+local at_arg, at_key, interval, meter, line, more, holds = {}, {}, {}, {}, {}, {}, {}
 while p < first do
   number = number + 1
   local kind = ARGV[p]
@@ -297,12 +297,11 @@ while p < first do
       if last and last > at then at = last end
     end
   elseif held > 0 and now <= held + grace and start <= (held > now and held or now) then
-    paid[number] = true
+    holds[number] = 'paid'
     at = held
     if held < slot then slot = held end
   else
-    lined[number] = true
-    turn[number] = math.abs(held) <= now + hold
+    holds[number] = math.abs(held) <= now + hold and 'turn' or 'lined'
     if -held > at then at = -held end
   end
   if not broken and (at > until_ or (binding == 0 and at > now)) then
@@ -310,63 +309,10 @@ while p < first do
   end
 end
 
-local put = {}
-
--- A meter is kept until all that was charged to it has leaked out and its line is over: never less
--- than what was promised from it.
-local function ttl(horizon)
-  return math.max(math.ceil((horizon - now) / 1000), 0) + 1000
-end
-
-local function keep_bucket(i, tat, last)
-  local value, horizon = tat, tat
-  if last and last > now then
-    value = format('%.0f|%.0f', tat, last)
-    if last > horizon then horizon = last end
-  end
-  if ARGV[at_arg[i]] == 'b' then
-    put[#put + 1] = ARGV[at_key[i]]
-    put[#put + 1] = value
-  else
-    call('SET', KEYS[at_key[i]], value, 'PX', ttl(horizon))
-  end
-end
-
-local function keep_quota(i, used, ahead, last)
-  call('SET', KEYS[at_key[i]], format('%.0f|%d|%d|%.0f', interval[i], used, ahead, last),
-    'PX', ttl(ARGV[at_arg[i] + 6] + 0))
-end
-
-local function push_log(i, at)
-  local arg, key = at_arg[i], KEYS[at_key[i]]
-  local cost, entries, group, open = ARGV[arg + 1] + 0, ARGV[arg + 2] + 0, ARGV[arg + 3] + 0, more[i]
-  while cost > 0 do
-    local taken = math.min(cost, group - open)
-    local value = open + taken < group and format('%.0f|%d', at, open + taken) or at
-    if open > 0 then call('LSET', key, -1, value) else call('RPUSH', key, value) end
-    cost, open = cost - taken, (open + taken) % group
-  end
-  call('LTRIM', key, -entries, -1)
-  call('PEXPIRE', key, ttl(at + ARGV[arg + 4]))
-end
-
-local function charge(i, at)
-  local kind = ARGV[at_arg[i]]
-  if kind == 'b' or kind == 'k' then
-    local tat = meter[i]
-    keep_bucket(i, (tat > at and tat or at) + interval[i], line[i])
-  elseif kind == 'w' then
-    push_log(i, at)
-  elseif kind == 'q' then
-    local cost = ARGV[at_arg[i] + 1] + 0
-    local later = at >= interval[i]
-    keep_quota(i, meter[i] + (later and 0 or cost), more[i] + (later and cost or 0), line[i])
-  else
-    call('ZADD', KEYS[at_key[i]], now + ARGV[9], ARGV[8])
-    call('PEXPIRE', KEYS[at_key[i]], ttl(now + ARGV[9]))
-  end
-end
-
+-- What is written: every limit is charged at this instant, or the binding limit and those whose turn
+-- has come, or the binding limit's line grows.
+local at, lines_up = now, false
+local paused = start > now and 10 or 0
 if until_ > now then
   if ours then call('DEL', claim_key) end
   if share and pressed == '0' and (bound == 'b' or bound == 'k') then
@@ -377,37 +323,86 @@ if until_ > now then
   local woken = bound == 'l' or (broken and half)
   if woken and now <= give_up_at and give_up_at < until_ then until_ = give_up_at end
   if broken then binding = -1 end
-  local paused = start > now and 10 or 0
   if until_ > give_up_at then return {6 + paused, now, until_, binding, 0} end
   if binding < 1 or bound == 'l' then return {4 + paused, now, until_, binding, woken and 1 or 0} end
-  if not (paid[binding] or until_ - now <= (turn[binding] and ARGV[5] + 0 or hold)) then
-    if lined[binding] then return {3 + paused, now, until_, binding, 0} end
-    if bound == 'w' then
-      local last = until_ + interval[binding]
-      call('SET', KEYS[at_key[binding] + 1], last, 'PX', ttl(last))
-    elseif bound == 'q' then
-      keep_quota(binding, meter[binding], more[binding], until_ + 10000)
-    else
-      keep_bucket(binding, meter[binding], until_ + interval[binding])
-      if put[1] then call('HSET', KEYS[1], unpack(put)) end
-    end
-    return {2 + paused, now, until_, binding, 0}
-  end
-  local charged = 0
-  for i = 1, number do
-    if not paid[i] and (i == binding or lined[i]) then
-      charge(i, until_)
-      charged = charged + 2 ^ (i - 1)
-    end
-  end
-  if put[1] then call('HSET', KEYS[1], unpack(put)) end
-  return {1 + paused, now, until_, binding, charged}
+  local holding = holds[binding]
+  local patience = holding == 'turn' and ARGV[5] + 0 or hold
+  at, lines_up = until_, holding ~= 'paid' and until_ - now > patience
+  if lines_up and holding then return {3 + paused, now, until_, binding, 0} end
 end
 
-for i = 1, number do
-  if not paid[i] then charge(i, now) end
+-- A meter is kept until all that was charged to it has leaked out and its line is over: never less
+-- than what was promised from it.
+local function ttl(horizon)
+  return math.max(math.ceil((horizon - now) / 1000), 0) + 1000
 end
-if put[1] then call('HSET', KEYS[1], unpack(put)) end
+
+local charged, put = 0, {}
+for i = 1, number do
+  local charge
+  if lines_up then
+    charge = false
+  else
+    charge = holds[i] ~= 'paid' and (at == now or i == binding or holds[i])
+  end
+  if charge or (lines_up and i == binding) then
+    local arg, key = at_arg[i], at_key[i]
+    local kind = ARGV[arg]
+    if kind == 'b' or kind == 'k' then
+      local tat, last = meter[i], line[i]
+      if charge then
+        tat = (tat > at and tat or at) + interval[i]
+      else
+        last = at + interval[i]
+      end
+      local value, horizon = tat, tat
+      if last and last > now then
+        value = format('%.0f|%.0f', tat, last)
+        if last > horizon then horizon = last end
+      end
+      if kind == 'b' then
+        put[#put + 1] = ARGV[key]
+        put[#put + 1] = value
+      else
+        call('SET', KEYS[key], value, 'PX', ttl(horizon))
+      end
+    elseif kind == 'w' and charge then
+      local cost, entries, group, open = ARGV[arg + 1] + 0, ARGV[arg + 2] + 0, ARGV[arg + 3] + 0, more[i]
+      local log, length = KEYS[key], 0
+      while cost > 0 do
+        local taken = math.min(cost, group - open)
+        local value = open + taken < group and format('%.0f|%d', at, open + taken) or at
+        if open > 0 then call('LSET', log, -1, value) else length = call('RPUSH', log, value) end
+        cost, open = cost - taken, (open + taken) % group
+      end
+      if length > entries then call('LTRIM', log, -entries, -1) end
+      call('PEXPIRE', log, ttl(at + ARGV[arg + 4]))
+    elseif kind == 'w' then
+      local last = at + interval[i]
+      call('SET', KEYS[key + 1], last, 'PX', ttl(last))
+    elseif kind == 'q' then
+      local used, ahead, last = meter[i], more[i], line[i]
+      if not charge then
+        last = at + 10000
+      elseif at >= interval[i] then
+        ahead = ahead + ARGV[arg + 1]
+      else
+        used = used + ARGV[arg + 1]
+      end
+      call('SET', KEYS[key], format('%.0f|%d|%d|%.0f', interval[i], used, ahead, last),
+        'PX', ttl(ARGV[arg + 6] + 0))
+    else
+      call('ZADD', KEYS[key], now + ARGV[9], ARGV[8])
+      call('PEXPIRE', KEYS[key], ttl(now + ARGV[9]))
+    end
+    if charge then charged = charged + 2 ^ (i - 1) end
+  end
+end
+if until_ > now then
+  if put[1] then call('HSET', KEYS[1], unpack(put)) end
+  return {(lines_up and 2 or 1) + paused, now, until_, binding, charged}
+end
+
 if claim_key then
   call('SET', claim_key, format('%s|%.0f', ARGV[8], now + ARGV[9]), 'PX', ARGV[10])
 end
@@ -419,8 +414,9 @@ if guarded then
   else
     level, flying, good, times = 1, 0, 0, match(circuit, '|(%d+)$')
   end
-  call('HSET', KEYS[1], 'breaker', format('h|%s|%d|%s|%.0f|%s', level, flying + 1, good, now + probe, times))
-  return {0, now, slot, 1, 0}
+  put[#put + 1] = 'breaker'
+  put[#put + 1] = format('h|%s|%d|%s|%.0f|%s', level, flying + 1, good, now + probe, times)
 end
-if slot < now then return {0, now, slot, 0, 0} end
+if put[1] then call('HSET', KEYS[1], unpack(put)) end
+if guarded or slot < now then return {0, now, slot, guarded and 1 or 0, 0} end
 return now
