@@ -4,27 +4,29 @@
 --                     and one field for each leaky bucket without per=
 --       then for each limit: b none; k its key; w its log and its line; q its key; l its key
 --       last          the claim, only when something is claimed
--- ARGV  1 first       where the names of the b limits' fields begin in ARGV
+-- ARGV  1 first       where the fields of the upstream's state begin in ARGV
 --       2 version     of the limits in force
 --       3 grace       µs a paid slot is still good for
 --       4 hold        µs up to which a wait is charged at once
 --       5 linger      the same for a task whose turn in the line has come, µs
 --       6 patience    µs: the instant after which it does not wait, or minus the longest wait
---       7 not_before  µs on this server's clock
---       8 token       this delivery's name in the claim and in concurrency limits
---       9 lease       µs a claim or a place counts as alive
---      10 keep        ms a claim is kept; 0: nothing is claimed
---      11 successes   seen since the last question
---      12 breaker     "of|probe" (calls, µs), or "" for an upstream without one
---      13 adaptive    the step, or "" for an upstream whose rate does not adapt
---      14 plain       how many limits there are, if all are b, nothing is held in them or claimed,
+--       7 plain       how many limits there are, if all are b, nothing is held in them or claimed,
 --                     and not_before is 0; else 0
---      15 ..          for each limit its kind and numbers; held is what the task holds in it: 0
+--       8 limits      where the limits begin: 16, or 9 when there is nothing to say from here to 15
+--       9 not_before  µs on this server's clock
+--      10 token       this delivery's name in the claim and in concurrency limits
+--      11 lease       µs a claim or a place counts as alive
+--      12 keep        ms a claim is kept; 0: nothing is claimed
+--      13 successes   seen since the last question
+--      14 breaker     "of|probe" (calls, µs), or "" for an upstream without one
+--      15 adaptive    the step, or "" for an upstream whose rate does not adapt
+--      limits ..      for each limit its kind and numbers; held is what the task holds in it: 0
 --                     nothing, a paid slot, or minus a slot it stood in line for
 --                       b, k  leaky bucket: interval, capacity, held (µs)
 --                       w     window: cost, entries, group, span, apart, held
 --                       q     quota: cost, most, four boundaries, held
 --                       l     concurrency: most
+--      first ..       the fields: "breaker" and "adaptive", if 9 to 15 are there; those of the b
 -- Reply now, when admitted without having waited; else {status, now, at, limit, charged}
 --       0 admit            at = slot; limit = 1 for a probe
 --       1 wait, charged    at = until, limit = number of the binding limit,
@@ -39,8 +41,10 @@
 local call, match, format = redis.call, string.match, string.format
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
-local first = ARGV[1] + 0
-local state = call('HMGET', KEYS[1], 'since', 'pause', 'version', 'breaker', 'adaptive', unpack(ARGV, first))
+local first, limits = ARGV[1] + 0, ARGV[8] + 0
+local state = call('HMGET', KEYS[1], 'since', 'pause', 'version', unpack(ARGV, first))
+-- Of the b limits, the first's place in state, and what to add for its field in ARGV.
+local buckets, fields = limits > 9 and 6 or 4, first - 4
 local since = tonumber(state[1])
 if not since then
   since = now
@@ -53,12 +57,13 @@ if (state[3] or '0') ~= ARGV[2] then return {9, now, 0, 0, 0} end
 -- By far the most frequent question and state: leaky buckets of the hash, nothing held, no pause,
 -- nothing seen by the breaker, the whole rate. What follows further down would decide the same; it
 -- prepares much that is not needed here.
-local plain = ARGV[14] + 0
-if plain > 0 and not state[4] and not state[5] and (not state[2] or state[2] + 0 <= now) then
+local plain = ARGV[7] + 0
+local quiet = buckets == 4 or not (state[4] or state[5])
+if plain > 0 and quiet and (not state[2] or state[2] + 0 <= now) then
   -- Of the binding limit: its TAT, also as it was read, the end of its line, its interval.
   local until_, binding, meter, text, line, interval = now, 0
-  for i = 1, plain do
-    local value, p = state[i + 5], 4 * i + 11
+  for i = 0, plain - 1 do
+    local value, p = state[buckets + i], limits + 4 * i
     local step, capacity = ARGV[p + 1] + 0, ARGV[p + 2] + 0
     local tat, last = tonumber(value or since + capacity)
     if not tat then
@@ -70,25 +75,28 @@ if plain > 0 and not state[4] and not state[5] and (not state[2] or state[2] + 0
     if at > now then
       if last and last > at then at = last end
       if at > until_ then
-        until_, binding, meter, text, line, interval = at, i, tat, value, last, step
+        until_, binding, meter, text, line, interval = at, i + 1, tat, value, last, step
       end
     else
       -- Its state if the call is made now.
       tat = (tat > now and tat or now) + step
-      state[i + 5] = last and format('%.0f|%.0f', tat, last) or tat
+      state[buckets + i] = last and format('%.0f|%.0f', tat, last) or tat
     end
   end
   if binding == 0 then
+    local field = fields + buckets
+    -- Up to three without a table, which takes a tenth of the whole.
     if plain == 1 then
-      call('HSET', KEYS[1], ARGV[first], state[6])
+      call('HSET', KEYS[1], ARGV[field], state[buckets])
     elseif plain == 2 then
-      call('HSET', KEYS[1], ARGV[first], state[6], ARGV[first + 1], state[7])
+      call('HSET', KEYS[1], ARGV[field], state[buckets], ARGV[field + 1], state[buckets + 1])
     elseif plain == 3 then
-      call('HSET', KEYS[1], ARGV[first], state[6], ARGV[first + 1], state[7], ARGV[first + 2], state[8])
+      call('HSET', KEYS[1], ARGV[field], state[buckets], ARGV[field + 1], state[buckets + 1],
+        ARGV[field + 2], state[buckets + 2])
     else
       local put = {}
-      for i = 1, plain do
-        put[2 * i - 1], put[2 * i] = ARGV[first + i - 1], state[i + 5]
+      for i = 0, plain - 1 do
+        put[2 * i + 1], put[2 * i + 2] = ARGV[field + i], state[buckets + i]
       end
       call('HSET', KEYS[1], unpack(put))
     end
@@ -97,7 +105,7 @@ if plain > 0 and not state[4] and not state[5] and (not state[2] or state[2] + 0
   local give_up_at = ARGV[6] + 0
   if give_up_at < 0 then give_up_at = now - give_up_at end
   if until_ > give_up_at then return {6, now, until_, binding, 0} end
-  local field = ARGV[first + binding - 1]
+  local field = ARGV[fields + buckets + binding - 1]
   if until_ - now <= ARGV[4] + 0 then
     local tat = (meter > until_ and meter or until_) + interval
     call('HSET', KEYS[1], field, line and format('%.0f|%.0f', tat, line) or tat)
@@ -109,16 +117,20 @@ if plain > 0 and not state[4] and not state[5] and (not state[2] or state[2] + 0
   return {2, now, until_, binding, 0}
 end
 
-local circuit = ARGV[12] ~= '' and state[4] or ''
+local not_before, token, lease, keep, successes, breaks, adapts = '0', '', '0', '0', '0', '', ''
+if limits > 9 then
+  not_before, token, lease, keep, successes, breaks, adapts = unpack(ARGV, 9, 15)
+end
+local circuit = breaks ~= '' and state[4] or ''
 local share, cut_at, grown_at, pressed
-if state[5] and ARGV[13] ~= '' then
+if adapts ~= '' and state[5] then
   share, cut_at, grown_at, pressed = match(state[5], '^(%d+)|(%d+)|(%d+)|(%d)$')
   share, grown_at = tonumber(share), tonumber(grown_at)
 end
-if ARGV[11] ~= '0' then
+if successes ~= '0' then
   if circuit ~= '' and not string.find(circuit, '|', 1, true) then
-    local of = tonumber(match(ARGV[12], '^%d+'))
-    local ring = circuit .. string.rep('0', math.min(tonumber(ARGV[11]), of))
+    local of = tonumber(match(breaks, '^%d+'))
+    local ring = circuit .. string.rep('0', math.min(tonumber(successes), of))
     circuit = string.sub(ring, -of)
     if string.find(circuit, '1', 1, true) then
       call('HSET', KEYS[1], 'breaker', circuit)
@@ -128,7 +140,7 @@ if ARGV[11] ~= '0' then
     end
   end
   if share and pressed == '1' and now - grown_at >= 1000000 then
-    share, pressed = share + ARGV[13], '0'
+    share, pressed = share + adapts, '0'
     if share >= 1024 then
       share = nil
       call('HDEL', KEYS[1], 'adaptive')
@@ -139,14 +151,14 @@ if ARGV[11] ~= '0' then
   end
 end
 
-local claim_key = ARGV[10] ~= '0' and KEYS[#KEYS]
+local claim_key = keep ~= '0' and KEYS[#KEYS]
 local ours = false
 if claim_key then
   local claim = call('GET', claim_key)
   if claim then
     if claim == 'd' then return {7, now, 0, 0, 0} end
     local owner, alive_until = match(claim, '^(.*)|(%d+)$')
-    ours = owner == ARGV[8]
+    ours = owner == token
     if not ours then
       alive_until = tonumber(alive_until)
       if alive_until > now then return {5, now, alive_until, 0, 0} end
@@ -158,7 +170,7 @@ end
 local start = now
 local pause = tonumber(state[2])
 if pause and pause > start then start = pause end
-local floor = ARGV[7] + 0
+local floor = not_before + 0
 if floor > start then start = floor end
 local guarded = circuit ~= '' and string.find(circuit, '|', 1, true)
 local broken, half = false, false
@@ -179,7 +191,7 @@ end
 local grace, hold = ARGV[3] + 0, ARGV[4] + 0
 local until_, binding, bound = start, 0, nil
 local slot = now
-local number, p, k, shared = 0, 15, 1, 0
+local number, p, k, shared = 0, limits, 1, buckets
 -- Of each limit: where its arguments begin, its key in KEYS (of a b, its field in ARGV), its
 -- interval (of a q, its period's end), its meter (a TAT, or what a quota has used), its line, what
 -- else it is made of (calls in a w's open group, a q's next period), and what the task holds in it:
@@ -194,8 +206,8 @@ while p < first do
   if kind == 'b' or kind == 'k' then
     local value
     if kind == 'b' then
-      value = state[shared + 6]
-      at_key[number] = first + shared
+      value = state[shared]
+      at_key[number] = fields + shared
       shared = shared + 1
     else
       k = k + 1
@@ -284,7 +296,7 @@ while p < first do
     if call('ZCARD', KEYS[k]) >= most then
       call('ZREMRANGEBYSCORE', KEYS[k], '-inf', now)
       local alive = call('ZCARD', KEYS[k])
-      if alive >= most and not call('ZSCORE', KEYS[k], ARGV[8]) then
+      if alive >= most and not call('ZSCORE', KEYS[k], token) then
         local until_free = call('ZRANGE', KEYS[k], alive - most, alive - most, 'WITHSCORES')[2] + 0
         if until_free > at then at = until_free end
       end
@@ -392,8 +404,8 @@ for i = 1, number do
       call('SET', KEYS[key], format('%.0f|%d|%d|%.0f', interval[i], used, ahead, last),
         'PX', ttl(ARGV[arg + 6] + 0))
     else
-      call('ZADD', KEYS[key], now + ARGV[9], ARGV[8])
-      call('PEXPIRE', KEYS[key], ttl(now + ARGV[9]))
+      call('ZADD', KEYS[key], now + lease, token)
+      call('PEXPIRE', KEYS[key], ttl(now + lease))
     end
     if charge then charged = charged + 2 ^ (i - 1) end
   end
@@ -404,10 +416,10 @@ if until_ > now then
 end
 
 if claim_key then
-  call('SET', claim_key, format('%s|%.0f', ARGV[8], now + ARGV[9]), 'PX', ARGV[10])
+  call('SET', claim_key, format('%s|%.0f', token, now + lease), 'PX', keep)
 end
 if guarded then
-  local probe = tonumber(match(ARGV[12], '|(%d+)$'))
+  local probe = tonumber(match(breaks, '|(%d+)$'))
   local level, flying, good, lost_at, times = match(circuit, '^h|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)$')
   if level then
     flying = tonumber(lost_at) <= now and 0 or tonumber(flying)
