@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from governor.errors import DeclarationError
@@ -108,7 +109,7 @@ class CallPlan:
             expected = named.rpartition(":")[0] if limit.per is not None else named
             if expected != bucket or not 1 <= cost <= limit.most:
                 return None
-            charges.append(limit.charge_on(named, cost))
+            charges.append(_charge_on(limit, named, cost))
         return tuple(charges)
 
     def changed(self, numbers: Mapping[str, Mapping[str, Any]]) -> CallPlan:
@@ -148,6 +149,12 @@ class CallPlan:
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 arguments |= arguments.pop(parameter.name, {})
         return arguments
+
+
+@lru_cache(maxsize=4_096)
+def _charge_on(limit: Rule, bucket: str, cost: int) -> AnyCharge:
+    """Made once for all calls that are charged the same; a limit never changes."""
+    return limit.charge_on(bucket, cost)
 
 
 def _check_per(task: str, limit: Rule, signature: inspect.Signature) -> None:
