@@ -71,6 +71,11 @@ class Connection:
                 numbers = data.split(b"\r\n:")
                 if len(numbers) == 6:
                     return [[*map(int, numbers[1:])]]
+        elif data[-2:] == b"\r\n" and data[0] == _INTEGER:
+            # Several decisions, all of them "now": this takes a quarter of the time of a parser.
+            numbers = data[1:].split(b"\r\n:")
+            if len(numbers) == len(commands) == data.count(b"\r\n"):
+                return [*map(int, numbers)]
         replies: list[Any] = []
         at = 0
         while len(replies) < len(commands):

@@ -366,6 +366,30 @@ def test_a_primary_that_became_a_replica_is_left(
         store.close()
 
 
+@pytest.mark.parametrize(
+    ("data", "replies"),
+    [
+        # all are numbers
+        (b":1\r\n:-2\r\n:3\r\n", [1, -2, 3]),
+        # one is not
+        (b":1\r\n*5\r\n:2\r\n:3\r\n:4\r\n:5\r\n:6\r\n:7\r\n", [1, [2, 3, 4, 5, 6], 7]),
+        (b":1\r\n$5\r\n1\r\n:2\r\n:3\r\n", [1, b"1\r\n:2", 3]),
+        (b":1\r\n-BUSY a script\r\n:3\r\n", [1, Refused("BUSY", "a script"), 3]),
+        (b"-BUSY a script\r\n:2\r\n:3\r\n", [Refused("BUSY", "a script"), 2, 3]),
+        # one alone
+        (b":7\r\n", [7]),
+        (b"*5\r\n:1\r\n:2\r\n:3\r\n:4\r\n:0\r\n", [[1, 2, 3, 4, 0]]),
+        (b"*5\r\n:1\r\n:2\r\n:3\r\n:4\r\n$1\r\n0\r\n", [[1, 2, 3, 4, b"0"]]),
+    ],
+)
+def test_replies_that_arrive_at_once_are_told_apart(data: bytes, replies: list) -> None:
+    """What is read without a parser means the same as with one."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(data)
+        assert Connection(Mock(_sock=ours)).exchange([b""] * len(replies)) == replies
+
+
 def test_a_reply_in_pieces_is_read_as_a_whole() -> None:
     """Replies that arrive cut anywhere are put together, and none is taken for another's."""
     data = b":12\r\n*2\r\n$4\r\na\r\nb\r\n*1\r\n:-3\r\n-NOSCRIPT no such\r\n$-1\r\n+OK\r\n"
