@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -337,6 +338,24 @@ def test_a_server_that_is_gone_is_an_error_with_a_name() -> None:
     with pytest.raises(StoreUnavailable) as caught:
         store.settle(Settlement("api"))
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_server_that_stops_answering_is_waited_for_no_longer_than_the_timeout(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """On a connection that is open: StoreUnavailable, and the next call has one of its own."""
+    with PrivateRedis(tmp_path_factory.mktemp("stopped")) as server:
+        store = RedisStore(server.url, timeout=SECOND // 5)
+        store.settle(Settlement("api"))
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(StoreUnavailable, match="TimeoutError"):
+                store.settle(Settlement("api"))
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert not store._idle
+        assert store.settle(Settlement("api")).now
+        store.close()
 
 
 def test_a_url_that_is_none_names_the_setting() -> None:
