@@ -67,42 +67,7 @@ local queued = parks and state[#ARGV - first + 4] and
 -- prepares much that is not needed here.
 local plain = ARGV[7] + 0
 local quiet = buckets == 4 or not (state[4] or state[5])
-local easy = plain > 0 and quiet and (not state[2] or state[2] + 0 <= now)
-if easy and whole then
-  -- Released from the parking lot: all are charged at one slot. Nobody stands in a line.
-  local until_, binding = now, 0
-  for i = 0, plain - 1 do
-    local p = limits + 4 * i
-    local capacity = ARGV[p + 2] + 0
-    local tat = tonumber(state[buckets + i] or since + capacity)
-    if not tat then
-      easy = false
-      break
-    end
-    local at = tat + ARGV[p + 1] - capacity
-    if at > until_ then until_, binding = at, i + 1 end
-  end
-  if easy then
-    if until_ - now > ARGV[4] + 0 then return {6, now, until_, binding, 0} end
-    for i = 0, plain - 1 do
-      local p = limits + 4 * i
-      local tat = tonumber(state[buckets + i] or since + ARGV[p + 2])
-      state[buckets + i] = (tat > until_ and tat or until_) + ARGV[p + 1]
-    end
-    local field = fields + buckets
-    if plain == 1 then
-      call('HSET', KEYS[1], ARGV[field], state[buckets])
-    else
-      local put = {}
-      for i = 0, plain - 1 do
-        put[2 * i + 1], put[2 * i + 2] = ARGV[field + i], state[buckets + i]
-      end
-      call('HSET', KEYS[1], unpack(put))
-    end
-    if binding == 0 then return now end
-    return {1, now, until_, binding, 2 ^ plain - 1}
-  end
-elseif easy then
+if plain > 0 and quiet and not whole and (not state[2] or state[2] + 0 <= now) then
   if queued then return {20, now, 0, 0, 0} end
   -- Of the binding limit: its TAT, also as it was read, the end of its line, its interval.
   local until_, binding, meter, text, line, interval = now, 0

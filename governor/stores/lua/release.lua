@@ -30,13 +30,20 @@ local now = time[1] * 1000000 + time[2]
 local state, lot, lanes, flows, out = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local room, lease, prefix = ARGV[1] + 0, ARGV[3] + 0, ARGV[5]
 
-local known = call('HMGET', state, 'version', 'lot', 'released')
+local known = call('HMGET', state, 'version', 'lot', 'released', 'since', 'pause', 'breaker', 'adaptive')
 local waiting = tonumber(known[2] or 0)
 local before = waiting
 local at = 19
-for _ = 1, ARGV[16] do
-  if call('ZREM', out, ARGV[at]) == 1 then call('HDEL', lot, ARGV[at]) end
-  at = at + 1
+if ARGV[16] ~= '0' then
+  local ended = {}
+  for i, score in ipairs(call('ZMSCORE', out, unpack(ARGV, at, at + ARGV[16] - 1))) do
+    if score then ended[#ended + 1] = ARGV[at + i - 1] end
+  end
+  if ended[1] then
+    call('ZREM', out, unpack(ended))
+    call('HDEL', lot, unpack(ended))
+  end
+  at = at + ARGV[16]
 end
 if (known[1] or '0') ~= ARGV[6] then return {now, 0, 0, waiting, 1} end
 
@@ -139,7 +146,8 @@ for k = 6, #KEYS, 2 do
         args[p] = 'k'
         n = n + 1
       else
-        fields[#fields + 1] = 'b:' .. limit.bucket
+        limit.field = 'b:' .. limit.bucket
+        fields[#fields + 1] = limit.field
       end
       p = p + 4
     else
@@ -247,8 +255,9 @@ local function price(g, costs)
     if cost > limit.most then cost = limit.most end
     if limit.kind == 'b' then
       local interval = ceil(cost * limit.numerator / limit.denominator)
-      g.args[p + 1] = interval
-      g.args[p + 2] = limit.capacity > interval and limit.capacity or interval
+      limit.interval = interval
+      limit.capacity_now = limit.capacity > interval and limit.capacity or interval
+      g.args[p + 1], g.args[p + 2] = interval, limit.capacity_now
     elseif limit.kind == 'w' then
       g.args[p + 1] = cost
       g.args[p + 5] = ceil(limit.span * cost / (limit.entries * limit.group))
@@ -256,6 +265,52 @@ local function price(g, costs)
       g.args[p + 1] = cost
     end
   end
+end
+
+-- What admit would decide for a group whose limits are all leaky buckets of the upstream's hash,
+-- while the upstream is not paused, its breaker has seen nothing and its whole rate is in force. The
+-- meters are read and written once.
+local quiet = known[4] and not (known[5] and known[5] + 0 > now)
+  and not (ARGV[8] ~= '' and known[6]) and not (ARGV[9] ~= '' and known[7])
+local since = math.min(tonumber(known[4] or 0), now)
+local meters, poured = {}, {}
+local function write_meters()
+  if next(poured) then
+    local put = {}
+    for field in pairs(poured) do
+      put[#put + 1] = field
+      put[#put + 1] = meters[field]
+    end
+    call('HSET', state, unpack(put))
+  end
+  meters, poured = {}, {}
+end
+local function admit_plainly(g)
+  local until_, binding = now, 0
+  for i, limit in ipairs(g.limits) do
+    local field = limit.field
+    local tat = meters[field]
+    if not tat then
+      local value = call('HGET', state, field)
+      tat = tonumber(value or since + limit.capacity_now)
+      if not tat then
+        -- Somebody stands in its line.
+        g.plain = 0
+        return nil
+      end
+      if value then meters[field] = tat end
+    end
+    local slot = tat + limit.interval - limit.capacity_now
+    if slot > until_ then until_, binding = slot, i end
+  end
+  if until_ - now > ARGV[2] + 0 then return {6, now, until_, binding, 0} end
+  for _, limit in ipairs(g.limits) do
+    local field = limit.field
+    local tat = meters[field] or since + limit.capacity_now
+    meters[field] = (tat > until_ and tat or until_) + limit.interval
+    poured[field] = true
+  end
+  return until_
 end
 
 local reply = {now, 0, 0, 0, 0}
@@ -298,21 +353,29 @@ while true do
     else
       local args = g.args
       if costs ~= g.costs then price(g, costs) end
-      for i, limit in ipairs(g.limits) do
-        if limit.per then
-          local name = prefix .. fact.buckets[i]
-          g.names[limit.key] = name
-          if limit.kind == 'w' then g.names[limit.key + 1] = name .. ':line' end
+      if any_paused then
+        for i = 1, #g.limits do
+          not_before = math.max(not_before, paused[fact.buckets[i]] or 0)
         end
-        if any_paused then not_before = math.max(not_before, paused[fact.buckets[i]] or 0) end
       end
-      if g.said then
-        args[7] = not_before > 0 and 0 or g.plain
-        args[9], args[13] = not_before, successes
-        successes = '0'
+      local answer = quiet and g.plain > 0 and not_before == 0 and admit_plainly(g)
+      if not answer then
+        write_meters()
+        for i, limit in ipairs(g.limits) do
+          if limit.per then
+            local name = prefix .. fact.buckets[i]
+            g.names[limit.key] = name
+            if limit.kind == 'w' then g.names[limit.key + 1] = name .. ':line' end
+          end
+        end
+        if g.said then
+          args[7] = not_before > 0 and 0 or g.plain
+          args[9], args[13] = not_before, successes
+          successes = '0'
+        end
+        if g.leases then args[10] = ARGV[4] .. '.' .. released end
+        answer = admit(g.names, args)
       end
-      if g.leases then args[10] = ARGV[4] .. '.' .. released end
-      local answer = admit(g.names, args)
       if type(answer) == 'number' then
         slot = answer
       else
@@ -368,6 +431,7 @@ while true do
   end
 end
 
+write_meters()
 for _, fact in pairs(facts) do
   if fact.taken > 0 then call('LTRIM', fact.queue, fact.taken, -1) end
 end
