@@ -1,7 +1,7 @@
 """What the scripts of the parking lot are given, and what their replies mean.
 
 A lane is kept as ``group, flow, rank, weight, tenant, bucket, bucket, …``, an entry as
-``lane|costs|deadline|since``, a line feed, and its message.
+``lane|costs|deadline|since|flow|weight``, a line feed, and its message.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def park(prefix: str, upstream: str, arrivals: Sequence[Arrival]) -> Words:
         ]
         patience = -arrival.max_wait if arrival.give_up_at is None else arrival.give_up_at
         arguments += (
-            arrival.entry, name, record(lane), lane.flow, ",".join(map(str, arrival.costs)),
+            arrival.entry, name, record(lane), _turns(lane), ",".join(map(str, arrival.costs)),
             patience, arrival.expires_in, int(arrival.front), int(arrival.again),
             arrival.payload.decode("utf-8", "surrogateescape"),
         )  # fmt: skip
@@ -145,7 +145,7 @@ def released(ask: ReleaseAsk, reply: list[Any]) -> Released:
         entry, slot, kind, value = reply[at : at + 4]
         late = kind == 2
         head, _, payload = bytes(value).partition(b"\n")
-        parked_at = int(head.rpartition(b"|")[2] or 0)
+        parked_at = int(head.split(b"|")[3])
         holder = "" if late else f"{ask.token}.{number}"
         tickets.append(Ticket(entry.decode(), slot, holder, payload, parked_at, late, kind == 1))
     return Released(now, tuple(tickets), next_at, bool(more), waiting, bool(stale))
@@ -160,7 +160,7 @@ def steer(prefix: str, upstream: str, steering: Steering, kept: int) -> Words:
     arguments = [
         steering.what, queue_key(prefix, upstream, ""), ready_key(prefix, upstream, ""),
         blocked_key(prefix, upstream, ""), to.name if to else "", record(to) if to else "",
-        to.flow if to else "", keys.channel(prefix, upstream), steering.by, steering.why, kept,
+        _turns(to) if to else "", keys.channel(prefix, upstream), steering.by, steering.why, kept,
         *steering.entries,
     ]  # fmt: skip
     return names, arguments
@@ -174,6 +174,11 @@ def record(lane: Lane) -> str:
     ))  # fmt: skip
 
 
+def _turns(lane: Lane) -> str:
+    """What a lane's turns are counted by."""
+    return f"{lane.flow}|{lane.weight}"
+
+
 def lane(text: str) -> Lane:
     """A lane that was kept."""
     group, flow, rank, weight, tenant, *buckets = text.split(_BETWEEN)
@@ -183,7 +188,7 @@ def lane(text: str) -> Lane:
 def waiting(entry: str, value: bytes, lane_text: str, position: int | None) -> Waiting:
     """An entry that was kept."""
     head, _, payload = value.partition(b"\n")
-    _, costs, deadline, since = head.decode().split("|")
+    _, costs, deadline, since, _, _ = head.decode().split("|")
     return Waiting(
         entry, lane(lane_text), int(since), int(deadline),
         tuple(map(int, costs.split(","))) if costs else (), 0 if position is None else position + 1,
@@ -193,7 +198,7 @@ def waiting(entry: str, value: bytes, lane_text: str, position: int | None) -> W
 
 def since(value: bytes | None) -> int:
     """When this entry was parked."""
-    return 0 if value is None else int(value.partition(b"\n")[0].rpartition(b"|")[2])
+    return 0 if value is None else int(value.split(b"|", 4)[3])
 
 
 def pace(text: str | None, now: int) -> tuple[int, int]:

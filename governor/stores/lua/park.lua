@@ -1,7 +1,7 @@
 -- Parks tasks. Repeats Lot.park in governor/policy/lot.py.
 --
 -- The parking lot of an upstream is made of
---   lot     a hash: entry -> "lane|costs|deadline|since\n" and its message
+--   lot     a hash: entry -> "lane|costs|deadline|since|flow|weight\n" and its message
 --   lanes   a hash: lane -> "group|flow|rank|weight|tenant|bucket|bucket|..", separated by 0x1f
 --   flows   a hash: flow -> its finish tag; "-" is the virtual time
 --   out     a sorted set: entry that is released -> µs until which whoever released it is believed
@@ -12,7 +12,7 @@
 -- KEYS  1 state  2 lot  3 lanes  4 flows  5 out, then for each arrival the ready set of its group
 --       and the queue of its lane
 -- ARGV  1 channel   where workers are told that tasks wait
---       then for each arrival: entry, lane, record of the lane, flow, costs ("1,1"), patience (µs:
+--       then for each arrival: entry, lane, record of the lane, "flow|weight", costs ("1,1"), patience (µs:
 --       the instant after which it does not wait, or minus the longest wait, or 0), µs until it
 --       expires or 0, front (0 | 1), again (0 | 1), message
 -- Reply {now, waiting, fresh, kept..}
@@ -24,7 +24,7 @@ local waiting, fresh = before, 0
 local kept = {now, 0, 0}
 local k = 6
 for a = 2, #ARGV, 10 do
-  local entry, lane, flow = ARGV[a], ARGV[a + 1], ARGV[a + 3]
+  local entry, lane, turns = ARGV[a], ARGV[a + 1], ARGV[a + 3]
   local here = 1
   if call('HEXISTS', KEYS[2], entry) == 1 then
     here = ARGV[a + 8] == '1' and call('ZREM', KEYS[5], entry) or 0
@@ -35,13 +35,13 @@ for a = 2, #ARGV, 10 do
     if deadline < 0 then deadline = now - deadline end
     if expires > 0 and (deadline == 0 or now + expires < deadline) then deadline = now + expires end
     call('HSET', KEYS[2], entry,
-      format('%s|%s|%.0f|%.0f\n', lane, ARGV[a + 4], deadline, now) .. ARGV[a + 9])
+      format('%s|%s|%.0f|%.0f|%s\n', lane, ARGV[a + 4], deadline, now, turns) .. ARGV[a + 9])
     local length = call(ARGV[a + 7] == '1' and 'LPUSH' or 'RPUSH', KEYS[k + 1], entry)
     waiting = waiting + 1
     if length == 1 then
       fresh = 1
       call('HSET', KEYS[3], lane, ARGV[a + 2])
-      local tags = call('HMGET', KEYS[4], '-', flow)
+      local tags = call('HMGET', KEYS[4], '-', string.match(turns, '^[^|]*'))
       call('ZADD', KEYS[k], math.max(tonumber(tags[1] or 0), tonumber(tags[2] or 0)), lane)
     end
   end

@@ -61,19 +61,30 @@ end
 local function facts_of(lane)
   local fact = facts[lane]
   if not fact then
-    local group, flow, weight, rest = match(call('HGET', lanes, lane),
-      '^([^\31]*)\31([^\31]*)\31[^\31]*\31([^\31]*)\31[^\31]*(.*)$')
-    fact = {group = group, flow = flow, weight = tonumber(weight), buckets = {},
-      queue = prefix .. '@q:' .. lane, ids = {}, first = 1, taken = 0}
-    for bucket in string.gmatch(rest, '[^\31]+') do
-      fact.buckets[#fact.buckets + 1] = bucket
-    end
+    fact = {queue = prefix .. '@q:' .. lane, first = 1, taken = 0}
     facts[lane] = fact
   end
   return fact
 end
+local function record_of(lane)
+  local group, flow, rest = match(call('HGET', lanes, lane) or '',
+    '^([^\31]*)\31([^\31]*)\31[^\31]*\31[^\31]*\31[^\31]*(.*)$')
+  -- Without its record, which only an eviction can take, a lane is one like any other.
+  return group or '?', flow or '?', rest or ''
+end
+local function buckets_of(fact, lane)
+  if not fact.buckets then
+    local _, _, rest = record_of(lane)
+    fact.buckets = {}
+    for bucket in string.gmatch(rest, '[^\31]+') do
+      fact.buckets[#fact.buckets + 1] = bucket
+    end
+  end
+  return fact.buckets
+end
 local function make_ready(ready, lane)
-  call('ZADD', ready, math.max(virtual, tag_of(facts_of(lane).flow)), lane)
+  local _, flow = record_of(lane)
+  call('ZADD', ready, math.max(virtual, tag_of(flow)), lane)
 end
 
 local freed, paused, any_paused = {}, {}, false
@@ -91,15 +102,16 @@ for _, entry in ipairs(call('ZRANGEBYSCORE', out, '-inf', now, 'LIMIT', 0, ARGV[
   call('ZREM', out, entry)
   local lane = match(call('HGET', lot, entry) or '', '^([^|]+)|')
   if lane then
-    local fact = facts_of(lane)
     waiting = waiting + 1
-    if call('LPUSH', fact.queue, entry) == 1 then make_ready(prefix .. '@r:' .. fact.group, lane) end
+    if call('LPUSH', prefix .. '@q:' .. lane, entry) == 1 then
+      make_ready(prefix .. '@r:' .. record_of(lane), lane)
+    end
   end
 end
 
 -- For each group what admit is given for a call of its first lane, and the lanes whose turn comes
 -- next, in order. Of those only as many are read as can be served or passed.
-local window = room + ARGV[11] + 1
+local window = room + 1
 local more = 0
 local groups = {}
 for k = 6, #KEYS, 2 do
@@ -230,7 +242,7 @@ local function come_later(g, lane, tag)
 end
 
 local function first_of(fact)
-  local entry = fact.ids[fact.first]
+  local entry = fact.ids and fact.ids[fact.first]
   if not entry then
     if fact.taken > 0 then
       call('LTRIM', fact.queue, fact.taken, -1)
@@ -334,6 +346,13 @@ while true do
   end
   if not g then break end
   local fact = facts_of(lane)
+  local entry = first_of(fact)
+  if fact.entry ~= entry then
+    fact.entry = entry
+    fact.value = call('HGET', lot, entry) or '|1|1|0|?|1\n'
+    fact.costs, fact.deadline, fact.flow, fact.weight =
+      match(fact.value, '^[^|]*|([^|]*)|(%d+)|%d+|([^|]*)|(%d+)\n')
+  end
   local flow_tag = tag_of(fact.flow)
   if flow_tag > tag then
     g.head = g.head + 1
@@ -342,10 +361,7 @@ while true do
     more = 1
     break
   else
-    local entry = first_of(fact)
-    local value = call('HGET', lot, entry) or '|1|1|'
-    local costs, deadline = match(value, '^[^|]*|([^|]*)|(%d+)|')
-    deadline = tonumber(deadline)
+    local costs, deadline = fact.costs, fact.deadline + 0
     local slot, n, number, woken, not_before = nil, 0, 0, false, 0
     if deadline > 0 and deadline <= now then
       slot, n = now, 2
@@ -354,8 +370,8 @@ while true do
       local args = g.args
       if costs ~= g.costs then price(g, costs) end
       if any_paused then
-        for i = 1, #g.limits do
-          not_before = math.max(not_before, paused[fact.buckets[i]] or 0)
+        for _, bucket in ipairs(buckets_of(fact, lane)) do
+          not_before = math.max(not_before, paused[bucket] or 0)
         end
       end
       local answer = quiet and g.plain > 0 and not_before == 0 and admit_plainly(g)
@@ -363,7 +379,7 @@ while true do
         write_meters()
         for i, limit in ipairs(g.limits) do
           if limit.per then
-            local name = prefix .. fact.buckets[i]
+            local name = prefix .. buckets_of(fact, lane)[i]
             g.names[limit.key] = name
             if limit.kind == 'w' then g.names[limit.key + 1] = name .. ':line' end
           end
@@ -395,7 +411,7 @@ while true do
             g.put[lane] = nil
             call('ZADD', g.blocked, moment, lane)
             if woken then
-              local stuck = prefix .. '@s:' .. fact.buckets[number]
+              local stuck = prefix .. '@s:' .. buckets_of(fact, lane)[number]
               call('SADD', stuck, lane)
               call('PEXPIRE', stuck, 86400000)
             end
@@ -410,7 +426,7 @@ while true do
     if slot then
       released = released + 1
       local r = #reply
-      reply[r + 1], reply[r + 2], reply[r + 3], reply[r + 4] = entry, slot, n, value
+      reply[r + 1], reply[r + 2], reply[r + 3], reply[r + 4] = entry, slot, n, fact.value
       held[#held + 1] = now + lease
       held[#held + 1] = entry
       if n ~= 2 then

@@ -6,7 +6,7 @@
 --       named by what the lot says.
 -- ARGV  1 what      "back" | "left" | "cancel" | "front" | "move"
 --       2 prefix    of the names of queues   3 of ready sets   4 of blocked sets
---       5, 6, 7     lane, record and flow that a move goes to
+--       5, 6, 7     lane, record and "flow|weight" that a move goes to
 --       8 channel   where workers are told that tasks wait
 --       9 by   10 why   who does it, and the reason; "" when no person does
 --      11 kept      how many records are kept, about
@@ -19,12 +19,12 @@ local waiting = tonumber(call('HGET', KEYS[1], 'lot') or 0)
 local change = 0
 local done = {}
 
-local function join(entry, lane, record, flow, ready, queue)
+local function join(entry, lane, record, ready, queue)
   local length = call(what == 'move' and 'RPUSH' or 'LPUSH', queue, entry)
   change = change + 1
   if length == 1 then
     call('HSET', KEYS[3], lane, record)
-    local tags = call('HMGET', KEYS[4], '-', flow)
+    local tags = call('HMGET', KEYS[4], '-', match(record, '^[^\31]*\31([^\31]*)'))
     call('ZADD', ready, math.max(tonumber(tags[1] or 0), tonumber(tags[2] or 0)), lane)
   end
 end
@@ -34,7 +34,7 @@ for a = 12, #ARGV do
   local entry = ARGV[a]
   local value = call('HGET', KEYS[2], entry)
   if value and (call('ZSCORE', KEYS[5], entry) and true or false) == released then
-    local lane, rest, payload = match(value, '^([^|]*)|([^\n]*\n)(.*)$')
+    local lane, rest, payload = match(value, '^([^|]*)(|[^|]*|[^|]*|[^|]*|)[^\n]*\n(.*)$')
     done[#done + 1] = payload
     entries[#entries + 1] = entry
     local queue = ARGV[2] .. lane
@@ -53,11 +53,10 @@ for a = 12, #ARGV do
     if what == 'left' or what == 'cancel' then
       call('HDEL', KEYS[2], entry)
     elseif what == 'move' then
-      call('HSET', KEYS[2], entry, format('%s|%s%s', ARGV[5], rest, payload))
-      join(entry, ARGV[5], ARGV[6], ARGV[7], KEYS[7], KEYS[8])
+      call('HSET', KEYS[2], entry, format('%s%s%s\n', ARGV[5], rest, ARGV[7]) .. payload)
+      join(entry, ARGV[5], ARGV[6], KEYS[7], KEYS[8])
     else
-      local group, flow = match(record, '^([^\31]*)\31([^\31]*)')
-      join(entry, lane, record, flow, ARGV[3] .. group, queue)
+      join(entry, lane, record, ARGV[3] .. match(record, '^[^\31]*'), queue)
     end
   end
 end
