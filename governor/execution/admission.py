@@ -82,7 +82,11 @@ class Call:
     @property
     def places(self) -> tuple[str, ...]:
         """The concurrency limits in which it takes a place, by bucket."""
-        return tuple(c.bucket for c in self.charges if isinstance(c, LeaseCharge))
+        # Asked at every decision, and most calls have none.
+        for charge in self.charges:
+            if isinstance(charge, LeaseCharge):
+                return tuple(c.bucket for c in self.charges if isinstance(c, LeaseCharge))
+        return ()
 
 
 def charges_of(
@@ -236,10 +240,11 @@ class Admission:
         )
 
     def _dated(self, charges: tuple[AnyCharge, ...]) -> tuple[AnyCharge, ...]:
-        if not any(isinstance(charge, QuotaCharge) for charge in charges):
-            return charges
-        wall = self._clock.wall()
-        return tuple(c.dated(wall) if isinstance(c, QuotaCharge) else c for c in charges)
+        for charge in charges:
+            if isinstance(charge, QuotaCharge):
+                wall = self._clock.wall()
+                return tuple(c.dated(wall) if isinstance(c, QuotaCharge) else c for c in charges)
+        return charges
 
 
 def _note(call: Call, answer: Answer, now: int) -> None:
@@ -249,14 +254,15 @@ def _note(call: Call, answer: Answer, now: int) -> None:
         header.first = answer.now
         header.give_up_at = answer.now + call.plan.upstream.max_wait
     call.binding = None
-    call.woken = isinstance(answer, Wait) and answer.woken
+    call.woken = False
     if isinstance(answer, Wait):
         header.reserved = answer.reserved
         call.binding = answer.limit
+        call.woken = answer.woken
         call.slot = now + answer.until - answer.now
-        paid = {r.bucket for r in answer.reserved if r.paid and r.slot == answer.until}
         # Nothing is left to ask at the slot; a claim is taken there.
-        call.settled = call.claim is None and paid.issuperset(c.bucket for c in call.charges)
+        paid = {r.bucket for r in answer.reserved if r.paid and r.slot == answer.until}
+        call.settled = call.claim is None and paid.issuperset([c.bucket for c in call.charges])
     elif isinstance(answer, Admit):
         header.reserved = ()
         call.slot = now - (answer.now - answer.slot)

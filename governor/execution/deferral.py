@@ -1,4 +1,4 @@
-"""The message that waits: the same one, with a countdown.
+"""The message that waits: the same one, parked or with a countdown.
 
 Id, body, chord, callbacks, root, priority, stamps and expiry are untouched; a deferral does
 not change ``retries`` either, because waiting costs no attempt.
@@ -25,6 +25,14 @@ def own_headers(message: MessageCopy) -> dict[str, Any]:
 def deferred(message: MessageCopy, header: Header, eta: datetime) -> MessageCopy:
     """``message`` to be delivered again at ``eta`` (aware, UTC)."""
     return replace(message, headers=_headers(message, header, eta))
+
+
+def parked(message: MessageCopy, header: Header) -> MessageCopy:
+    """``message`` as it waits in the parking lot: its time will have come when it leaves."""
+    headers = own_headers(message)
+    headers[NAME] = header.to_message()
+    headers.pop("eta", None)
+    return replace(message, headers=headers)
 
 
 def retried(message: MessageCopy, header: Header, eta: datetime) -> MessageCopy:

@@ -177,7 +177,8 @@ def decide(  # noqa: PLR0912, PLR0915 - one table, in the order in which the scr
             if int(alive_until) > now:
                 return Wait(now, int(alive_until), "claim", ask.reserved), effects()
             return OutcomeUnknown(now), effects()
-    if ask.lane is not None and state.queued:
+    parks = ask.lane is not None and not ask.reserved
+    if parks and state.queued:
         return Park(now), effects(claim="" if ours else None)
 
     start = max(now, state.pause, ask.not_before)
@@ -248,7 +249,7 @@ def decide(  # noqa: PLR0912, PLR0915 - one table, in the order in which the scr
             elif not verdict.paid and (ask.whole or verdict is bound or verdict.lined):
                 meters[verdict.charge.bucket] = verdict.charged(until, now)
                 held[verdict.charge.bucket] = Reservation(verdict.charge.bucket, until, True)
-    elif not bound.lined and ask.lane is None:
+    elif not bound.lined and not parks:
         bucket = bound.charge.bucket
         meters[bucket] = bound.stood_in_line(until)
         held[bucket] = Reservation(bucket, until, False)

@@ -6,10 +6,21 @@ All instants are microseconds on the store's clock, all durations microseconds.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar, dataclass_transform
 
 from governor.policy import calendar
 from governor.policy.adaptive import AdaptivePolicy
 from governor.policy.breaker import BreakerPolicy
+
+_T = TypeVar("_T")
+
+
+@dataclass_transform(frozen_default=True)
+def _value(cls: type[_T]) -> type[_T]:
+    """A dataclass that the type checker keeps from being changed. These are made at every
+    decision, and ``frozen=True``, which has Python check it as well, makes them at half the speed
+    or less."""
+    return dataclass(slots=True, unsafe_hash=True)(cls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +98,7 @@ class LeaseCharge:
 AnyCharge = Charge | WindowCharge | QuotaCharge | LeaseCharge
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class Reservation:
     """What a waiting task holds in one bucket.
 
@@ -134,7 +145,7 @@ class LaneKey:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class Ask:
     """One admission: may this call be made now?
 
@@ -156,7 +167,7 @@ class Ask:
         adaptive: how the upstream's rate adapts, when it does.
         successes: calls that this process has seen succeed since it last asked.
         lane: where it would be parked. It then takes no place in a line, and the answer is
-            :class:`Park` while others wait there already.
+            :class:`Park` while others wait there already. Of no effect for who holds something.
         whole: at a wait within ``hold`` every limit is charged at the slot, not only the binding
             one: nobody will ask again. For waits that are short beside every limit's own.
     """
@@ -181,7 +192,7 @@ class Ask:
     whole: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class Admit:
     """The call may be made now; every limit is charged.
 
@@ -197,7 +208,7 @@ class Admit:
     probe: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class Wait:
     """The call may be made at ``until``, not before.
 
@@ -257,7 +268,7 @@ class Stale:
     now: int
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class Park:
     """Others wait for the same in the parking lot: it goes behind them. Nothing was charged."""
 

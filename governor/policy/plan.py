@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from governor.errors import DeclarationError
@@ -144,11 +145,11 @@ class CallPlan:
             expected = named.rpartition(":")[0] if limit.per is not None else named
             if expected != bucket or not 1 <= cost <= limit.most:
                 return None
-            charges.append(limit.charge_on(named, cost))
+            charges.append(_charge_on(limit, named, cost))
             values.append(named[len(bucket) :])
         for bucket, limit, index in self.held_back:
             cost = min(charges[index].cost, limit.most)
-            charges.append(limit.charge_on(bucket + values[index], cost))
+            charges.append(_charge_on(limit, bucket + values[index], cost))
         return tuple(charges)
 
     def changed(self, numbers: Mapping[str, Mapping[str, Any]]) -> CallPlan:
@@ -189,6 +190,12 @@ class CallPlan:
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 arguments |= arguments.pop(parameter.name, {})
         return arguments
+
+
+@lru_cache(maxsize=4_096)
+def _charge_on(limit: Rule, bucket: str, cost: int) -> AnyCharge:
+    """Made once for all calls that are charged the same; a limit never changes."""
+    return limit.charge_on(bucket, cost)
 
 
 def _check_argument(field: str, task: str, argument: str, signature: inspect.Signature) -> None:

@@ -105,8 +105,11 @@ class RedisStore:
 
     def admit(self, ask: Ask) -> Answer:
         command = self._question(ask)
-        (reply,) = self._store_of(ask.upstream)._exchange([command])
-        return wire.answer(ask, self._made(self._admit, ask.upstream, command, reply))
+        store = self._store_of(ask.upstream) if self._homes else self
+        (reply,) = store._exchange([command])
+        if reply.__class__ is Refused:
+            reply = self._made(self._admit, ask.upstream, command, reply)
+        return wire.answer(ask, reply)
 
     def admit_many(self, asks: Sequence[Ask]) -> Sequence[Answer]:
         if self._homes or len(asks) == 1:
@@ -114,10 +117,11 @@ class RedisStore:
             return [self.admit(ask) for ask in asks]
         packed = [self._question(ask) for ask in asks]
         replies = self._exchange(packed)
-        return [
-            wire.answer(ask, self._made(self._admit, ask.upstream, command, reply))
-            for ask, command, reply in zip(asks, packed, replies, strict=True)
-        ]
+        for index, reply in enumerate(replies):
+            if reply.__class__ is Refused:
+                upstream = asks[index].upstream
+                replies[index] = self._made(self._admit, upstream, packed[index], reply)
+        return [*map(wire.answer, asks, replies)]
 
     def settle(self, settlement: Settlement) -> Settled:
         words = wire.settlement(self._prefix, settlement)
@@ -276,9 +280,9 @@ class RedisStore:
             StoreUnavailable: no complete answer in time.
         """
         try:
-            connection = self._connection()
-        except (RedisError, OSError) as exc:
-            raise StoreUnavailable(f"The limiter store cannot be reached: {_why(exc)}") from exc
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._opened()
         try:
             replies = connection.exchange(commands)
         except OSError as exc:
@@ -290,19 +294,22 @@ class RedisStore:
             # read as that of the next.
             connection.close()
             raise
-        refused = [reply for reply in replies if reply.__class__ is Refused]
-        if len(self._idle) < _MOST_IDLE and not any(r.code == "READONLY" for r in refused):
+        for reply in replies:
+            if reply.__class__ is Refused and reply.code == "READONLY":
+                # A server that has become a replica: the next call finds the primary by name.
+                connection.close()
+                return replies
+        if len(self._idle) < _MOST_IDLE:
             self._idle.append(connection)
         else:
-            # Of a server that has become a replica: the next call finds the primary by name.
             connection.close()
         return replies
 
-    def _connection(self) -> Connection:
+    def _opened(self) -> Connection:
         try:
-            return self._idle.pop()
-        except IndexError:
             return Connection(self._pool.make_connection())
+        except (RedisError, OSError) as exc:
+            raise StoreUnavailable(f"The limiter store cannot be reached: {_why(exc)}") from exc
 
     def _forked(self) -> None:
         # These sockets are the parent's. Forget them without closing the connection under its feet.

@@ -33,8 +33,8 @@ from governor.ports import Settlement
 Words = tuple[list[str], list[object]]
 """A script's keys and arguments."""
 
-_HEAD = 14
-"""Arguments of ``admit.lua`` before those of its limits."""
+_HEAD = 8
+"""Arguments of ``admit.lua`` that are always there, and first."""
 
 _PAUSED = 10
 _PARK = 20
@@ -43,18 +43,23 @@ _PARK = 20
 def admission(prefix: str, ask: Ask) -> Words:
     """``admit.lua``'s keys and arguments."""
     names = [keys.state_key(prefix, ask.upstream)]
-    how = "whole" if ask.whole else ""
-    if ask.lane is not None:
-        how = "park"
+    linger: object = ask.linger
+    parks = ask.lane is not None and not ask.reserved
+    if parks:
+        assert ask.lane is not None
+        linger = "park"
         names += [
             keys.lot_key(prefix, ask.upstream, f"r:{ask.lane.group}"),
             keys.lot_key(prefix, ask.upstream, f"q:{ask.lane.name}"),
         ]
+    elif ask.whole:
+        linger = "whole"
     held: dict[str, int] = {}
     for r in ask.reserved:
         held[r.bucket] = r.slot if r.paid else -r.slot
     limits: list[object] = []
     fields: list[str] = []
+    places = False
     for charge in ask.charges:
         bucket = charge.bucket
         if isinstance(charge, Charge):
@@ -78,18 +83,28 @@ def admission(prefix: str, ask: Ask) -> Words:
             limits += ("q", charge.cost, charge.most, *charge.bounds, held.get(bucket, 0))
         else:
             limits += ("l", charge.most)
+            places = True
     claim = ask.claim
     if claim is not None:
         names.append(keys.claim_key(prefix, ask.upstream, claim.task_id, claim.attempt))
+    plain = len(fields) == len(ask.charges) and not (held or claim or ask.not_before)
     patience = -ask.max_wait if ask.give_up_at is None else ask.give_up_at
     policy = ask.breaker
+    said: list[object] = []
+    if claim or ask.not_before or policy or ask.adaptive or places:
+        said = [
+            ask.not_before, claim.token if claim else ask.holder,
+            claim.lease if claim else ask.lease, claim.keep // 1000 if claim else 0, ask.successes,
+            f"{policy.of}|{policy.probe}" if policy else "",
+            ask.adaptive.step if ask.adaptive else "",
+        ]  # fmt: skip
+        fields = ["breaker", "adaptive", *fields]
+    if parks:
+        fields.append("lot")
+    begin = _HEAD + len(said) + 1
     arguments = [
-        _HEAD + len(limits) + 1, ask.version, ask.grace, ask.hold, ask.linger, patience,
-        ask.not_before, claim.token if claim else ask.holder, claim.lease if claim else ask.lease,
-        claim.keep // 1000 if claim else 0, ask.successes,
-        f"{policy.of}|{policy.probe}" if policy else "",
-        ask.adaptive.step if ask.adaptive else "", how,
-        *limits, *fields,
+        begin + len(limits), ask.version, ask.grace, ask.hold, linger, patience,
+        len(ask.charges) if plain else 0, begin, *said, *limits, *fields,
     ]  # fmt: skip
     return names, arguments
 
@@ -101,6 +116,10 @@ def answer(ask: Ask, reply: int | list[int]) -> Answer:
     status, now, at, number, charged = reply
     if status == _PARK:
         return Park(now)
+    if status == 2 and not ask.reserved:
+        # The most frequent of the others: a new call gets its place in the line.
+        charge = ask.charges[number - 1]
+        return Wait(now, at, charge.limit, (Reservation(charge.bucket, at, False),))
     paused = status > _PAUSED
     status %= _PAUSED
     match status:

@@ -64,6 +64,7 @@ class HubLoop:
         self._clock = clock
         self._owner = threading.get_ident()
         self._brought: deque[Work] = deque()
+        self._woken = False
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
@@ -76,8 +77,12 @@ class HubLoop:
 
     def soon(self, work: Work) -> None:
         self._brought.append(work)
-        with suppress(BlockingIOError):  # the pipe is full of wake-ups already
-            os.write(self._writer, b"\0")
+        if not self._woken:
+            # One wake-up is enough for all that is brought until then. Each is a system call, in
+            # which a thread of the pool loses the interpreter.
+            self._woken = True
+            with suppress(BlockingIOError):
+                os.write(self._writer, b"\0")
 
     def at(self, moment: int, work: Work) -> None:
         delay = max(0, moment - self._clock.monotonic())
@@ -89,6 +94,9 @@ class HubLoop:
     def drain(self) -> None:
         with suppress(BlockingIOError):
             os.read(self._reader, 65_536)
+        # After the pipe is empty, or a wake-up would be swallowed; before what was brought is
+        # counted, or work would lie there with nobody awake.
+        self._woken = False
         # Work that brings more work waits for the next round, so that Celery gets its turn.
         for _ in range(len(self._brought)):
             guarded(self._brought.popleft())

@@ -31,6 +31,7 @@ from kombu.serialization import prepare_accept_content
 from governor.clock import SECOND, Clock, as_micros
 from governor.errors import StoreUnavailable
 from governor.execution.admission import Call
+from governor.execution.deferral import parked
 from governor.execution.parking import (
     Lanes,
     entries_of,
@@ -194,7 +195,8 @@ class Lots:
         lane = request.lane
         message = request.message
         assert lane is not None
-        payload = pack(copy_of(message))
+        call.header.deferrals += 1
+        payload = pack(parked(copy_of(message), call.header))
         if payload is None or self._outage.on:
             self._fall_back(request, call)
             return

@@ -77,6 +77,8 @@ class CountedPlaces:
         self._loop = loop
         self._waiting: deque[tuple[Occupant, Any]] = deque()
         self._taken = 0
+        # Given back, by any thread, and still counted among the taken.
+        self._returned: deque[None] = deque()
         self._applied = 0
         self._pumping = False
         self._on_apply = pool.on_apply
@@ -87,7 +89,11 @@ class CountedPlaces:
         self._pump()
 
     def give_back(self) -> None:
-        self._loop.soon(self._release)
+        # In this order, and _pump looks the other way round: a place that nobody waits for wakes
+        # nobody, and none is overlooked.
+        self._returned.append(None)
+        if self._waiting:
+            self._loop.soon(self._pump)
 
     def run(self, request: Any) -> None:
         before = self._applied
@@ -115,14 +121,13 @@ class CountedPlaces:
 
         return self._on_apply(counted, *args, **kwargs)
 
-    def _release(self) -> None:
-        self._taken -= 1
-        self._pump()
-
     def _pump(self) -> None:
         if self._pumping:
             return
         self._pumping = True
+        for _ in range(len(self._returned)):
+            self._returned.popleft()
+            self._taken -= 1
         try:
             while self._waiting and self._taken < (self._pool.num_processes or 1):
                 self._taken += 1
@@ -130,3 +135,6 @@ class CountedPlaces:
                 occupant(request)
         finally:
             self._pumping = False
+        if self._waiting and self._returned:
+            # Of what was given back meanwhile, in the next round: Celery gets its turn.
+            self._loop.soon(self._pump)

@@ -51,11 +51,19 @@ def everyone_waits() -> bool:
 
 @pytest.fixture
 def hold() -> float:
-    """``governor_hold``: 0 sends every task that has to wait back to the broker."""
+    """``governor_hold``: 0 sends every task that has to wait away from the worker."""
     return 10.0
 
 
-every_task_is_deferred = pytest.mark.parametrize(("everyone_waits", "hold"), [(True, 0.0)])
+@pytest.fixture
+def parking() -> str:
+    """Where it is sent."""
+    return "store"
+
+
+every_task_is_deferred = pytest.mark.parametrize(
+    ("everyone_waits", "hold", "parking"), [(True, 0.0, "store"), (True, 0.0, "broker")]
+)
 
 
 @pytest.fixture
@@ -65,6 +73,7 @@ def worker_env(
     celery_broker: CeleryTestBroker,
     everyone_waits: bool,
     hold: float,
+    parking: str,
 ) -> Mapping[str, str]:
     conf: dict[str, Any] = {
         "governor_hold": hold,
@@ -86,6 +95,7 @@ def worker_env(
         "CONF": json.dumps(conf),
         "RATE": "20/s",
         "BURST": "2",
+        "PARKING": parking,
         **({"EVERYONE_WAITS_ONCE": "1"} if everyone_waits else {}),
     }
 
@@ -145,7 +155,7 @@ def test_two_workers_share_one_limit(governed: Governed, tmp_path: Path) -> None
 
 @every_task_is_deferred
 def test_a_deferred_task_is_the_same_task(governed: Governed) -> None:
-    """A task that was handed back to the broker keeps its id, attempt, priority, headers, expiry
+    """A task that was parked, or handed back to the broker, keeps its id, attempt, priority, headers, expiry
     and arguments of every JSON type."""
     values = [1, 2.5, "ünï", None, True, {"a": [1, {"b": 2**40}]}]
     result = governed.signature("show", *values).apply_async(
@@ -168,7 +178,7 @@ def test_a_deferred_task_is_the_same_task(governed: Governed) -> None:
 
 @every_task_is_deferred
 def test_canvas_with_every_member_deferred(governed: Governed) -> None:
-    """Chord, chain and group whose every member was handed back give the same results as those of
+    """Chord, chain and group whose every member was parked or handed back give the same results as those of
     ungoverned tasks."""
 
     def results(task: str) -> list[Any]:

@@ -82,13 +82,16 @@ def runs(fleet: Fleet, task: str) -> Counter[int]:
 
 
 @pytest.mark.parametrize("task", ["call", "call_once"])
-@pytest.mark.parametrize(("hold", "counter"), [(30, "waiting"), (0, "deferred")])
+@pytest.mark.parametrize(
+    ("hold", "parking", "counter"),
+    [(30, "store", "waiting"), (0, "broker", "deferred"), (0, "store", "parked")],
+)
 def test_a_warm_shutdown_while_tasks_wait_loses_none(
-    make_fleet: Callable[..., Fleet], task: str, hold: int, counter: str
+    make_fleet: Callable[..., Fleet], task: str, hold: int, parking: str, counter: str
 ) -> None:
-    """Held and deferred tasks of a worker that is told to stop run in the next one, once each, and
-    what runs is finished."""
-    fleet = make_fleet(RATE="20/s", BURST="2", conf={"governor_hold": hold})
+    """Held, deferred and parked tasks of a worker that is told to stop run in the next one, once
+    each, and what runs is finished."""
+    fleet = make_fleet(RATE="20/s", BURST="2", PARKING=parking, conf={"governor_hold": hold})
     worker = fleet.worker()
     fleet.send(task, 0, 3.0)
     wait_until(lambda: running(fleet), lambda begun: begun == 1)
@@ -97,7 +100,11 @@ def test_a_warm_shutdown_while_tasks_wait_loses_none(
         for number in range(1, 60):
             fleet.send(task, number)
 
-    publish_at_rest(fleet, publish, 60)
+    if counter == "parked":
+        pause_upstream(fleet.limiter_url, "api", 8)
+        publish()
+    else:
+        publish_at_rest(fleet, publish, 60)
     wait_until(lambda: fleet.stats(counter), lambda waiting: waiting >= 59)
     assert worker.terminate() == 0
     fleet.worker()
@@ -211,7 +218,7 @@ def test_a_refused_deferral_keeps_the_task(
 ) -> None:
     """While the broker refuses to take messages, over-limit tasks stay unacknowledged; when it
     takes them again, each runs."""
-    fleet = make_fleet(broker.url, RATE="5/s", conf={"governor_hold": 0})
+    fleet = make_fleet(broker.url, RATE="5/s", PARKING="broker", conf={"governor_hold": 0})
     worker = fleet.worker()
     for number in range(10):
         # Long enough for all to be fetched before the broker refuses: fetching writes, too.

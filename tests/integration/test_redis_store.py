@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -164,6 +165,60 @@ def test_lua_answers_as_the_specification(steps: list, scripted: ScriptedRedis) 
     assert looked.in_force == meant.in_force
 
 
+BUCKETS = [
+    Charge(name, name, interval, capacity)
+    for name, interval, capacity in [
+        ("s", 100_000, 100_000), ("t", 70_000, 300_000), ("u", 31_415, 40_000), ("v", 9_000, 90_000)
+    ]
+]  # fmt: skip
+
+
+@settings(
+    max_examples=200,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    steps=st.lists(
+        st.tuples(
+            # the clock's step before it
+            st.sampled_from([0, 0, 40_000, 70_000, 100_000]) | st.integers(-20_000, 300_000),
+            st.sampled_from(["admit"] * 12 + ["return"] * 2 + ["pause"]),
+            st.sampled_from([BUCKETS[:1], BUCKETS[1:2], BUCKETS[:2], BUCKETS[:3], BUCKETS]),
+            st.sampled_from([0, 0, 30_000, 300_000]),  # the longest wait charged at once
+            st.sampled_from([3_600 * SECOND] * 4 + [150_000]),  # patience
+        ),
+        min_size=5,
+        max_size=40,
+    )
+)
+def test_lua_answers_as_the_specification_about_leaky_buckets(
+    steps: list, scripted: ScriptedRedis
+) -> None:
+    """The question that the script decides before all others, about one to four leaky buckets of an
+    upstream, gets the same answers from it and from the pure policy."""
+    scripted.client.flushall()
+    scripted.advance(0)
+    clock = FakeClock(scripted.now)
+    specification = MemoryStore(clock.wall)
+    held: tuple[Reservation, ...] = ()
+    for step, kind, charges, hold, max_wait in steps:
+        scripted.advance(step)
+        clock.advance(step)
+        if kind == "pause":
+            settlement = Settlement("api", pause=40_000, outcome=Outcome.THROTTLED)
+            assert scripted.store.settle(settlement) == specification.settle(settlement)
+            continue
+        reserved = held if kind == "return" else ()
+        ask = Ask(
+            "api", tuple(charges), 50_000, hold, 3 * hold, max_wait, None, reserved,
+            breaker=BREAKER, adaptive=RATES,
+        )  # fmt: skip
+        answer = scripted.store.admit(ask)
+        assert answer == specification.admit(ask)
+        if isinstance(answer, Wait):
+            held = answer.reserved
+
+
 def _settlement(kind: str, holder: str, claim: ClaimAsk | None) -> Settlement:
     action = ClaimAction(kind) if kind in set(ClaimAction) else ClaimAction.FINISH
     outcome = {"pause": Outcome.THROTTLED, "fail": Outcome.FAILED}.get(kind, Outcome.SUCCESS)
@@ -285,6 +340,24 @@ def test_a_server_that_is_gone_is_an_error_with_a_name() -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_server_that_stops_answering_is_waited_for_no_longer_than_the_timeout(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """On a connection that is open: StoreUnavailable, and the next call has one of its own."""
+    with PrivateRedis(tmp_path_factory.mktemp("stopped")) as server:
+        store = RedisStore(server.url, timeout=SECOND // 5)
+        store.settle(Settlement("api"))
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(StoreUnavailable, match="TimeoutError"):
+                store.settle(Settlement("api"))
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert not store._idle
+        assert store.settle(Settlement("api")).now
+        store.close()
+
+
 def test_a_url_that_is_none_names_the_setting() -> None:
     """A wrong URL is a configuration error that says what to write."""
     with pytest.raises(ConfigurationError, match="governor_redis_url"):
@@ -310,6 +383,30 @@ def test_a_primary_that_became_a_replica_is_left(
         client.replicaof("NO", "ONE")
         assert store.settle(Settlement("api")).now
         store.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "replies"),
+    [
+        # all are numbers
+        (b":1\r\n:-2\r\n:3\r\n", [1, -2, 3]),
+        # one is not
+        (b":1\r\n*5\r\n:2\r\n:3\r\n:4\r\n:5\r\n:6\r\n:7\r\n", [1, [2, 3, 4, 5, 6], 7]),
+        (b":1\r\n$5\r\n1\r\n:2\r\n:3\r\n", [1, b"1\r\n:2", 3]),
+        (b":1\r\n-BUSY a script\r\n:3\r\n", [1, Refused("BUSY", "a script"), 3]),
+        (b"-BUSY a script\r\n:2\r\n:3\r\n", [Refused("BUSY", "a script"), 2, 3]),
+        # one alone
+        (b":7\r\n", [7]),
+        (b"*5\r\n:1\r\n:2\r\n:3\r\n:4\r\n:0\r\n", [[1, 2, 3, 4, 0]]),
+        (b"*5\r\n:1\r\n:2\r\n:3\r\n:4\r\n$1\r\n0\r\n", [[1, 2, 3, 4, b"0"]]),
+    ],
+)
+def test_replies_that_arrive_at_once_are_told_apart(data: bytes, replies: list) -> None:
+    """What is read without a parser means the same as with one."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(data)
+        assert Connection(Mock(_sock=ours)).exchange([b""] * len(replies)) == replies
 
 
 def test_a_reply_in_pieces_is_read_as_a_whole() -> None:

@@ -95,9 +95,12 @@ def test_a_task_type_nobody_may_edit_is_governed_by_its_name(
     assert_within_limit(lines, burst=2, rate=10)
 
 
-def test_a_deferred_task_is_the_same_task(make_fleet: Callable[..., Fleet]) -> None:
-    """A task that was handed back keeps its id, attempt, priority, stamps and expiry."""
-    fleet = make_fleet(RATE="1/s", conf={"governor_hold": 0})
+@pytest.mark.parametrize(("parking", "counter"), [("store", "parked"), ("broker", "deferred")])
+def test_a_deferred_task_is_the_same_task(
+    make_fleet: Callable[..., Fleet], parking: str, counter: str
+) -> None:
+    """A task that was parked or handed back keeps its id, attempt, priority, stamps and expiry."""
+    fleet = make_fleet(RATE="1/s", PARKING=parking, conf={"governor_hold": 0})
     # Both are there when the worker comes: the second meets a bucket that has just been filled.
     first = fleet.send("call", 0)
     result = fleet.send("call", 1, priority=3, headers={"mine": "kept"}, expires=600)
@@ -106,14 +109,16 @@ def test_a_deferred_task_is_the_same_task(make_fleet: Callable[..., Fleet]) -> N
     assert result.get(timeout=TIMEOUT) == 1
     call = next(call for call in fleet.ledger("call") if call["number"] == 1)
     assert (call["id"], call["retries"]) == (result.id, 0)
-    wait_until(lambda: fleet.stats("deferred"))
+    wait_until(lambda: fleet.stats(counter))
 
 
-@pytest.mark.parametrize("hold", [0, 10])
-def test_canvas_survives_waiting(make_fleet: Callable[..., Fleet], hold: float) -> None:
-    """Chord, chain and group give the results of ungoverned tasks when every member waits,
-    inside the worker or in the broker."""
-    fleet = make_fleet(RATE="5/s", conf={"governor_hold": hold})
+@pytest.mark.parametrize(("hold", "parking"), [(0, "store"), (0, "broker"), (10, "store")])
+def test_canvas_survives_waiting(
+    make_fleet: Callable[..., Fleet], hold: float, parking: str
+) -> None:
+    """Chord, chain and group give the results of ungoverned tasks when every member waits: parked,
+    in the broker, or inside the worker."""
+    fleet = make_fleet(RATE="5/s", PARKING=parking, conf={"governor_hold": hold})
     fleet.worker()
     call = fleet.signature
     collect = fleet.app.signature(f"{MODULE}.collect")

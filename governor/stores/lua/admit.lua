@@ -2,28 +2,35 @@
 --
 -- KEYS  1             the upstream's state: a hash of since, pause, version, breaker, adaptive, lot,
 --                     and one field for each leaky bucket without per=
---       2, 3          when it may be parked: its group's ready set and its lane's queue (park.lua)
+--       2, 3          when it can be parked: its group's ready set and its lane's queue (park.lua)
 --       then for each limit: b none; k its key; w its log and its line; q its key; l its key
 --       last          the claim, only when something is claimed
--- ARGV  1 first       where the names of the b limits' fields begin in ARGV
+-- ARGV  1 first       where the fields of the upstream's state begin in ARGV
 --       2 version     of the limits in force
 --       3 grace       µs a paid slot is still good for
 --       4 hold        µs up to which a wait is charged at once
---       5 linger      the same for a task whose turn in the line has come, µs
+--       5 linger      the same for a task whose turn in the line has come, µs. Of one that holds
+--                     nothing: "park" if it can be parked, "whole" if at a wait within hold every
+--                     limit is charged at the slot
 --       6 patience    µs: the instant after which it does not wait, or minus the longest wait
---       7 not_before  µs on this server's clock
---       8 token       this delivery's name in the claim and in concurrency limits
---       9 lease       µs a claim or a place counts as alive
---      10 keep        ms a claim is kept; 0: nothing is claimed
---      11 successes   seen since the last question
---      12 breaker     "of|probe" (calls, µs), or "" for an upstream without one
---      13 adaptive    the step, or "" for an upstream whose rate does not adapt
---      14 ..          for each limit its kind and numbers; held is what the task holds in it: 0
+--       7 plain       how many limits there are, if all are b, nothing is held in them or claimed,
+--                     and not_before is 0; else 0
+--       8 limits      where the limits begin: 16, or 9 when there is nothing to say from here to 15
+--       9 not_before  µs on this server's clock
+--      10 token       this delivery's name in the claim and in concurrency limits
+--      11 lease       µs a claim or a place counts as alive
+--      12 keep        ms a claim is kept; 0: nothing is claimed
+--      13 successes   seen since the last question
+--      14 breaker     "of|probe" (calls, µs), or "" for an upstream without one
+--      15 adaptive    the step, or "" for an upstream whose rate does not adapt
+--      limits ..      for each limit its kind and numbers; held is what the task holds in it: 0
 --                     nothing, a paid slot, or minus a slot it stood in line for
 --                       b, k  leaky bucket: interval, capacity, held (µs)
 --                       w     window: cost, entries, group, span, apart, held
 --                       q     quota: cost, most, four boundaries, held
 --                       l     concurrency: most
+--      first ..       the fields: "breaker" and "adaptive", if 9 to 15 are there; those of the b;
+--                     "lot", if it can be parked
 -- Reply now, when admitted without having waited; else {status, now, at, limit, charged}
 --       0 admit            at = slot; limit = 1 for a probe
 --       1 wait, charged    at = until, limit = number of the binding limit,
@@ -34,13 +41,15 @@
 --       5 wait for another delivery of this task
 --       6 refuse           at = the slot that is too far away
 --       7 already done     8 outcome unknown     9 the limits have changed
---       20 others wait in its lane: it goes behind them
+--      20 others wait in its lane: it goes behind them
 --       status + 10 of 1 to 4 and 6 while the upstream is paused
 local call, match, format = redis.call, string.match, string.format
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
-local first = ARGV[1] + 0
-local state = call('HMGET', KEYS[1], 'since', 'pause', 'version', 'breaker', 'adaptive', 'lot', unpack(ARGV, first))
+local first, limits = ARGV[1] + 0, ARGV[8] + 0
+local state = call('HMGET', KEYS[1], 'since', 'pause', 'version', unpack(ARGV, first))
+-- Of the b limits, the first's place in state, and what to add for its field in ARGV.
+local buckets, fields = limits > 9 and 6 or 4, first - 4
 local since = tonumber(state[1])
 if not since then
   since = now
@@ -49,17 +58,124 @@ elseif since > now then
   since = now
 end
 if (state[3] or '0') ~= ARGV[2] then return {9, now, 0, 0, 0} end
+local parks, whole = ARGV[5] == 'park', ARGV[5] == 'whole'
+local queued = parks and state[#ARGV - first + 4] and
+  (call('EXISTS', KEYS[3]) == 1 or call('EXISTS', KEYS[2]) == 1)
 
-local circuit = ARGV[12] ~= '' and state[4] or ''
+-- By far the most frequent question and state: leaky buckets of the hash, nothing held, no pause,
+-- nothing seen by the breaker, the whole rate. What follows further down would decide the same; it
+-- prepares much that is not needed here.
+local plain = ARGV[7] + 0
+local quiet = buckets == 4 or not (state[4] or state[5])
+local easy = plain > 0 and quiet and (not state[2] or state[2] + 0 <= now)
+if easy and whole then
+  -- Released from the parking lot: all are charged at one slot. Nobody stands in a line.
+  local until_, binding = now, 0
+  for i = 0, plain - 1 do
+    local p = limits + 4 * i
+    local capacity = ARGV[p + 2] + 0
+    local tat = tonumber(state[buckets + i] or since + capacity)
+    if not tat then
+      easy = false
+      break
+    end
+    local at = tat + ARGV[p + 1] - capacity
+    if at > until_ then until_, binding = at, i + 1 end
+  end
+  if easy then
+    if until_ - now > ARGV[4] + 0 then return {6, now, until_, binding, 0} end
+    for i = 0, plain - 1 do
+      local p = limits + 4 * i
+      local tat = tonumber(state[buckets + i] or since + ARGV[p + 2])
+      state[buckets + i] = (tat > until_ and tat or until_) + ARGV[p + 1]
+    end
+    local field = fields + buckets
+    if plain == 1 then
+      call('HSET', KEYS[1], ARGV[field], state[buckets])
+    else
+      local put = {}
+      for i = 0, plain - 1 do
+        put[2 * i + 1], put[2 * i + 2] = ARGV[field + i], state[buckets + i]
+      end
+      call('HSET', KEYS[1], unpack(put))
+    end
+    if binding == 0 then return now end
+    return {1, now, until_, binding, 2 ^ plain - 1}
+  end
+elseif easy then
+  if queued then return {20, now, 0, 0, 0} end
+  -- Of the binding limit: its TAT, also as it was read, the end of its line, its interval.
+  local until_, binding, meter, text, line, interval = now, 0
+  for i = 0, plain - 1 do
+    local value, p = state[buckets + i], limits + 4 * i
+    local step, capacity = ARGV[p + 1] + 0, ARGV[p + 2] + 0
+    local tat, last = tonumber(value or since + capacity)
+    if not tat then
+      value, last = match(value, '^(%d+)|(%d+)$')
+      tat, last = tonumber(value), tonumber(last)
+      if last <= now then last = nil end
+    end
+    local at = tat + step - capacity
+    if at > now then
+      if last and last > at then at = last end
+      if at > until_ then
+        until_, binding, meter, text, line, interval = at, i + 1, tat, value, last, step
+      end
+    else
+      -- Its state if the call is made now.
+      tat = (tat > now and tat or now) + step
+      state[buckets + i] = last and format('%.0f|%.0f', tat, last) or tat
+    end
+  end
+  if binding == 0 then
+    local field = fields + buckets
+    -- Up to three without a table, which takes a tenth of the whole.
+    if plain == 1 then
+      call('HSET', KEYS[1], ARGV[field], state[buckets])
+    elseif plain == 2 then
+      call('HSET', KEYS[1], ARGV[field], state[buckets], ARGV[field + 1], state[buckets + 1])
+    elseif plain == 3 then
+      call('HSET', KEYS[1], ARGV[field], state[buckets], ARGV[field + 1], state[buckets + 1],
+        ARGV[field + 2], state[buckets + 2])
+    else
+      local put = {}
+      for i = 0, plain - 1 do
+        put[2 * i + 1], put[2 * i + 2] = ARGV[field + i], state[buckets + i]
+      end
+      call('HSET', KEYS[1], unpack(put))
+    end
+    return now
+  end
+  local give_up_at = ARGV[6] + 0
+  if give_up_at < 0 then give_up_at = now - give_up_at end
+  if until_ > give_up_at then return {6, now, until_, binding, 0} end
+  local field = ARGV[fields + buckets + binding - 1]
+  if until_ - now <= ARGV[4] + 0 then
+    local tat = (meter > until_ and meter or until_) + interval
+    call('HSET', KEYS[1], field, line and format('%.0f|%.0f', tat, line) or tat)
+    return {1, now, until_, binding, 2 ^ (binding - 1)}
+  end
+  if parks then return {4, now, until_, binding, 0} end
+  -- Its meter stays as it was: to make a text of a number again costs as much as a command.
+  text = text or format('%.0f', meter)
+  call('HSET', KEYS[1], field, text .. '|' .. format('%.0f', until_ + interval))
+  return {2, now, until_, binding, 0}
+end
+
+local not_before, token, lease, keep, successes, breaks, adapts = '0', '', '0', '0', '0', '', ''
+if limits > 9 then
+  not_before, token, lease, keep, successes, breaks, adapts = unpack(ARGV, 9, 15)
+end
+local circuit = breaks ~= '' and state[4] or ''
 local share, cut_at, grown_at, pressed
-if state[5] and ARGV[13] ~= '' then
+if adapts ~= '' and state[5] then
   share, cut_at, grown_at, pressed = match(state[5], '^(%d+)|(%d+)|(%d+)|(%d)$')
   share, grown_at = tonumber(share), tonumber(grown_at)
 end
-if ARGV[11] ~= '0' then
+if successes ~= '0' then
   if circuit ~= '' and not string.find(circuit, '|', 1, true) then
-    local of = tonumber(match(ARGV[12], '^%d+'))
-    local ring = circuit .. string.rep('0', math.min(tonumber(ARGV[11]), of))
+    local of = tonumber(match(breaks, '^%d+'))
+    local ring = circuit .. string.rep('0', math.min(tonumber(successes), of))
     circuit = string.sub(ring, -of)
     if string.find(circuit, '1', 1, true) then
       call('HSET', KEYS[1], 'breaker', circuit)
@@ -69,7 +185,7 @@ if ARGV[11] ~= '0' then
     end
   end
   if share and pressed == '1' and now - grown_at >= 1000000 then
-    share, pressed = share + ARGV[13], '0'
+    share, pressed = share + adapts, '0'
     if share >= 1024 then
       share = nil
       call('HDEL', KEYS[1], 'adaptive')
@@ -80,14 +196,14 @@ if ARGV[11] ~= '0' then
   end
 end
 
-local claim_key = ARGV[10] ~= '0' and KEYS[#KEYS]
+local claim_key = keep ~= '0' and KEYS[#KEYS]
 local ours = false
 if claim_key then
   local claim = call('GET', claim_key)
   if claim then
     if claim == 'd' then return {7, now, 0, 0, 0} end
     local owner, alive_until = match(claim, '^(.*)|(%d+)$')
-    ours = owner == ARGV[8]
+    ours = owner == token
     if not ours then
       alive_until = tonumber(alive_until)
       if alive_until > now then return {5, now, alive_until, 0, 0} end
@@ -96,8 +212,7 @@ if claim_key then
   end
 end
 
-local parks, whole = ARGV[14] == 'park', ARGV[14] == 'whole'
-if parks and state[6] and (call('EXISTS', KEYS[3]) == 1 or call('EXISTS', KEYS[2]) == 1) then
+if queued then
   if ours then call('DEL', claim_key) end
   return {20, now, 0, 0, 0}
 end
@@ -105,7 +220,7 @@ end
 local start = now
 local pause = tonumber(state[2])
 if pause and pause > start then start = pause end
-local floor = ARGV[7] + 0
+local floor = not_before + 0
 if floor > start then start = floor end
 local guarded = circuit ~= '' and string.find(circuit, '|', 1, true)
 local broken, half = false, false
@@ -126,13 +241,12 @@ end
 local grace, hold = ARGV[3] + 0, ARGV[4] + 0
 local until_, binding, bound = start, 0, nil
 local slot = now
-local number, p, k, shared = 0, 15, parks and 3 or 1, 0
+local number, p, k, shared = 0, limits, parks and 3 or 1, buckets
 -- Of each limit: where its arguments begin, its key in KEYS (of a b, its field in ARGV), its
 -- interval (of a q, its period's end), its meter (a TAT, or what a quota has used), its line, what
--- else it is made of (calls in a w's open group, a q's next period), and what the task holds in it.
-local at_arg, at_key, interval, meter, line, more = {}, {}, {}, {}, {}, {}
-local paid, lined, turn = {}, {}, {}
-local plain = true
+-- else it is made of (calls in a w's open group, a q's next period), and what the task holds in it:
+-- 'paid', or a place in the line whose 'turn' is near, or 'lined'.
+local at_arg, at_key, interval, meter, line, more, holds = {}, {}, {}, {}, {}, {}, {}
 while p < first do
   number = number + 1
   local kind = ARGV[p]
@@ -142,13 +256,12 @@ while p < first do
   if kind == 'b' or kind == 'k' then
     local value
     if kind == 'b' then
-      value = state[shared + 7]
-      at_key[number] = first + shared
+      value = state[shared]
+      at_key[number] = fields + shared
       shared = shared + 1
     else
       k = k + 1
       value = call('GET', KEYS[k])
-      plain = false
     end
     local step, capacity = ARGV[p + 1] + 0, ARGV[p + 2] + 0
     held = ARGV[p + 3] + 0
@@ -158,7 +271,6 @@ while p < first do
       local last
       tat, last = match(value, '^(%d+)|(%d+)$')
       tat, line[number] = tonumber(tat), tonumber(last)
-      plain = false
     end
     if share then
       step = math.ceil(step * 1024 / share)
@@ -168,7 +280,6 @@ while p < first do
     at = (tat > start and tat or start) + step - capacity
     if at < start then at = start end
   elseif kind == 'w' then
-    plain = false
     local cost, entries, group = ARGV[p + 1] + 0, ARGV[p + 2] + 0, ARGV[p + 3] + 0
     local span, apart = ARGV[p + 4] + 0, ARGV[p + 5] + 0
     held = ARGV[p + 6] + 0
@@ -197,7 +308,6 @@ while p < first do
       if even > at then at = even end
     end
   elseif kind == 'q' then
-    plain = false
     local cost, most = ARGV[p + 1] + 0, ARGV[p + 2] + 0
     held = ARGV[p + 7] + 0
     k = k + 1
@@ -228,7 +338,6 @@ while p < first do
       end
     end
   else
-    plain = false
     local most = ARGV[p + 1] + 0
     k = k + 1
     p = p + 2
@@ -237,7 +346,7 @@ while p < first do
     if call('ZCARD', KEYS[k]) >= most then
       call('ZREMRANGEBYSCORE', KEYS[k], '-inf', now)
       local alive = call('ZCARD', KEYS[k])
-      if alive >= most and not call('ZSCORE', KEYS[k], ARGV[8]) then
+      if alive >= most and not call('ZSCORE', KEYS[k], token) then
         local until_free = call('ZRANGE', KEYS[k], alive - most, alive - most, 'WITHSCORES')[2] + 0
         if until_free > at then at = until_free end
       end
@@ -250,13 +359,11 @@ while p < first do
       if last and last > at then at = last end
     end
   elseif held > 0 and now <= held + grace and start <= (held > now and held or now) then
-    paid[number] = true
-    plain = false
+    holds[number] = 'paid'
     at = held
     if held < slot then slot = held end
   else
-    lined[number] = true
-    turn[number] = math.abs(held) <= now + hold
+    holds[number] = math.abs(held) <= now + hold and 'turn' or 'lined'
     if -held > at then at = -held end
   end
   if not broken and (at > until_ or (binding == 0 and at > now and not whole)) then
@@ -264,76 +371,10 @@ while p < first do
   end
 end
 
--- By far the most frequent case, before anything else is prepared: it may go, and nothing but
--- leaky buckets without lines is charged.
-if until_ <= now and plain and not claim_key and not guarded then
-  local put = {}
-  for i = 1, number do
-    local tat = meter[i]
-    put[2 * i - 1] = ARGV[at_key[i]]
-    put[2 * i] = (tat > now and tat or now) + interval[i]
-  end
-  if number > 0 then call('HSET', KEYS[1], unpack(put)) end
-  return now
-end
-
-local put = {}
-
--- A meter is kept until all that was charged to it has leaked out and its line is over: never less
--- than what was promised from it.
-local function ttl(horizon)
-  return math.max(math.ceil((horizon - now) / 1000), 0) + 1000
-end
-
-local function keep_bucket(i, tat, last)
-  local value, horizon = tat, tat
-  if last and last > now then
-    value = format('%.0f|%.0f', tat, last)
-    if last > horizon then horizon = last end
-  end
-  if ARGV[at_arg[i]] == 'b' then
-    put[#put + 1] = ARGV[at_key[i]]
-    put[#put + 1] = value
-  else
-    call('SET', KEYS[at_key[i]], value, 'PX', ttl(horizon))
-  end
-end
-
-local function keep_quota(i, used, ahead, last)
-  call('SET', KEYS[at_key[i]], format('%.0f|%d|%d|%.0f', interval[i], used, ahead, last),
-    'PX', ttl(ARGV[at_arg[i] + 6] + 0))
-end
-
-local function push_log(i, at)
-  local arg, key = at_arg[i], KEYS[at_key[i]]
-  local cost, entries, group, open = ARGV[arg + 1] + 0, ARGV[arg + 2] + 0, ARGV[arg + 3] + 0, more[i]
-  while cost > 0 do
-    local taken = math.min(cost, group - open)
-    local value = open + taken < group and format('%.0f|%d', at, open + taken) or at
-    if open > 0 then call('LSET', key, -1, value) else call('RPUSH', key, value) end
-    cost, open = cost - taken, (open + taken) % group
-  end
-  call('LTRIM', key, -entries, -1)
-  call('PEXPIRE', key, ttl(at + ARGV[arg + 4]))
-end
-
-local function charge(i, at)
-  local kind = ARGV[at_arg[i]]
-  if kind == 'b' or kind == 'k' then
-    local tat = meter[i]
-    keep_bucket(i, (tat > at and tat or at) + interval[i], line[i])
-  elseif kind == 'w' then
-    push_log(i, at)
-  elseif kind == 'q' then
-    local cost = ARGV[at_arg[i] + 1] + 0
-    local later = at >= interval[i]
-    keep_quota(i, meter[i] + (later and 0 or cost), more[i] + (later and cost or 0), line[i])
-  else
-    call('ZADD', KEYS[at_key[i]], now + ARGV[9], ARGV[8])
-    call('PEXPIRE', KEYS[at_key[i]], ttl(now + ARGV[9]))
-  end
-end
-
+-- What is written: every limit is charged at this instant, or the binding limit and those whose turn
+-- has come, or the binding limit's line grows.
+local at, lines_up = now, false
+local paused = start > now and 10 or 0
 if until_ > now then
   if ours then call('DEL', claim_key) end
   if share and pressed == '0' and (bound == 'b' or bound == 'k') then
@@ -344,51 +385,103 @@ if until_ > now then
   local woken = bound == 'l' or (broken and half)
   if woken and now <= give_up_at and give_up_at < until_ then until_ = give_up_at end
   if broken then binding = -1 end
-  local paused = start > now and 10 or 0
-  if until_ > give_up_at or (whole and guarded and not woken) then return {6 + paused, now, until_, binding, 0} end
+  if until_ > give_up_at or (whole and guarded and not woken) then
+    return {6 + paused, now, until_, binding, 0}
+  end
   if binding < 1 or bound == 'l' then return {4 + paused, now, until_, binding, woken and 1 or 0} end
-  if not (paid[binding] or until_ - now <= (turn[binding] and ARGV[5] + 0 or hold)) then
-    if lined[binding] then return {3 + paused, now, until_, binding, 0} end
-    if parks then return {4 + paused, now, until_, binding, 0} end
-    if bound == 'w' then
-      local last = until_ + interval[binding]
-      call('SET', KEYS[at_key[binding] + 1], last, 'PX', ttl(last))
-    elseif bound == 'q' then
-      keep_quota(binding, meter[binding], more[binding], until_ + 10000)
-    else
-      keep_bucket(binding, meter[binding], until_ + interval[binding])
-      if put[1] then call('HSET', KEYS[1], unpack(put)) end
-    end
-    return {2 + paused, now, until_, binding, 0}
-  end
-  local charged = 0
-  for i = 1, number do
-    if not paid[i] and (whole or i == binding or lined[i]) then
-      charge(i, until_)
-      if ARGV[at_arg[i]] ~= 'l' then charged = charged + 2 ^ (i - 1) end
-    end
-  end
-  if put[1] then call('HSET', KEYS[1], unpack(put)) end
-  return {1 + paused, now, until_, binding, charged}
+  local holding = holds[binding]
+  local patience = holding == 'turn' and ARGV[5] + 0 or hold
+  at, lines_up = until_, holding ~= 'paid' and until_ - now > patience
+  if lines_up and holding then return {3 + paused, now, until_, binding, 0} end
+  if lines_up and parks then return {4 + paused, now, until_, binding, 0} end
 end
 
-for i = 1, number do
-  if not paid[i] then charge(i, now) end
+-- A meter is kept until all that was charged to it has leaked out and its line is over: never less
+-- than what was promised from it.
+local function ttl(horizon)
+  return math.max(math.ceil((horizon - now) / 1000), 0) + 1000
 end
-if put[1] then call('HSET', KEYS[1], unpack(put)) end
+
+local charged, put = 0, {}
+for i = 1, number do
+  local charge
+  if lines_up then
+    charge = false
+  else
+    charge = holds[i] ~= 'paid' and (whole or at == now or i == binding or holds[i])
+  end
+  if charge or (lines_up and i == binding) then
+    local arg, key = at_arg[i], at_key[i]
+    local kind = ARGV[arg]
+    if kind == 'b' or kind == 'k' then
+      local tat, last = meter[i], line[i]
+      if charge then
+        tat = (tat > at and tat or at) + interval[i]
+      else
+        last = at + interval[i]
+      end
+      local value, horizon = tat, tat
+      if last and last > now then
+        value = format('%.0f|%.0f', tat, last)
+        if last > horizon then horizon = last end
+      end
+      if kind == 'b' then
+        put[#put + 1] = ARGV[key]
+        put[#put + 1] = value
+      else
+        call('SET', KEYS[key], value, 'PX', ttl(horizon))
+      end
+    elseif kind == 'w' and charge then
+      local cost, entries, group, open = ARGV[arg + 1] + 0, ARGV[arg + 2] + 0, ARGV[arg + 3] + 0, more[i]
+      local log, length = KEYS[key], 0
+      while cost > 0 do
+        local taken = math.min(cost, group - open)
+        local value = open + taken < group and format('%.0f|%d', at, open + taken) or at
+        if open > 0 then call('LSET', log, -1, value) else length = call('RPUSH', log, value) end
+        cost, open = cost - taken, (open + taken) % group
+      end
+      if length > entries then call('LTRIM', log, -entries, -1) end
+      call('PEXPIRE', log, ttl(at + ARGV[arg + 4]))
+    elseif kind == 'w' then
+      local last = at + interval[i]
+      call('SET', KEYS[key + 1], last, 'PX', ttl(last))
+    elseif kind == 'q' then
+      local used, ahead, last = meter[i], more[i], line[i]
+      if not charge then
+        last = at + 10000
+      elseif at >= interval[i] then
+        ahead = ahead + ARGV[arg + 1]
+      else
+        used = used + ARGV[arg + 1]
+      end
+      call('SET', KEYS[key], format('%.0f|%d|%d|%.0f', interval[i], used, ahead, last),
+        'PX', ttl(ARGV[arg + 6] + 0))
+    else
+      call('ZADD', KEYS[key], now + lease, token)
+      call('PEXPIRE', KEYS[key], ttl(now + lease))
+    end
+    if charge and kind ~= 'l' then charged = charged + 2 ^ (i - 1) end
+  end
+end
+if until_ > now then
+  if put[1] then call('HSET', KEYS[1], unpack(put)) end
+  return {(lines_up and 2 or 1) + paused, now, until_, binding, charged}
+end
+
 if claim_key then
-  call('SET', claim_key, format('%s|%.0f', ARGV[8], now + ARGV[9]), 'PX', ARGV[10])
+  call('SET', claim_key, format('%s|%.0f', token, now + lease), 'PX', keep)
 end
 if guarded then
-  local probe = tonumber(match(ARGV[12], '|(%d+)$'))
+  local probe = tonumber(match(breaks, '|(%d+)$'))
   local level, flying, good, lost_at, times = match(circuit, '^h|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)$')
   if level then
     flying = tonumber(lost_at) <= now and 0 or tonumber(flying)
   else
     level, flying, good, times = 1, 0, 0, match(circuit, '|(%d+)$')
   end
-  call('HSET', KEYS[1], 'breaker', format('h|%s|%d|%s|%.0f|%s', level, flying + 1, good, now + probe, times))
-  return {0, now, slot, 1, 0}
+  put[#put + 1] = 'breaker'
+  put[#put + 1] = format('h|%s|%d|%s|%.0f|%s', level, flying + 1, good, now + probe, times)
 end
-if slot < now then return {0, now, slot, 0, 0} end
+if put[1] then call('HSET', KEYS[1], unpack(put)) end
+if guarded or slot < now then return {0, now, slot, guarded and 1 or 0, 0} end
 return now

@@ -98,52 +98,71 @@ local groups = {}
 for k = 6, #KEYS, 2 do
   local limits, args, names = {}, {}, {state}
   local g = {ready = KEYS[k], blocked = KEYS[k + 1], limits = limits, args = args, names = names,
-    put = {}, gone = {}, costs = false, leases = false}
+    put = {}, gone = {}, costs = false, leases = false, plain = 0}
   groups[#groups + 1] = g
-  local count = ARGV[at] + 0
-  at = at + 1
-  local fields = {}
-  local p, n = 15, 2
-  for i = 1, count do
-    local kind, bucket, per, most = ARGV[at], ARGV[at + 1], ARGV[at + 2] == '1', ARGV[at + 3] + 0
-    local limit = {kind = kind, per = per, most = most, at = p, key = n}
+  for i = 1, ARGV[at] do
+    local limit = {kind = ARGV[at + 1], bucket = ARGV[at + 2], per = ARGV[at + 3] == '1',
+      most = ARGV[at + 4] + 0, numbers = at + 5}
     limits[i] = limit
-    at = at + 4
-    if kind == 'b' then
-      limit.numerator, limit.denominator, limit.capacity = ARGV[at] + 0, ARGV[at + 1] + 0, ARGV[at + 2] + 0
-      at = at + 3
-      args[p], args[p + 3] = per and 'k' or 'b', 0
-      p = p + 4
-      if per then n = n + 1 else fields[#fields + 1] = 'b:' .. bucket end
+    if limit.kind == 'b' then
+      limit.numerator, limit.denominator, limit.capacity = ARGV[at + 5] + 0, ARGV[at + 6] + 0, ARGV[at + 7] + 0
+      if not limit.per then g.plain = g.plain + 1 end
+      at = at + 7
+    elseif limit.kind == 'w' then
+      limit.entries, limit.group, limit.span = ARGV[at + 5] + 0, ARGV[at + 6] + 0, ARGV[at + 7] + 0
+      at = at + 7
+    elseif limit.kind == 'q' then
+      at = at + 8
     else
-      args[p] = kind
-      names[n] = prefix .. bucket
+      g.leases = true
+      at = at + 4
+    end
+  end
+  at = at + 1
+  if g.plain < #limits then g.plain = 0 end
+  local said = g.leases or any_paused or ARGV[8] ~= '' or ARGV[9] ~= ''
+  local fields = said and {'breaker', 'adaptive'} or {}
+  local p, n = said and 16 or 9, 2
+  args[2], args[3], args[4], args[5], args[6], args[7], args[8] =
+    ARGV[6], 0, ARGV[2], 'whole', -ARGV[2], g.plain, p
+  if said then
+    args[9], args[10], args[11], args[12], args[13], args[14], args[15] =
+      0, '', lease, '0', '0', ARGV[8], ARGV[9]
+  end
+  g.said = said
+  for _, limit in ipairs(limits) do
+    limit.at, limit.key = p, n
+    args[p] = limit.kind
+    if limit.kind == 'b' then
+      args[p + 3] = 0
+      if limit.per then
+        args[p] = 'k'
+        n = n + 1
+      else
+        fields[#fields + 1] = 'b:' .. limit.bucket
+      end
+      p = p + 4
+    else
+      names[n] = prefix .. limit.bucket
       n = n + 1
-      if kind == 'w' then
+      if limit.kind == 'w' then
         names[n] = names[n - 1] .. ':line'
         n = n + 1
-        limit.entries, limit.group, limit.span = ARGV[at] + 0, ARGV[at + 1] + 0, ARGV[at + 2] + 0
         args[p + 2], args[p + 3], args[p + 4], args[p + 6] = limit.entries, limit.group, limit.span, 0
-        at = at + 3
         p = p + 7
-      elseif kind == 'q' then
-        args[p + 2] = most
-        for boundary = 0, 3 do args[p + 3 + boundary] = ARGV[at + boundary] end
+      elseif limit.kind == 'q' then
+        args[p + 2] = limit.most
+        for boundary = 0, 3 do args[p + 3 + boundary] = ARGV[limit.numbers + boundary] end
         args[p + 7] = 0
-        at = at + 4
         p = p + 8
       else
-        args[p + 1] = most
-        g.leases = true
+        args[p + 1] = limit.most
         p = p + 2
       end
     end
   end
   args[1] = p
   for i, field in ipairs(fields) do args[p + i - 1] = field end
-  args[2], args[3], args[4], args[5], args[6], args[7] = ARGV[6], 0, ARGV[2], ARGV[2], -ARGV[2], 0
-  args[8], args[9], args[10], args[11], args[12], args[13], args[14] =
-    '', lease, '0', '0', ARGV[8], ARGV[9], 'whole'
 
   for _, bucket in ipairs(freed) do
     local stuck = prefix .. '@s:' .. bucket
@@ -287,9 +306,12 @@ while true do
         end
         if any_paused then not_before = math.max(not_before, paused[fact.buckets[i]] or 0) end
       end
-      args[7], args[11] = not_before, successes
-      successes = '0'
-      if g.leases then args[8] = ARGV[4] .. '.' .. released end
+      if g.said then
+        args[7] = not_before > 0 and 0 or g.plain
+        args[9], args[13] = not_before, successes
+        successes = '0'
+      end
+      if g.leases then args[10] = ARGV[4] .. '.' .. released end
       local answer = admit(g.names, args)
       if type(answer) == 'number' then
         slot = answer

@@ -1,0 +1,243 @@
+"""What must wait long waits in the parking lot, outside broker and worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from governor.demo.redis_server import PrivateRedis
+from governor.ports import Change, Reason
+from governor.stores.redis import RedisStore
+from tests.integration.fleet import PATIENT, SECOND, Fleet, pause_upstream, wait_until
+from tests.servers.worker_process import WorkerProcess
+
+pytestmark = pytest.mark.redis
+
+MODULE = "tests.integration.parking_app"
+TIMEOUT = 40
+
+
+@pytest.fixture
+def make_fleet(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Fleet]]:
+    made: list[Fleet] = []
+
+    def make(broker_url: str | None = None, **conf: Any) -> Fleet:
+        database = f"sqlite:///{tmp_path / 'dead.sqlite'}"
+        made.append(
+            Fleet(tmp_path, broker_url or redis_url, redis_url, database, module=MODULE, conf=conf)
+        )
+        return made[-1]
+
+    yield make
+    for fleet in made:
+        fleet.close()
+
+
+def parked(fleet: Fleet, upstream: str) -> int:
+    """How many wait in the lot now."""
+    store = RedisStore(fleet.limiter_url, timeout=PATIENT * SECOND)
+    try:
+        return store.lots.waiting(upstream)[0]
+    finally:
+        store.close()
+
+
+def unpause(fleet: Fleet, upstream: str) -> None:
+    store = RedisStore(fleet.limiter_url, timeout=PATIENT * SECOND)
+    store.change(Change(upstream, "resume", "", "", "test", "go on"))
+    store.close()
+
+
+def numbers(fleet: Fleet, task: str) -> list[int]:
+    """Those that were called, in order."""
+    return [line["number"] for line in fleet.ledger(task)]
+
+
+@pytest.mark.parametrize(
+    ("pool", "broker"),
+    [
+        ("prefork", "redis_url"),
+        ("threads", "redis_url"),
+        ("gevent", "redis_url"),
+        ("solo", "redis_url"),
+        pytest.param("prefork", "rabbitmq_url", marks=pytest.mark.rabbitmq),
+    ],
+)
+def test_a_lane_is_served_in_order_at_its_rate(
+    make_fleet: Callable[..., Fleet], pool: str, broker: str, request: pytest.FixtureRequest
+) -> None:
+    """In every pool and on both brokers parked tasks run once, in the order in which they came, not
+    faster than their limit; the broker keeps none of them meanwhile."""
+    fleet = make_fleet(request.getfixturevalue(broker))
+    fleet.worker(pool, concurrency=1)
+    results = [fleet.send("steady", number) for number in range(30)]
+    assert [result.get(timeout=TIMEOUT) for result in results] == list(range(30))
+    lines = fleet.ledger("steady")
+    assert [line["number"] for line in lines] == list(range(30))
+    assert lines[-1]["at"] - lines[0]["at"] >= 29 / 20 - 0.1
+    assert sum(line["deferrals"] == 1 for line in lines) >= 28
+    wait_until(lambda: fleet.stats("released"), lambda released: released >= 28)
+    assert parked(fleet, "steady") == 0
+
+
+def test_what_waits_is_in_the_lot_alone(make_fleet: Callable[..., Fleet], redis_url: str) -> None:
+    """While tasks are parked neither broker nor worker holds a message of theirs."""
+    fleet = make_fleet()
+    fleet.worker()
+    pause_upstream(redis_url, "steady", 3600)
+    for number in range(100):
+        fleet.send("steady", number)
+    wait_until(lambda: parked(fleet, "steady"), lambda waiting: waiting == 100)
+    with redis.Redis.from_url(redis_url) as client:
+        wait_until(lambda: client.hlen("unacked"), lambda noted: noted == 0)
+        assert client.llen("celery") == 0
+    unpause(fleet, "steady")
+    wait_until(lambda: len(numbers(fleet, "steady")), lambda called: called == 100)
+    assert numbers(fleet, "steady")[:5] == [0, 1, 2, 3, 4]
+
+
+def test_a_small_tenant_is_served_in_its_turn(make_fleet: Callable[..., Fleet]) -> None:
+    """Two hundred tasks of one tenant make another's five wait for one turn each, and a tenant of
+    weight three gets three turns for one."""
+    fleet = make_fleet()
+    fleet.worker(concurrency=1)
+    pause_upstream(fleet.limiter_url, "tenants", 3600)
+    for account, how_many in (("big", 120), ("heavy", 60), ("small", 5)):
+        for number in range(how_many):
+            fleet.send("tenants", number, account)
+    wait_until(lambda: parked(fleet, "tenants"), lambda waiting: waiting == 185)
+    unpause(fleet, "tenants")
+    lines = wait_until(lambda: fleet.ledger("tenants"), lambda called: len(called) == 185)
+    order = [line["account"] for line in lines]
+    assert order[:25].count("small") == 5
+    assert 35 <= order[:60].count("heavy") <= 45
+
+
+def test_revoked_and_expired_tasks_leave_the_lot(make_fleet: Callable[..., Fleet]) -> None:
+    """A parked task that is revoked is announced as such at once; one that expires becomes a dead
+    letter. Neither calls, and the next one is not held up."""
+    fleet = make_fleet()
+    fleet.worker()
+    pause_upstream(fleet.limiter_url, "steady", 3600)
+    expiring = fleet.send("steady", 1, expires=2)
+    revoked = fleet.send("steady", 2)
+    last = fleet.send("steady", 3)
+    wait_until(lambda: parked(fleet, "steady"), lambda waiting: waiting == 3)
+    revoked.revoke()
+    wait_until(lambda: revoked.state, lambda state: state == "REVOKED", TIMEOUT)
+    (row,) = wait_until(fleet.dead, timeout=TIMEOUT)
+    assert (row.task_id, row.reason) == (expiring.id, Reason.EXPIRED)
+    wait_until(lambda: parked(fleet, "steady"), lambda waiting: waiting == 1)
+    unpause(fleet, "steady")
+    assert last.get(timeout=TIMEOUT) == 3
+    assert numbers(fleet, "steady") == [3]
+
+
+def test_a_raised_limit_lets_parked_tasks_go_at_once(make_fleet: Callable[..., Fleet]) -> None:
+    """Who waits for an hour goes when the limit is raised."""
+    fleet = make_fleet()
+    fleet.worker()
+    results = [fleet.send("hourly", number) for number in range(10)]
+    wait_until(lambda: parked(fleet, "hourly"), lambda waiting: waiting >= 9)
+    done = fleet.command("limits", "set", "hourly", "1/h", "rate=100/s", "--why", "they agreed")
+    assert done.returncode == 0, done.stderr
+    assert [result.get(timeout=TIMEOUT) for result in results] == list(range(10))
+
+
+def test_who_is_parked_beyond_its_patience_is_a_dead_letter(
+    make_fleet: Callable[..., Fleet],
+) -> None:
+    """Max_wait holds in the lot as it does elsewhere, though the limit has no room for long."""
+    fleet = make_fleet()
+    fleet.worker()
+    pause_upstream(fleet.limiter_url, "brief", 3600)
+    result = fleet.send("brief", 1)
+    (row,) = wait_until(fleet.dead, timeout=TIMEOUT)
+    assert (row.task_id, row.reason) == (result.id, Reason.DEFERRAL_BUDGET_EXHAUSTED)
+    assert not numbers(fleet, "brief")
+
+
+def test_urgent_work_has_its_reserve(make_fleet: Callable[..., Fleet]) -> None:
+    """While a hundred tasks use up all of the rate that is theirs, an urgent one goes within two
+    slots of the reserve."""
+    fleet = make_fleet()
+    fleet.worker(concurrency=1)
+    for number in range(100):
+        fleet.send("reserved", number)
+    wait_until(lambda: parked(fleet, "reserved"), lambda waiting: waiting > 60)
+    before = len(numbers(fleet, "reserved"))
+    assert fleet.send("reserved", 1_000, priority=9).get(timeout=TIMEOUT) == 1_000
+    since = numbers(fleet, "reserved")[before:].index(1_000)
+    # Fifteen ordinary ones a second: in two slots of five a second there go six of them.
+    assert since <= 8
+
+
+def test_places_that_come_free_are_used_by_who_is_parked(
+    make_fleet: Callable[..., Fleet],
+) -> None:
+    """Two at a time for each account, over two workers, and nobody waits for a lease to run out."""
+    fleet = make_fleet(governor_claim_lease=600)
+    for _ in range(2):
+        fleet.worker(concurrency=4)
+    for number in range(12):
+        for account in ("a", "b"):
+            fleet.send("busy", number, account, 0.2)
+    lines = wait_until(lambda: fleet.ledger("busy"), lambda called: len(called) == 24, TIMEOUT)
+    for account in ("a", "b"):
+        began = sorted(line["at"] for line in lines if line["account"] == account)
+        # The third of any three begins after one of them has ended.
+        assert all(third - first >= 0.19 for first, third in zip(began, began[2:], strict=False))
+        assert began[-1] - began[0] < 10
+
+
+@pytest.mark.parametrize("task", ["steady", "steady_once"])
+def test_a_killed_worker_loses_no_parked_task(make_fleet: Callable[..., Fleet], task: str) -> None:
+    """SIGKILL between release and acknowledgement: what was released waits again. An idempotent
+    task runs again; of another that had begun nobody knows whether it called."""
+    fleet = make_fleet(governor_claim_lease=1)
+    victim: WorkerProcess = fleet.worker(concurrency=1)
+    pause_upstream(fleet.limiter_url, "steady", 3600)
+    sent = [fleet.send(task, 0, "", 30.0)] + [fleet.send(task, number) for number in range(1, 20)]
+    wait_until(lambda: parked(fleet, "steady"), lambda waiting: waiting == 20)
+    unpause(fleet, "steady")
+    wait_until(lambda: numbers(fleet, task), lambda called: called == [0])
+    victim.kill()
+    fleet.worker(concurrency=2)
+    wait_until(lambda: set(numbers(fleet, task)), lambda called: len(called) == 20, TIMEOUT)
+    if task == "steady":
+        wait_until(lambda: numbers(fleet, task).count(0), lambda called: called == 2, TIMEOUT)
+        assert not fleet.dead()
+    else:
+        (row,) = wait_until(fleet.dead, timeout=TIMEOUT)
+        assert (row.task_id, row.reason) == (sent[0].id, Reason.OUTCOME_UNKNOWN)
+        assert numbers(fleet, task).count(0) == 1
+    assert all(numbers(fleet, task).count(number) == 1 for number in range(1, 20))
+
+
+def test_parked_tasks_survive_a_restart_of_the_store(
+    make_fleet: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """With an append-only file the lot outlives its Redis. While that is away new tasks stay with
+    the broker; none is lost, and none runs twice."""
+    with PrivateRedis(tmp_path_factory.mktemp("limiter"), appendonly=True) as limiter:
+        fleet = make_fleet(governor_redis_url=limiter.url)
+        fleet.limiter_url = limiter.url
+        worker = fleet.worker()
+        pause_upstream(limiter.url, "steady", 3600)
+        for number in range(20):
+            fleet.send("steady", number)
+        wait_until(lambda: parked(fleet, "steady"), lambda waiting: waiting == 20)
+        limiter.kill()
+        for number in range(20, 25):
+            fleet.send("steady", number)
+        worker.wait_for_log("did not answer|cannot be reached", TIMEOUT)
+        limiter.restart()
+        wait_until(lambda: parked(fleet, "steady"), lambda waiting: waiting == 25)
+        unpause(fleet, "steady")
+        wait_until(lambda: len(numbers(fleet, "steady")), lambda called: called == 25, TIMEOUT)
+        assert sorted(numbers(fleet, "steady")) == list(range(25))
+        assert worker.running

@@ -1,0 +1,120 @@
+"""Places in a pool, and the loop that is woken for them: no place is lost, nobody woken in vain."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections import deque
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from governor.testing.clock import FakeClock
+from governor.worker import loop as loop_module
+from governor.worker.loop import HubLoop, Work
+from governor.worker.places import CountedPlaces
+
+
+class Later:
+    """A loop that runs what was brought when it is told to."""
+
+    def __init__(self) -> None:
+        self.brought: deque[Work] = deque()
+
+    def soon(self, work: Work) -> None:
+        self.brought.append(work)
+
+    def run(self) -> None:
+        while self.brought:
+            self.brought.popleft()()
+
+
+def counted(later: Any, size: int = 1) -> CountedPlaces:
+    return CountedPlaces(Mock(), Mock(num_processes=size), later)
+
+
+def test_a_place_that_nobody_waits_for_wakes_nobody() -> None:
+    """Given back while nobody waits, a place is there for the next, and the loop is left alone."""
+    later = Later()
+    places, came = counted(later), []
+    for number in range(3):
+        places.acquire(came.append, number)
+        places.give_back()
+    assert came == [0, 1, 2]
+    assert not later.brought
+
+
+def test_who_waits_has_the_place_that_is_given_back() -> None:
+    """Never more than the pool has are inside, and each that is given back lets one more in."""
+    later = Later()
+    places, came = counted(later, 2), []
+    for number in range(5):
+        places.acquire(came.append, number)
+    assert came == [0, 1]
+    for gone in range(1, 4):
+        places.give_back()
+        assert len(came) == gone + 1
+        later.run()
+        assert len(came) == gone + 2
+
+
+def test_who_gives_a_place_back_at_once_lets_the_next_in() -> None:
+    """Also when the next asked for it from inside: it comes in the next round of the loop."""
+    later = Later()
+    places, came = counted(later), []
+
+    def first(_: Any) -> None:
+        places.give_back()
+        places.acquire(came.append, "next")
+
+    places.acquire(first, None)
+    assert not came
+    later.run()
+    assert came == ["next"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_work_brought_while_the_loop_empties_its_pipe(
+    before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is done, or the loop is woken for it; and the loop can be woken again."""
+    clock = FakeClock()
+    loop = HubLoop(Mock(), Mock(), clock)
+    done: list[str] = []
+    read = os.read
+
+    def interrupted(*args: Any) -> bytes:
+        if before:
+            loop.soon(lambda: done.append("other"))
+        found = read(*args)
+        if not before:
+            loop.soon(lambda: done.append("other"))
+        return found
+
+    def woken() -> bool:
+        return bool(select.select([loop._reader], [], [], 0)[0])
+
+    loop.soon(lambda: done.append("one"))
+    assert woken()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module.os, "read", interrupted)
+        loop.drain()
+    assert done == ["one", "other"] or woken()
+    if woken():
+        loop.drain()
+    loop.soon(lambda: done.append("later"))
+    assert woken()
+    loop.drain()
+    assert done == ["one", "other", "later"]
+
+
+def test_one_wake_up_for_all_that_is_brought() -> None:
+    """What is brought before the loop wakes is done in one round, after one wake-up."""
+    loop = HubLoop(Mock(), Mock(), FakeClock())
+    done: list[int] = []
+    for number in range(3):
+        loop.soon(lambda number=number: done.append(number))
+    assert os.read(loop._reader, 10) == b"\0"
+    loop.drain()
+    assert done == [0, 1, 2]
