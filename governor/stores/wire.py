@@ -54,6 +54,35 @@ def admission(prefix: str, ask: Ask) -> Words:
         ]
     elif ask.whole:
         linger = "whole"
+    limits, fields, places = _limits(prefix, ask, names)
+    claim = ask.claim
+    if claim is not None:
+        names.append(keys.claim_key(prefix, ask.upstream, claim.task_id, claim.attempt))
+    plain = len(fields) == len(ask.charges) and not (ask.reserved or claim or ask.not_before)
+    patience = -ask.max_wait if ask.give_up_at is None else ask.give_up_at
+    policy = ask.breaker
+    said: list[object] = []
+    if claim or ask.not_before or policy or ask.adaptive or places:
+        said = [
+            ask.not_before, claim.token if claim else ask.holder,
+            claim.lease if claim else ask.lease, claim.keep // 1000 if claim else 0, ask.successes,
+            f"{policy.of}|{policy.probe}" if policy else "",
+            ask.adaptive.step if ask.adaptive else "",
+        ]  # fmt: skip
+        fields = ["breaker", "adaptive", *fields]
+    if parks:
+        fields.append("lot")
+    begin = _HEAD + len(said) + 1
+    arguments = [
+        begin + len(limits), ask.version, ask.grace, ask.hold, linger, patience,
+        len(ask.charges) if plain else 0, begin, *said, *limits, *fields,
+    ]  # fmt: skip
+    return names, arguments
+
+
+def _limits(prefix: str, ask: Ask, names: list[str]) -> tuple[list[object], list[str], bool]:
+    """Each limit's arguments, the fields of the leaky buckets that all calls share, and whether one
+    is of concurrency. Keys are added to ``names``."""
     held: dict[str, int] = {}
     for r in ask.reserved:
         held[r.bucket] = r.slot if r.paid else -r.slot
@@ -84,29 +113,7 @@ def admission(prefix: str, ask: Ask) -> Words:
         else:
             limits += ("l", charge.most)
             places = True
-    claim = ask.claim
-    if claim is not None:
-        names.append(keys.claim_key(prefix, ask.upstream, claim.task_id, claim.attempt))
-    plain = len(fields) == len(ask.charges) and not (held or claim or ask.not_before)
-    patience = -ask.max_wait if ask.give_up_at is None else ask.give_up_at
-    policy = ask.breaker
-    said: list[object] = []
-    if claim or ask.not_before or policy or ask.adaptive or places:
-        said = [
-            ask.not_before, claim.token if claim else ask.holder,
-            claim.lease if claim else ask.lease, claim.keep // 1000 if claim else 0, ask.successes,
-            f"{policy.of}|{policy.probe}" if policy else "",
-            ask.adaptive.step if ask.adaptive else "",
-        ]  # fmt: skip
-        fields = ["breaker", "adaptive", *fields]
-    if parks:
-        fields.append("lot")
-    begin = _HEAD + len(said) + 1
-    arguments = [
-        begin + len(limits), ask.version, ask.grace, ask.hold, linger, patience,
-        len(ask.charges) if plain else 0, begin, *said, *limits, *fields,
-    ]  # fmt: skip
-    return names, arguments
+    return limits, fields, places
 
 
 def answer(ask: Ask, reply: int | list[int]) -> Answer:

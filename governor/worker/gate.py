@@ -294,6 +294,9 @@ class Gate:
             if call.slot <= now <= call.slot + self._settings.grace:
                 call.header.reserved = ()
                 return True
+        if not call.header.reserved and self.lots.follows(call):
+            self._park(request, call)
+            return False
         if self._advances.take(call, now):
             return True
         if now < self._outage.until:
@@ -330,11 +333,13 @@ class Gate:
     def _ahead(self) -> list[GovernedRequest]:
         """Who will have a place well within the grace, at the pace at which places come free:
         asked for in the same round trip. Not for what says that the body begins: a claim, a place,
-        a probe."""
+        a probe; and not for who can be parked, because the second of a lane must not go while the
+        first is told to wait."""
         found: list[GovernedRequest] = []
         for request in islice(self._new, self._pace.within(self._settings.grace // 2)):
             call = _call(request)
-            plain = call.claim is None and not call.places and call.plan.upstream.breaker is None
+            plain = call.claim is None and not call.places and call.lane is None
+            plain = plain and call.plan.upstream.breaker is None
             if plain and not call.settled and request.epoch == self._epoch:
                 found.append(request)
         return found
@@ -443,6 +448,13 @@ class Gate:
             self.settlement.settle(request, ClaimAction.RELEASE)
         call.header.reserved = ()
         self.lots.park(request, call, front=call.header.throttles > 0)
+        # Those who came before the next one that will follow it without being asked about.
+        for other in [one for one in self._new if self._goes_along(_call(one), call)]:
+            self._new.remove(other)
+            self.lots.park(other, _call(other))
+
+    def _goes_along(self, other: Call, call: Call) -> bool:
+        return other.lane == call.lane and not other.header.reserved and not other.settled
 
     def _is_parked(self, request: GovernedRequest, call: Call) -> None:
         self.settlement.count(request, "parked")

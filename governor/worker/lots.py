@@ -216,6 +216,9 @@ class Lots:
             front=front or again,
             again=again,
         )
+        # From now on, not from when the store has it: nobody may be asked about in between.
+        assert call.lane is not None
+        self._behind[call.lane.name] = self._clock.monotonic() + _BEHIND
         arriving = self._arriving.setdefault(call.upstream, [])
         arriving.append((request, call, arrival))
         if len(arriving) == 1:
@@ -243,10 +246,7 @@ class Lots:
         self._stats.settled()
         self._outage.answered()
         lot.waiting = parking.waiting
-        until = self._clock.monotonic() + _BEHIND
         for request, call, arrival in arriving:
-            assert call.lane is not None
-            self._behind[call.lane.name] = until
             if isinstance(request.message, ParkedMessage):
                 lot.out.pop(arrival.entry, None)
                 request.message.moved()

@@ -155,8 +155,8 @@ def test_two_workers_share_one_limit(governed: Governed, tmp_path: Path) -> None
 
 @every_task_is_deferred
 def test_a_deferred_task_is_the_same_task(governed: Governed) -> None:
-    """A task that was parked, or handed back to the broker, keeps its id, attempt, priority, headers, expiry
-    and arguments of every JSON type."""
+    """A task that was parked, or handed back to the broker, keeps its id, attempt, priority,
+    headers, expiry and arguments of every JSON type."""
     values = [1, 2.5, "ünï", None, True, {"a": [1, {"b": 2**40}]}]
     result = governed.signature("show", *values).apply_async(
         priority=3, headers={"mine": {"deep": [1, "x"]}}, expires=600
@@ -178,8 +178,8 @@ def test_a_deferred_task_is_the_same_task(governed: Governed) -> None:
 
 @every_task_is_deferred
 def test_canvas_with_every_member_deferred(governed: Governed) -> None:
-    """Chord, chain and group whose every member was parked or handed back give the same results as those of
-    ungoverned tasks."""
+    """Chord, chain and group whose every member was parked or handed back give the same results as
+    those of ungoverned tasks."""
 
     def results(task: str) -> list[Any]:
         def add(*args: int) -> Signature:
