@@ -305,6 +305,17 @@ def test_no_estimate_without_a_rate(people: People, until: int, said: str) -> No
     assert said in people.run("show", "t").stdout
 
 
+def test_no_estimate_before_its_lane_may_go(people: People) -> None:
+    """However fast others are released, a task is not expected before a limit of its own allows."""
+    people.park("t0")
+    people.park("t1")
+    assert people.release() == ["t0"]
+    assert people.release() == []
+    found = people.json("show", "t1")
+    assert found["release_estimate"] == found["blocked_until"] == "2026-01-01T01:00:01.000+00:00"
+    assert "blocked for 1 s (1/s per account)" in people.run("show", "t1").stdout
+
+
 def test_a_released_task_is_not_parked_any_more(people: People) -> None:
     """It says that it is released, and how to stop it."""
     people.park("t")
