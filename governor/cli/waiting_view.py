@@ -140,7 +140,7 @@ def _turns_rows(found: Sequence[Shown], by: str) -> Iterator[tuple[object, ...]]
 
 def _said_blocked(until: int, by: str, now: int) -> str:
     if until <= now:
-        return ""
+        return "" if until else by
     said = "paused" if until >= FOREVER else f"for {span(until - now)}"
     return f"{said} ({by})" if by else said
 
@@ -182,7 +182,7 @@ def _said_release(found: Parked, place: Place) -> str:
     ahead = f"about {place.ahead} tasks before it"
     blocked = _said_blocked(place.blocked_until, place.blocked_by, place.now)
     if blocked:
-        ahead += f", and its lane is blocked {blocked}"
+        ahead += f", and its lane is blocked: {blocked}"
     if place.at is None or place.rate is None:
         return f"unknown: nothing was released lately; {ahead}"
     said = f"about {when(place.at)} (in {span(place.at - place.now)})"

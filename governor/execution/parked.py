@@ -17,6 +17,8 @@ from governor.ports import LimiterStore, MessageCopy
 
 _HELD_BACK = "less."
 
+_UNDECLARED = "no task declares its limits any more"
+
 
 @dataclass(frozen=True, slots=True)
 class HeldUp:
@@ -42,7 +44,8 @@ class Turns:
         lanes: how many it is made of.
         oldest: store time at which the first of its tasks was parked.
         share: of the turns of all that wait.
-        blocked_until: store time before which no task of it can go, 0: none holds it up alone.
+        blocked_until: store time before which no task of it can go, 0: nothing of its own holds it
+            up, or nobody knows until when.
         blocked_by: what of its own holds it up, as far as that is known.
     """
 
@@ -228,7 +231,7 @@ class ParkedTasks:
             rate=_rate(lot),
             held_up=held,
             blocked_until=blocked,
-            blocked_by="" if own is None or not blocked else self._blocked_by(own.lane, view),
+            blocked_by="" if own is None else self._blocked_by(own, view),
         )
 
     def arguments(self, parked: Parked) -> str | None:
@@ -252,7 +255,7 @@ class ParkedTasks:
     ) -> Turns:
         first = lanes[0].lane
         blocked = min(each.blocked_until for each in lanes)
-        held = next(each.lane for each in lanes if each.blocked_until == blocked)
+        held = next(each for each in lanes if each.blocked_until == blocked)
         return Turns(
             tenant=self.called(found.name, first),
             lane=lane,
@@ -262,11 +265,17 @@ class ParkedTasks:
             weight=first.weight,
             share=first.weight / total,
             blocked_until=blocked,
-            blocked_by=self._blocked_by(held, found.upstream) if blocked else "",
+            blocked_by=self._blocked_by(held, found.upstream),
         )
 
-    def _blocked_by(self, lane: Lane, view: UpstreamView) -> str:
-        """What of its own holds a lane up: the pause of one of its keys, or its limits."""
+    def _blocked_by(self, each: LaneView, view: UpstreamView) -> str:
+        """What of its own holds a lane up: the pause of one of its keys, its limits, or that no
+        worker asks for it."""
+        lane = each.lane
+        if not self._standing.declares(view.name, lane.buckets):
+            return _UNDECLARED
+        if not each.blocked_until:
+            return ""
         if any(pause.bucket in lane.buckets for pause in view.pauses):
             return "pause"
         bases = [

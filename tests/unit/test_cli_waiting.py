@@ -313,7 +313,17 @@ def test_no_estimate_before_its_lane_may_go(people: People) -> None:
     assert people.release() == []
     found = people.json("show", "t1")
     assert found["release_estimate"] == found["blocked_until"] == "2026-01-01T01:00:01.000+00:00"
-    assert "blocked for 1 s (1/s per account)" in people.run("show", "t1").stdout
+    assert "blocked: for 1 s (1/s per account)" in people.run("show", "t1").stdout
+
+
+def test_a_lane_whose_limits_nobody_declares(people: People) -> None:
+    """What was parked under limits that were taken away since is shown as what nobody releases."""
+    to = people.park("t")
+    assert people.json("show", "t")["blocked_by"] is None
+    older = replace(to, buckets=("s", "old"), group="old")
+    people.store.lots.park("payments", [Arrival("u", older, (1, 1), b"")])
+    assert people.json("show", "u")["blocked_by"] == "no task declares its limits any more"
+    assert "any more" in people.run("payments", "--by", "lane").stdout
 
 
 def test_a_released_task_is_not_parked_any_more(people: People) -> None:
