@@ -81,6 +81,7 @@ def examine(environment: Environment) -> Iterator[Finding]:
         lambda: _serializers(governor),
         lambda: _visibility(governor, settings),
         lambda: _redis(settings),
+        lambda: _parking(governor, settings),
         lambda: _database(environment),
         lambda: _spill(settings),
     ]
@@ -200,6 +201,50 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("redis persistence", "ok", "AOF is on")
+
+
+def _parking(governor: Governor, settings: Settings) -> Iterator[Finding]:
+    """Whether what is parked in the limiter's Redis is safe there."""
+    try:
+        names = sorted(
+            name for name, upstream in governor.upstreams.items() if upstream.parking == "store"
+        )
+    except GovernorError:
+        return  # said where the declarations are looked at
+    if not names:
+        yield Finding("parking", "ok", "no upstream parks its tasks in Redis")
+        return
+    budget = max(settings.timeout / SECOND, 1.0)
+    said = f"the parked tasks of {', '.join(names)}"
+    try:
+        with redis.Redis.from_url(
+            settings.redis_url, socket_timeout=budget, socket_connect_timeout=budget
+        ) as client:
+            persistence: Any = client.info("persistence")
+            memory: Any = client.info("memory")
+    except redis.ResponseError:
+        yield Finding(
+            "parking", "warning", f"it could not be seen whether Redis keeps {said}: no permission",
+            "Allow INFO, or see to it that appendonly is yes and maxmemory-policy is noeviction",
+        )  # fmt: skip
+        return
+    except (redis.RedisError, OSError):
+        return  # said where the limiter store is looked at
+    policy = str(memory.get("maxmemory_policy", "noeviction"))
+    evicts = bool(memory.get("maxmemory")) and policy.startswith("allkeys-")
+    if evicts:
+        yield Finding(
+            "parking", "warning", f"maxmemory policy {policy} may evict {said}",
+            "CONFIG SET maxmemory-policy noeviction",
+        )  # fmt: skip
+    if not persistence.get("aof_enabled"):
+        yield Finding(
+            "parking", "warning",
+            f"without AOF {said} since its last snapshot are lost when Redis loses its memory",
+            'CONFIG SET appendonly yes, or let them wait in the broker: parking="broker"',
+        )  # fmt: skip
+    elif not evicts:
+        yield Finding("parking", "ok", f"Redis keeps {said} on disk")
 
 
 def _database(environment: Environment) -> Iterator[Finding]:

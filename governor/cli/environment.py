@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from celery.app.utils import find_app
 from governor.clock import SECOND
 from governor.deadletter.repository import SqlDeadLetters
 from governor.errors import ConfigurationError
+from governor.execution.parked import ParkedTasks
+from governor.execution.parked_steering import ParkedSteering
 from governor.execution.standing import Standing
 from governor.execution.steering import Steering
 from governor.governor import Governor
@@ -22,6 +24,7 @@ from governor.ports import MessageCopy
 from governor.redaction import Redactor
 from governor.settings import Settings
 from governor.worker.messages import BUDGET, Publisher
+from governor.worker.revocation import revoke
 
 
 class Environment:
@@ -111,6 +114,27 @@ class Environment:
     def steering(self, standing: Standing, by: str) -> Steering:
         """The way to change them."""
         return Steering(self.governor().store, standing, by)
+
+    def parked(self, standing: Standing) -> ParkedTasks:
+        """The tasks in its parking lots."""
+        governor = self.governor()
+        return ParkedTasks(governor.store, standing, governor.redactor.text)
+
+    def parked_steering(self, standing: Standing, by: str) -> ParkedSteering:
+        """The way to do something to them."""
+        governor = self.governor()
+        return ParkedSteering(
+            governor.store,
+            standing,
+            shown=governor.redactor.text,
+            revoke=partial(revoke, governor.app),
+            by=by,
+        )
+
+    def high_first(self) -> bool:
+        """Whether the broker's most urgent priority is the highest."""
+        with self.loaded.connection_for_read() as connection:
+            return bool(connection.transport.driver_type == "amqp")
 
     def ask_workers(self, command: str, arguments: Mapping[str, Any], wait: float) -> list[Any]:
         """What every worker that answers within ``wait`` seconds says, by its name.

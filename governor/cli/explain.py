@@ -8,14 +8,15 @@ from typing import Any, Protocol
 import click
 from rich.console import Console
 
-from governor.cli import printing
+from governor.cli import printing, waiting_view
 from governor.cli.dead_view import audit_as_json, printed_audit
 from governor.cli.limits_view import limit_as_json, said_four, said_reason, span
 from governor.clock import SystemClock
 from governor.deadletter.repository import SqlDeadLetters
-from governor.errors import ConfigurationError, DatabaseUnavailable
+from governor.errors import ConfigurationError, DatabaseUnavailable, StoreUnavailable
 from governor.execution import explanation
 from governor.execution.explanation import Dead, Waiting
+from governor.execution.parked import ParkedTasks
 from governor.execution.standing import Standing, said_breaker, said_pause
 from governor.worker.control import COMMAND
 
@@ -37,6 +38,10 @@ class Environment(Protocol):
 
     def standing(self) -> Standing: ...
 
+    def parked(self, standing: Standing) -> ParkedTasks: ...
+
+    def high_first(self) -> bool: ...
+
     def dead_letters(self) -> SqlDeadLetters: ...
 
     def ask_workers(self, command: str, arguments: Mapping[str, Any], wait: float) -> list[Any]: ...
@@ -49,11 +54,11 @@ class Environment(Protocol):
 def explain(environment: Environment, task_id: str, as_json: bool) -> None:
     """Say what a task waits for and until when, or why it is dead.
 
-    Asks every worker, and looks into the dead letters. A task that is running, has ended well, or
-    lies in a queue is not known to either.
+    Asks every worker, and looks into the parking lots and the dead letters. A task that is
+    running, has ended well, or lies in a queue is not known to any of them.
 
     Exit codes: 0 it waits or is dead, 2 usage, 4 nothing matched, 6 nothing matched, and the
-    broker or the database was unreachable.
+    broker, the limiter store or the database was unreachable.
 
     \b
     Example:
@@ -64,24 +69,28 @@ def explain(environment: Environment, task_id: str, as_json: bool) -> None:
         standing = environment.standing()
         replies = _ask(environment, task_id, problems)
         waiting = explanation.waiting(task_id, replies, standing)
+        parked = _parked(environment, task_id, standing, problems)
         dead = _dead(environment, task_id, problems)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
+    found = bool(waiting or parked or dead)
     if as_json:
-        printing.as_json(_as_json(task_id, waiting, dead, problems, len(replies)))
+        printing.as_json(_as_json(task_id, waiting, parked, dead, problems, len(replies)))
     else:
         for each in waiting:
             _show_waiting(each)
+        if parked is not None:
+            waiting_view.parked(parked)
         for letter in dead:
             _show_dead(letter)
-        if not waiting and not dead:
+        if not found:
             click.echo(
-                f"{len(replies)} workers answered and none knows it, nor do the dead letters. It "
-                "may be running, have ended, or lie in a queue.", err=True,
+                f"{len(replies)} workers answered and none knows it, nor do the parking lots or "
+                "the dead letters. It may be running, have ended, or lie in a queue.", err=True,
             )  # fmt: skip
     for problem in problems:
         click.echo(f"Error: {printing.printable(problem)}", err=True)
-    if waiting or dead:
+    if found:
         raise click.exceptions.Exit(DONE)
     raise click.exceptions.Exit(UNREACHABLE if problems else NOTHING_MATCHED)
 
@@ -94,6 +103,20 @@ def _ask(environment: Environment, task_id: str, problems: list[str]) -> list[An
         # Its text may hold the broker's password.
         problems.append(f"the workers could not be asked ({type(error).__name__})")
         return []
+
+
+def _parked(
+    environment: Environment, task_id: str, standing: Standing, problems: list[str]
+) -> waiting_view.Told | None:
+    tasks = environment.parked(standing)
+    try:
+        found = tasks.find(task_id)
+        if found is None:
+            return None
+        return waiting_view.Told.of(tasks, found, high_first=environment.high_first())
+    except StoreUnavailable as error:
+        problems.append(str(error))
+        return None
 
 
 def _dead(environment: Environment, task_id: str, problems: list[str]) -> tuple[Dead, ...]:
@@ -157,19 +180,21 @@ def _show_dead(dead: Dead) -> None:
 # ---------------------------------------------------------------------- for programs
 
 
-def _as_json(
+def _as_json(  # noqa: PLR0917 - called in one place
     task_id: str,
     waiting: tuple[Waiting, ...],
+    parked: waiting_view.Told | None,
     dead: tuple[Dead, ...],
     problems: list[str],
     workers: int,
 ) -> dict[str, Any]:
-    found = "waiting" if waiting else "dead" if dead else "unknown"
+    found = "waiting" if waiting else "parked" if parked else "dead" if dead else "unknown"
     return {
         "task_id": task_id,
         "found": found,
         "workers": workers,
         "waiting": [_waiting_as_json(each) for each in waiting],
+        "parked": None if parked is None else waiting_view.parked_as_json(parked),
         "dead": [_dead_as_json(each) for each in dead],
         "problems": problems,
     }

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, ParamSpec, Protocol
+from typing import Any, Protocol
 
 import click
 
 from governor.cli import limits_view, options, printing
+from governor.cli.options import NOTHING_MATCHED, UNREACHABLE
 from governor.clock import SECOND, SystemClock
-from governor.errors import ConfigurationError, StoreUnavailable
-from governor.execution.standing import Key, NothingMatched, Standing, UpstreamView
+from governor.execution.standing import Key, Standing, UpstreamView
 from governor.execution.steering import Steered, Steering
 
-DONE, USAGE, NOTHING_MATCHED, UNREACHABLE, INTERRUPTED = 0, 2, 4, 6, 130
-
-_P = ParamSpec("_P")
+DONE, USAGE, INTERRUPTED = 0, 2, 130
 
 
 class Environment(Protocol):
@@ -28,51 +25,18 @@ class Environment(Protocol):
     def steering(self, standing: Standing, by: str) -> Steering: ...
 
 
-class _ShowByDefault(click.Group):
-    """A group that takes whatever is none of its commands as arguments of ``show``."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        known = {*self.commands, *self.get_help_option_names(ctx)}
-        return super().parse_args(ctx, args if args and args[0] in known else ["show", *args])
-
-
-def _exit_codes(command: Callable[_P, int]) -> Callable[_P, NoReturn]:
-    """Turn what a command returns or raises into its exit code."""
-
-    @functools.wraps(command)
-    def run(*args: _P.args, **options: _P.kwargs) -> NoReturn:
-        try:
-            code = command(*args, **options)
-        except ConfigurationError as error:
-            raise click.UsageError(str(error)) from error
-        except NothingMatched as error:
-            click.echo(printing.printable(error), err=True)
-            code = NOTHING_MATCHED
-        except StoreUnavailable as error:
-            click.echo(f"Error: {printing.printable(error)}", err=True)
-            code = UNREACHABLE
-        raise click.exceptions.Exit(code)
-
-    return run
-
-
-def _reason(context: click.Context, option: click.Parameter, value: str) -> str:
-    if not value.strip():
-        raise click.BadParameter("it is empty: say why, for the record", context, option)
-    return value.strip()
-
-
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 _upstream = click.argument("upstream", metavar="NAME")
 _why = click.option(
-    "--reason", "why", metavar="TEXT", required=True, callback=_reason, help="Why; it is kept."
-)
+    "--reason", "why", metavar="TEXT", required=True, callback=options.reason,
+    help="Why; it is kept.",
+)  # fmt: skip
 _key = click.option(
     "--key", metavar="ARG=VALUE", callback=options.key, help="Only this value, like account=acme."
 )
 
 
-@click.group("limits", cls=_ShowByDefault, short_help="Look at limits, and change them.")
+@click.group("limits", cls=options.ByDefault, short_help="Look at limits, and change them.")
 def limits() -> None:
     """Look at limits, and change them while the fleet runs.
 
@@ -93,7 +57,7 @@ def limits() -> None:
 @click.option("--watch", is_flag=True, help="Again every second, until Ctrl-C.")
 @_json
 @click.pass_obj
-@_exit_codes
+@options.exit_codes
 def show(
     environment: Environment,
     upstream: str | None,
@@ -149,7 +113,7 @@ def _watch(look: Callable[[], list[UpstreamView]], standing: Standing) -> int:
 @_why
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-@_exit_codes
+@options.exit_codes
 def set_(
     environment: Environment, /, *, upstream: str, limit: str, why: str, yes: bool, **numbers: Any
 ) -> int:
@@ -177,7 +141,7 @@ def set_(
 @click.argument("limit", required=False)
 @_why
 @click.pass_obj
-@_exit_codes
+@options.exit_codes
 def reset(environment: Environment, upstream: str, limit: str | None, why: str) -> int:
     """The declared numbers again. Without LIMIT for all of the upstream's limits; its breaker is
     then closed, its adaptive rate whole, and none of its keys paused.
@@ -197,7 +161,7 @@ def reset(environment: Environment, upstream: str, limit: str | None, why: str) 
 @click.option("--until", metavar="ISO", callback=options.instant, help="2026-01-31T18:00:00Z.")
 @_why
 @click.pass_obj
-@_exit_codes
+@options.exit_codes
 def pause(
     environment: Environment,
     /,
@@ -227,7 +191,7 @@ def pause(
 @_key
 @_why
 @click.pass_obj
-@_exit_codes
+@options.exit_codes
 def resume(environment: Environment, upstream: str, key: Key | None, why: str) -> int:
     """End a pause, also one that the upstream asked for.
 
@@ -243,7 +207,7 @@ def resume(environment: Environment, upstream: str, key: Key | None, why: str) -
 @_upstream
 @_json
 @click.pass_obj
-@_exit_codes
+@options.exit_codes
 def log(environment: Environment, upstream: str, as_json: bool) -> int:
     """The latest changes: when, by whom, what, why; newest first.
 

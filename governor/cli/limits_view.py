@@ -35,6 +35,9 @@ _LIMITS = (
     "upstream", "name", "task", "key", "in force", "limit", "remaining", "retry after",
     "reset after", "changed",
 )  # fmt: skip
+_OF_TASKS = {"cancel", "front", "move"}
+"""What is done to parked tasks, not to the upstream."""
+
 _SPANS = ((86_400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -181,7 +184,7 @@ def log(records: Sequence[Record], upstream: str, standing: Standing) -> None:
         ("at", "by", "what", "of", "value", "why"),
         (
             (
-                when(record.at), record.by, record.what, standing.shown(upstream, record.target),
+                when(record.at), record.by, record.what, _said_target(record, upstream, standing),
                 _said_value(record), record.why,
             )
             for record in records
@@ -189,7 +192,15 @@ def log(records: Sequence[Record], upstream: str, standing: Standing) -> None:
     )  # fmt: skip
 
 
+def _said_target(record: Record, upstream: str, standing: Standing) -> str:
+    if record.what in _OF_TASKS:
+        return ", ".join(record.target.split(" "))
+    return standing.shown(upstream, record.target)
+
+
 def _said_value(record: Record) -> str:
+    if record.what == "move":
+        return f"to lane {record.value}"
     if record.what == "pause":
         return said_pause(Pause(int(record.value), record))
     if record.what != "set":
@@ -252,7 +263,7 @@ def record_as_json(record: Record, upstream: str, standing: Standing) -> dict[st
         "by": record.by,
         "what": record.what,
         "target": record.target,
-        "of": standing.shown(upstream, record.target),
+        "of": _said_target(record, upstream, standing),
         "value": record.value,
         "why": record.why,
     }

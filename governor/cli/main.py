@@ -14,6 +14,7 @@ from governor.cli.demo import demo
 from governor.cli.doctor import doctor
 from governor.cli.explain import explain
 from governor.cli.limits import limits
+from governor.cli.waiting import waiting
 from governor.errors import GovernorError
 
 
@@ -34,12 +35,13 @@ def governor(context: click.Context, app: str | None, database: str | None) -> N
     Example:
       governor -A proj doctor
       governor -A proj limits payments --watch
+      governor -A proj waiting --by tenant
       governor --database sqlite:///dead.sqlite dead groups --since 24h
     """
     context.obj = environment.of(context.obj, app, database)
 
 
-for command in (db, dead, demo, doctor, explain, limits):
+for command in (db, dead, demo, doctor, explain, limits, waiting):
     governor.add_command(command)
 
 

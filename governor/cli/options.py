@@ -2,17 +2,64 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import os
 import re
 import socket
+from collections.abc import Callable
 from datetime import datetime
+from typing import NoReturn, ParamSpec
 
 import click
 
+from governor.cli.printing import printable
 from governor.clock import SECOND, as_micros
+from governor.errors import ConfigurationError, StoreUnavailable
+from governor.execution.standing import NothingMatched
+
+NOTHING_MATCHED, UNREACHABLE = 4, 6
+
+_P = ParamSpec("_P")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class ByDefault(click.Group):
+    """A group that takes whatever is none of its commands as arguments of :attr:`default`."""
+
+    default = "show"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        known = {*self.commands, *self.get_help_option_names(ctx)}
+        return super().parse_args(ctx, args if args and args[0] in known else [self.default, *args])
+
+
+def exit_codes(command: Callable[_P, int]) -> Callable[_P, NoReturn]:
+    """Turn what a command about the limiter store returns or raises into its exit code."""
+
+    @functools.wraps(command)
+    def run(*args: _P.args, **options: _P.kwargs) -> NoReturn:
+        try:
+            code = command(*args, **options)
+        except ConfigurationError as error:
+            raise click.UsageError(str(error)) from error
+        except NothingMatched as error:
+            click.echo(printable(error), err=True)
+            code = NOTHING_MATCHED
+        except StoreUnavailable as error:
+            click.echo(f"Error: {printable(error)}", err=True)
+            code = UNREACHABLE
+        raise click.exceptions.Exit(code)
+
+    return run
+
+
+def reason(context: click.Context, option: click.Parameter, value: str) -> str:
+    """Why something is done, for the record."""
+    if not value.strip():
+        raise click.BadParameter("it is empty: say why, for the record", context, option)
+    return value.strip()
 
 
 def span(context: click.Context, option: click.Parameter, value: str | None) -> int | None:

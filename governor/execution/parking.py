@@ -6,12 +6,14 @@ The bytes are a line of JSON (see :mod:`governor.deadletter.encoding`) and the m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from governor.deadletter.encoding import decode, encode
 from governor.keys import digest
 from governor.policy.lot import Group, Lane
 from governor.policy.plan import CallPlan
+from governor.policy.upstream import Upstream
 from governor.ports import MessageCopy
 
 _MOST_RETRIES_SOUGHT = 20
@@ -53,6 +55,16 @@ def entries_of(task_id: str) -> tuple[str, ...]:
     return tuple(entry_of(task_id, retries) for retries in range(_MOST_RETRIES_SOUGHT))
 
 
+def rank_of(priority: int, *, high_first: bool) -> int:
+    """The rank of a broker's priority, or the priority of a rank.
+
+    Args:
+        high_first: the broker's most urgent priority is the highest, as RabbitMQ's is; that of
+            Redis is 0.
+    """
+    return max(0, min(255 - priority if high_first else priority, 255))
+
+
 def group_of(plan: CallPlan, origin: str) -> Group:
     """The lanes of tasks with these limits from this queue."""
     shape = tuple(bucket for bucket, _ in plan.rules)
@@ -76,7 +88,17 @@ class Lanes:
     ) -> tuple[Lane, str]:
         """The lane, and its name, of a call that is charged to ``buckets``."""
         group = self._group(tuple(bucket for bucket, _ in plan.rules), origin)
-        return self._made(group, tuple(buckets), tenant, rank, _weight(plan, tenant))
+        weight = _weight(plan.upstream, tenant)
+        return self._made(group, tuple(buckets), tenant, rank, weight)
+
+    def moved(
+        self, lane: Lane, upstream: Upstream, *, rank: int | None, tenant: str | None
+    ) -> Lane:
+        """The lane of the same limit keys with another rank, or of another tenant."""
+        if tenant is not None:
+            weight = _weight(upstream, tenant)
+            lane, _ = self._make(lane.group, lane.buckets, tenant, lane.rank, weight)
+        return lane if rank is None else replace(lane, rank=rank)
 
     def _make(
         self, group: str, buckets: tuple[str, ...], tenant: str | None, rank: int, weight: int
@@ -92,6 +114,6 @@ def _group_name(shape: tuple[str, ...], origin: str) -> str:
     return digest((shape, origin))
 
 
-def _weight(plan: CallPlan, tenant: str | None) -> int:
-    weights: Mapping[str, int] = plan.upstream.weights
+def _weight(upstream: Upstream, tenant: str | None) -> int:
+    weights: Mapping[str, int] = upstream.weights
     return weights.get(tenant, 1) if tenant is not None and weights else 1

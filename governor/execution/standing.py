@@ -155,7 +155,11 @@ class Standing:
             name: [Declared(rule.key, rule) for rule in upstream.limits]
             for name, upstream in upstreams.items()
         }
+        self._shapes: dict[str, set[tuple[str, ...]]] = {}
         for plan in plans:
+            shapes = self._shapes.setdefault(plan.upstream.name, set())
+            for each in (plan, plan.leaving_reserve()):
+                shapes.add(tuple(bucket for bucket, _ in each.rules))
             own = plan.limits[len(plan.upstream.limits) :]
             found = self._limits.setdefault(plan.upstream.name, [])
             found += (Declared(bucket, rule, plan.task) for bucket, rule in own)
@@ -184,6 +188,11 @@ class Standing:
         """
         self.upstream(upstream)
         return self._limits[upstream]
+
+    def declares(self, upstream: str, buckets: Sequence[str]) -> bool:
+        """Whether a task type is charged to such buckets, whatever their ``per=`` values."""
+        shape = tuple(bucket.partition(":")[0] for bucket in buckets)
+        return shape in self._shapes.get(upstream, ())
 
     def view(self, upstream: str, keys: Sequence[Key]) -> UpstreamView:
         """An upstream as it stands, its ``per=`` limits for these values. That the store does not

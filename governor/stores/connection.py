@@ -10,13 +10,16 @@ import _socket
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from governor.clock import SECOND
 
 _CHUNK = 4_096
+
+_LONG_CHUNK = 65_536
+"""Of a reply that did not fit into one."""
 
 _INTEGER, _BULK, _ARRAY, _ERROR, _STATUS = b":$*-+"
 
@@ -78,23 +81,23 @@ class Connection:
                 return [*map(int, numbers)]
         replies: list[Any] = []
         at = 0
-        while len(replies) < len(commands):
-            try:
+        try:
+            while len(replies) < len(commands):
                 reply, at = _parsed(data, at)
-            except IndexError:
-                data = data[at:] + self._receive()
-                at = 0
-            else:
                 replies.append(reply)
+        except IndexError:
+            arriving = _Arriving(data[at:], self._receive)
+            while len(replies) < len(commands):
+                replies.append(arriving.reply())
         return replies
 
     def close(self) -> None:
         """Close it; nothing that is still on its way will be read."""
         self._connection.disconnect()
 
-    def _receive(self) -> bytes:
+    def _receive(self, most: int = _CHUNK) -> bytes:
         try:
-            data: bytes = self._socket.recv(_CHUNK)
+            data: bytes = self._socket.recv(most)
         except BlockingIOError as exc:
             raise TimeoutError("no reply in time") from exc
         if not data:
@@ -115,6 +118,48 @@ def _leave_timeouts_to_the_kernel(connected: Any) -> None:
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
         connected.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, rest))
     connected.settimeout(None)
+
+
+class _Arriving:
+    """Replies that have not arrived as a whole: each byte is looked at once, however many pieces
+    they come in.
+
+    Args:
+        data: what is there already.
+        receive: waits for more, at most so many bytes.
+    """
+
+    def __init__(self, data: bytes, receive: Callable[[int], bytes]) -> None:
+        self._data = bytearray(data)
+        self._at = 0
+        self._receive = receive
+
+    def reply(self) -> Any:
+        """The next one."""
+        line = self._line()
+        kind = line[0]
+        if kind == _ARRAY:
+            return [self.reply() for _ in range(int(line[1:]))]
+        if kind != _BULK or line[1:] == b"-1":
+            return _parsed(line + b"\r\n", 0)[0]
+        size = int(line[1:])
+        self._wait_for(self._at + size + 2)
+        found = bytes(self._data[self._at : self._at + size])
+        self._at += size + 2
+        return found
+
+    def _line(self) -> bytes:
+        searched = self._at
+        while (end := self._data.find(b"\r\n", searched)) < 0:
+            searched = max(self._at, len(self._data) - 1)
+            self._wait_for(len(self._data) + 1)
+        line = bytes(self._data[self._at : end])
+        self._at = end + 2
+        return line
+
+    def _wait_for(self, length: int) -> None:
+        while len(self._data) < length:
+            self._data += self._receive(_LONG_CHUNK)
 
 
 def _parsed(data: bytes, at: int) -> tuple[Any, int]:

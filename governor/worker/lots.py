@@ -32,7 +32,15 @@ from governor.clock import SECOND, Clock, as_micros
 from governor.errors import StoreUnavailable
 from governor.execution.admission import Call
 from governor.execution.deferral import parked
-from governor.execution.parking import Lanes, entries_of, entry_of, group_of, pack, unpack
+from governor.execution.parking import (
+    Lanes,
+    entries_of,
+    entry_of,
+    group_of,
+    pack,
+    rank_of,
+    unpack,
+)
 from governor.governor import Governor
 from governor.policy.decision import LaneKey
 from governor.policy.lot import Arrival, Group, Lane, ReleaseAsk, Released, Steering, Ticket
@@ -169,7 +177,7 @@ class Lots:
         if tenant is None:
             tenant = plan.tenant(args, kwargs)
         priority = int((message.properties or {}).get("priority") or 0)
-        rank = max(0, min(255 - priority if self._rank_down() else priority, 255))
+        rank = rank_of(priority, high_first=self._rank_down())
         buckets = [charge.bucket for charge in call.charges]
         lane, name = self._lanes.of(plan, self._origin(message), buckets, tenant, rank)
         call.lane = LaneKey(lane.group, name)

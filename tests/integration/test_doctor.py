@@ -63,7 +63,8 @@ def test_a_healthy_application(patient: Patient) -> None:
     """With all in order there is no error, and the exit code is 0."""
     code, findings = patient.findings()
     assert code == 0, findings
-    assert {check for check, f in findings.items() if f["level"] != "ok"} == {"redis persistence"}
+    worse = {check for check, f in findings.items() if f["level"] != "ok"}
+    assert worse == {"redis persistence", "parking"}
 
 
 def test_pickle_is_refused(patient: Patient) -> None:
@@ -86,6 +87,64 @@ def test_an_evicting_redis_is_an_error(patient: Patient, redis_url: str) -> None
             client.config_set("maxmemory-policy", "noeviction")
     assert code == 1
     assert "noeviction" in findings["redis memory"]["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("appendonly", "policy", "level", "remedy"),
+    [
+        # what is parked is on disk, and stays in memory
+        ("yes", "noeviction", "ok", ""),
+        # what is parked since the last snapshot may be lost
+        ("no", "noeviction", "warning", "appendonly yes"),
+        # what is parked may be evicted
+        ("yes", "allkeys-lru", "warning", "maxmemory-policy noeviction"),
+        # parked tasks are kept for ever: a policy for what expires does not touch them
+        ("yes", "volatile-lru", "ok", ""),
+    ],
+)
+def test_parked_tasks_need_a_redis_that_keeps_them(
+    patient: Patient, redis_url: str, appendonly: str, policy: str, level: str, remedy: str
+) -> None:
+    """Where Redis may lose what is parked there, the doctor warns and names the remedy."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_set("appendonly", appendonly)
+        client.config_set("maxmemory", 100_000_000)
+        client.config_set("maxmemory-policy", policy)
+        try:
+            found = patient.findings()[1]["parking"]
+        finally:
+            client.config_set("maxmemory", 0)
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("appendonly", "no")
+    assert found["level"] == level, found
+    assert remedy in found["remedy"]
+
+
+def test_a_redis_that_does_not_tell(patient: Patient, redis_url: str) -> None:
+    """Without the permission to look, the doctor says that it could not be seen."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.execute_command("ACL", "SETUSER", "blind", "on", "nopass", "~*", "+@all", "-info")
+        try:
+            patient.app.conf.governor_redis_url = redis_url.replace("://", "://blind:x@")
+            found = patient.findings()[1]["parking"]
+        finally:
+            client.execute_command("ACL", "DELUSER", "blind")
+    assert found["level"] == "warning"
+    assert "could not be seen" in found["message"]
+
+
+def test_parking_in_the_broker_needs_no_redis(patient: Patient) -> None:
+    """Where nothing is parked in Redis there is nothing to warn of."""
+    del patient.app.governor
+    del patient.app.tasks[next(name for name in patient.app.tasks if name.endswith("call"))]
+    Governor(patient.app)
+
+    @patient.app.task(
+        shared=False, base=GovernedTask, upstream=Upstream("api", Limit("1/s"), parking="broker")
+    )
+    def brief() -> None: ...
+
+    assert patient.findings()[1]["parking"]["level"] == "ok"
 
 
 def test_a_redis_that_is_away(patient: Patient) -> None:

@@ -18,10 +18,11 @@ from governor.clock import SECOND
 from governor.deadletter import schema
 from governor.deadletter.engine import bounded_engine
 from governor.deadletter.repository import SqlDeadLetters
-from governor.errors import DatabaseUnavailable
+from governor.errors import DatabaseUnavailable, StoreUnavailable
 from governor.policy.breaker import BreakerPolicy
 from governor.policy.outcome import Outcome
 from governor.ports import Reason, Settlement
+from governor.testing.conformance_lot import FAST, lane, task
 from governor.worker import control
 from tests.deaths import DEAD_AT, death
 from tests.unit.test_cli_limits import WHY, People
@@ -160,6 +161,25 @@ def test_the_replay_of_a_dead_letter(asked: Asked) -> None:
     plain = asked.run(claim.replay_task_id)
     assert f"the replay of dead letter {row}, which is replayed" in plain.stdout
     assert asked.json(claim.replay_task_id)["dead"][0]["replay"] is True
+
+
+def test_a_parked_task(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task in a parking lot is found there, with its lane and position."""
+    lots = asked.people.store.lots
+    lots.park("quiet", [task("t0", lane(FAST)), task("t1", lane(FAST))])
+    plain = asked.run("t1")
+    assert plain.exit_code == 0
+    assert "It is parked" in plain.stdout
+    assert "position     2 of 2 in its lane" in plain.stdout
+    found = asked.json("t1")
+    assert found["found"] == "parked"
+    assert (found["parked"]["upstream"], found["parked"]["position"]) == ("quiet", 2)
+
+    def away(*_: Any) -> None:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(lots, "find", away)
+    assert asked.run("t1").exit_code == 6
 
 
 def test_a_task_that_nobody_knows(asked: Asked) -> None:

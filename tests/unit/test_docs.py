@@ -37,7 +37,7 @@ from governor import (
     Window,
     __version__,
 )
-from governor.cli import dead, limits
+from governor.cli import dead, limits, waiting
 from governor.cli.main import governor as command_line
 from governor.clock import SECOND, micros, seconds
 from governor.deadletter.models import State
@@ -277,11 +277,11 @@ def test_every_script_named_is_there() -> None:
 
 
 GUIDES = [("dead", "docs/dead-letters.md"), ("db", "docs/dead-letters.md"),
-          ("limits", "docs/limits.md")]  # fmt: skip
+          ("limits", "docs/limits.md"), ("waiting", "docs/waiting.md")]  # fmt: skip
 
 
 def test_every_operators_command_is_documented() -> None:
-    """The operator's guides show each command of ``dead``, ``db`` and ``limits``."""
+    """The operator's guides show each command of ``dead``, ``db``, ``limits`` and ``waiting``."""
     for group, page in GUIDES:
         shown = "\n".join(commands(page))
         found = command_line.commands[group]
@@ -413,6 +413,9 @@ EXIT_CODES: list[tuple[str, click.Group, tuple[int, ...]]] = [
         dead.UNREACHABLE)),
     ("docs/limits.md", limits.limits, (
         limits.DONE, limits.USAGE, limits.NOTHING_MATCHED, limits.UNREACHABLE, limits.INTERRUPTED)),
+    ("docs/waiting.md", waiting.waiting, (
+        waiting.DONE, waiting.SOME_FAILED, waiting.USAGE, waiting.NOTHING_MATCHED,
+        waiting.UNREACHABLE, waiting.INTERRUPTED)),
 ]  # fmt: skip
 
 

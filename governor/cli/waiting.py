@@ -1,0 +1,323 @@
+"""``governor waiting``: what is parked, and what a person may do about it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import click
+from rich.console import Console
+
+from governor.cli import options, printing, waiting_view
+from governor.cli.limits_view import live
+from governor.cli.options import NOTHING_MATCHED, UNREACHABLE
+from governor.clock import SECOND, SystemClock
+from governor.execution.parked import LotStanding, Parked, ParkedTasks, Turns
+from governor.execution.parked_steering import AT_ONCE, ParkedSteering, Steered
+from governor.execution.parking import rank_of
+from governor.execution.standing import NothingMatched, Standing
+
+DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class Environment(Protocol):
+    """What ``ctx.obj`` gives these commands."""
+
+    def standing(self) -> Standing: ...
+
+    def parked(self, standing: Standing) -> ParkedTasks: ...
+
+    def parked_steering(self, standing: Standing, by: str) -> ParkedSteering: ...
+
+    def high_first(self) -> bool: ...
+
+
+class _Group(options.ByDefault):
+    default = "list"
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+_tasks = click.argument("task_ids", metavar="TASK_ID...", nargs=-1, required=True)
+_why = click.option(
+    "--why", "--reason", "why", metavar="TEXT", required=True, callback=options.reason,
+    help="Why; it is kept.",
+)  # fmt: skip
+
+
+@click.group("waiting", cls=_Group, short_help="Look at parked tasks, and steer them.")
+def waiting() -> None:
+    """Look at the tasks that are parked until their upstream may be called, and steer them.
+
+    Without a command: `list`. What is done is kept with who did it, when and why:
+    `governor limits log`.
+
+    \b
+    Exit codes: 0 done, 1 some tasks failed, 2 usage, 4 nothing matched, 6 limiter store
+    unreachable, 130 interrupted.
+    """
+
+
+@waiting.command("list")
+@click.argument("upstream", metavar="[UPSTREAM]", required=False)
+@click.option(
+    "--by", type=click.Choice(["tenant", "lane"]), help="Who takes turns, or each lane."
+)  # fmt: skip
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True,
+    help="Of tenants or lanes, for each upstream.",
+)  # fmt: skip
+@click.option("--watch", is_flag=True, help="Again every second, until Ctrl-C.")
+@_json
+@click.pass_obj
+@options.exit_codes
+def list_(
+    environment: Environment,
+    /,
+    *,
+    upstream: str | None,
+    by: str | None,
+    limit: int,
+    watch: bool,
+    as_json: bool,
+) -> int:
+    """How many tasks are parked for each upstream, since when, and how fast they leave.
+
+    \b
+    Example:
+      governor waiting payments --by tenant --watch
+    """
+    if watch and as_json:
+        raise click.UsageError("--watch and --json do not go together")
+    standing = environment.standing()
+    parked = environment.parked(standing)
+    names = standing.names() if upstream is None else (upstream,)
+
+    def look() -> list[waiting_view.Shown]:
+        return [_shown(parked, name, by, limit) for name in names]
+
+    if watch:
+        return _watch(look, by)
+    with _progress("Looking at the parking lots …"):
+        found = look()
+    if as_json:
+        printing.as_json([waiting_view.lot_as_json(one, by) for one in found])
+    elif found:
+        waiting_view.lots(found, by)
+    else:
+        click.echo("No upstream is declared.", err=True)
+    if not found:
+        return NOTHING_MATCHED
+    return UNREACHABLE if any(one.standing.lot is None for one in found) else DONE
+
+
+def _shown(parked: ParkedTasks, name: str, by: str | None, limit: int) -> waiting_view.Shown:
+    found: LotStanding = parked.standing(name)
+    turns: Sequence[Turns] = ()
+    if by is not None:
+        turns = parked.tenants(found) if by == "tenant" else parked.lanes(found)
+    return waiting_view.Shown(found, turns[:limit], len(turns))
+
+
+def _watch(look: Callable[[], list[waiting_view.Shown]], by: str | None) -> int:
+    clock = SystemClock()
+    try:
+        with live() as shown:
+            while True:
+                shown.update(waiting_view.drawn(look(), by), refresh=True)
+                clock.sleep(SECOND)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+@waiting.command("show")
+@click.argument("task_id", metavar="TASK_ID")
+@_json
+@click.pass_obj
+@options.exit_codes
+def show(environment: Environment, task_id: str, as_json: bool) -> int:
+    """Where a task is parked, who goes before it, and when it is likely to be released.
+
+    \b
+    Example:
+      governor waiting show 7b0c1c1e-58d4-4b3e-a8f5-0d4c6f3a9c11
+    """
+    parked = environment.parked(environment.standing())
+    with _progress("Looking for the task …"):
+        found = parked.find(task_id)
+    if found is None:
+        raise NothingMatched(_NOT_PARKED.format(task_id))
+    told = waiting_view.Told.of(parked, found, high_first=environment.high_first())
+    if as_json:
+        printing.as_json(waiting_view.parked_as_json(told))
+    else:
+        waiting_view.parked(told)
+    return DONE
+
+
+_NOT_PARKED = "{0} is not parked: governor explain {0} asks the workers and the dead letters"
+
+
+@waiting.command("cancel")
+@_tasks
+@_why
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+@options.exit_codes
+def cancel(environment: Environment, task_ids: tuple[str, ...], why: str, yes: bool) -> int:
+    """Take parked tasks out. They do not run, and their results say REVOKED, as after `celery
+    control revoke`.
+
+    A task that is released already is left alone.
+
+    \b
+    Example:
+      governor waiting cancel 7b0c1c1e-58d4-4b3e-a8f5-0d4c6f3a9c11 --why "sent by mistake"
+    """
+    work = _Work(environment, task_ids)
+    if not work.tasks:
+        return work.code()
+    waiting_view.preview(work.tasks)
+    if not yes and not _confirmed(len(work.tasks)):
+        return USAGE
+    try:
+        with _interrupts() as heard, _progress("Taking them out …"):
+            for at in range(0, len(work.tasks), AT_ONCE):
+                if heard:
+                    break
+                work.did(work.steering.cancel(work.tasks[at : at + AT_ONCE], why))
+    finally:
+        work.report("cancelled")
+    return INTERRUPTED if heard else work.code()
+
+
+@waiting.command("front")
+@_tasks
+@_why
+@click.pass_obj
+@options.exit_codes
+def front(environment: Environment, task_ids: tuple[str, ...], why: str) -> int:
+    """Let parked tasks be the first of their lanes, in the order in which they are named.
+
+    Their lanes get no further turns for it.
+
+    \b
+    Example:
+      governor waiting front 7b0c1c1e-58d4-4b3e-a8f5-0d4c6f3a9c11 --why "they called"
+    """
+    work = _Work(environment, task_ids)
+    if work.tasks:
+        work.did(work.steering.front(work.tasks, why))
+        work.report("at the front of its lane" if len(work.tasks) == 1 else "at the front")
+    return work.code()
+
+
+@waiting.command("move")
+@_tasks
+@click.option(
+    "--priority", type=click.IntRange(0, 255),
+    help="As the broker knows it: RabbitMQ's most urgent is the highest, that of Redis is 0.",
+)  # fmt: skip
+@click.option("--tenant", metavar="NAME", help="Whose turns they take; for upstreams with fair_by.")
+@_why
+@click.pass_obj
+@options.exit_codes
+def move(
+    environment: Environment,
+    /,
+    *,
+    task_ids: tuple[str, ...],
+    priority: int | None,
+    tenant: str | None,
+    why: str,
+) -> int:
+    """Let parked tasks wait at the end of the lane of another priority, or of another tenant.
+
+    They are charged to the same limits.
+
+    \b
+    Example:
+      governor waiting move 7b0c1c1e-58d4-4b3e-a8f5-0d4c6f3a9c11 --priority 0 --why "urgent"
+    """
+    if priority is None and tenant is None:
+        raise click.UsageError("Say where to: --priority N, --tenant NAME, or both.")
+    rank = None
+    if priority is not None:
+        rank = rank_of(priority, high_first=environment.high_first())
+    work = _Work(environment, task_ids)
+    if work.tasks:
+        work.did(work.steering.move(work.tasks, why, rank=rank, tenant=tenant))
+        work.report("moved")
+    return work.code()
+
+
+class _Work:
+    """The tasks a command was given: those that are parked, and what becomes of them."""
+
+    def __init__(self, environment: Environment, task_ids: Sequence[str]) -> None:
+        standing = environment.standing()
+        parked = environment.parked(standing)
+        self.steering = environment.parked_steering(standing, options.actor())
+        self.tasks: list[Parked] = []
+        self._failed = False
+        self._done = Steered()
+        with _progress("Looking for the tasks …"):
+            for task_id in dict.fromkeys(task_ids):
+                found = parked.find(task_id)
+                if found is None:
+                    self._fail(_NOT_PARKED.format(task_id))
+                elif found.released:
+                    self._fail(_RELEASED.format(task_id))
+                else:
+                    self.tasks.append(found)
+
+    def did(self, steered: Steered) -> None:
+        """Part of it was done."""
+        self._done.done += steered.done
+        self._done.gone += steered.gone
+        self._done.problems |= steered.problems
+
+    def report(self, said: str) -> None:
+        """Say what was done, and of which tasks it was not."""
+        click.echo(f"{len(self._done.done)} {said}.")
+        for task in self._done.gone:
+            self._fail(f"{task.task_id}: it waits there already, or was released meanwhile")
+        for task_id, problem in self._done.problems.items():
+            self._fail(f"{task_id}: {problem}")
+
+    def code(self) -> int:
+        """The exit code."""
+        if not self._failed:
+            return DONE
+        return SOME_FAILED if self.tasks else NOTHING_MATCHED
+
+    def _fail(self, said: str) -> None:
+        self._failed = True
+        click.echo(printing.printable(said), err=True)
+
+
+_RELEASED = "{0} is released already: stop it with celery -A APP control revoke {0}"
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[Any]]:
+    """Ctrl-C is heard and ends nothing in the middle: what was taken out gets its result."""
+    heard: list[Any] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        yield heard
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _progress(said: str) -> Any:
+    return Console(stderr=True).status(said)
+
+
+def _confirmed(count: int) -> bool:
+    if not sys.stdin.isatty():
+        click.echo("Nobody to ask: give --yes to cancel without asking.", err=True)
+        return False
+    return click.confirm(f"Cancel {count}?", err=True)

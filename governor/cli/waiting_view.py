@@ -1,0 +1,281 @@
+"""How parked tasks look: tables, or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from rich.console import Group
+from rich.table import Table
+
+from governor.cli.dead_view import tally
+from governor.cli.limits_view import said_reason, span
+from governor.cli.printing import drawn as drawn_table
+from governor.cli.printing import printable, table, when
+from governor.clock import SECOND
+from governor.execution.parked import HeldUp, LotStanding, Parked, ParkedTasks, Place, Turns
+from governor.execution.parking import rank_of
+from governor.execution.standing import FOREVER, said_breaker, said_pause
+
+_LOTS = ("upstream", "waiting", "released", "oldest", "rate", "drained in", "state")
+_TURNS = ("upstream", "tenant", "waiting", "oldest", "turns", "blocked")
+_LANES = ("upstream", "lane", "tenant", "rank", "waiting", "oldest", "turns", "blocked")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A parking lot to be shown.
+
+    Attributes:
+        turns: those of its tenants or lanes that are shown.
+        known: how many there are.
+    """
+
+    standing: LotStanding
+    turns: Sequence[Turns]
+    known: int
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is told of a parked task."""
+
+    parked: Parked
+    place: Place
+    tenant: str
+    priority: int
+    arguments: str | None
+
+    @classmethod
+    def of(cls, tasks: ParkedTasks, found: Parked, *, high_first: bool) -> Told:
+        """Look for the rest of it.
+
+        Raises:
+            StoreUnavailable: no answer in time.
+        """
+        lane = found.entry.lane
+        return cls(
+            found,
+            tasks.place(found),
+            tasks.called(found.upstream, lane),
+            rank_of(lane.rank, high_first=high_first),
+            tasks.arguments(found),
+        )
+
+
+# ---------------------------------------------------------------------- for people
+
+
+def lots(found: Sequence[Shown], by: str | None) -> None:
+    """The tables of lots and of who takes turns in them, on stdout."""
+    table(_LOTS, map(_lot_row, found))
+    if by is not None:
+        click.echo()
+        table(_headings(by), _turns_rows(found, by))
+        for one in found:
+            if len(one.turns) < one.known:
+                said = f"{one.standing.name}: {len(one.turns)} of {one.known} shown (--limit)."
+                click.echo(said, err=True)
+
+
+def drawn(found: Sequence[Shown], by: str | None) -> Group | Table:
+    """The same to be drawn again and again."""
+    shown = drawn_table(_LOTS, map(_lot_row, found))
+    if by is None:
+        return shown
+    return Group(shown, "", drawn_table(_headings(by), _turns_rows(found, by)))
+
+
+def _headings(by: str) -> Sequence[str]:
+    return _TURNS if by == "tenant" else _LANES
+
+
+def _lot_row(one: Shown) -> tuple[object, ...]:
+    found = one.standing
+    if found.lot is None:
+        return found.name, *("?",) * 5, "the limiter store is not reachable"
+    rate = found.rate
+    oldest = None if found.oldest is None else found.lot.now - found.oldest
+    return (
+        found.name, found.lot.waiting, found.lot.out, span(oldest),
+        "–" if rate is None else f"{rate:.3g}/s", _said_drain(found), _said_state(found),
+    )  # fmt: skip
+
+
+def _said_drain(found: LotStanding) -> str:
+    if found.held_up is not None:
+        return "paused" if found.held_up.by == "pause" else "breaker open"
+    return "unknown" if found.drain is None else span(found.drain)
+
+
+def _said_state(found: LotStanding) -> str:
+    view, held = found.upstream, found.held_up
+    if held is not None and held.by == "pause":
+        pause = next(pause for pause in view.pauses if not pause.bucket)
+        return f"{said_pause(pause)} ({said_reason(pause, view.now or 0)})"
+    if held is not None and view.breaker is not None:
+        return f"breaker {said_breaker(view.breaker, view.now or 0)}"
+    if found.parking == "broker":
+        return "its tasks wait in the broker"
+    if found.lot is None or not found.lot.waiting:
+        return ""
+    return "nothing was released lately" if found.rate is None else "they are released"
+
+
+def _turns_rows(found: Sequence[Shown], by: str) -> Iterator[tuple[object, ...]]:
+    for one in found:
+        now = one.standing.lot.now if one.standing.lot is not None else 0
+        for turns in one.turns:
+            lane = turns.lane
+            own = () if lane is None else (lane.name,)
+            rank = () if lane is None else (lane.rank,)
+            yield (
+                one.standing.name, *own, turns.tenant, *rank, turns.waiting,
+                span(now - turns.oldest), f"{turns.share:.0%} (weight {turns.weight})",
+                _said_blocked(turns.blocked_until, turns.blocked_by, now),
+            )  # fmt: skip
+
+
+def _said_blocked(until: int, by: str, now: int) -> str:
+    if until <= now:
+        return "" if until else by
+    said = "paused" if until >= FOREVER else f"for {span(until - now)}"
+    return f"{said} ({by})" if by else said
+
+
+def parked(told: Told, *, indent: str = "") -> None:
+    """A parked task, line by line."""
+    found, place = told.parked, told.place
+    entry = found.entry
+    what = "released to a worker, and has not ended" if found.released else "parked"
+    lines = [f"It is {what}: {found.task or 'its message cannot be read'}"]
+    if told.arguments:
+        lines.append(f"  called with  {told.arguments}")
+    lines.append(
+        f"  waits for    {found.upstream}, in lane {entry.lane.name} "
+        f"({told.tenant}, priority {told.priority})"
+    )
+    if not found.released:
+        lines.append(
+            f"  position     {entry.position} of {place.behind} in its lane; {place.lanes} lanes "
+            f"of {place.keys} tenants take turns"
+        )
+    lines.append(f"  since        {when(entry.since)} ({span(place.now - entry.since)})")
+    if entry.deadline:
+        left = entry.deadline - place.now
+        lines.append(
+            f"  deadline     {when(entry.deadline)} "
+            f"({f'in {span(left)}' if left > 0 else 'over: it dies when its turn comes'})"
+        )
+    lines.append(f"  release      {_said_release(found, place)}")
+    for line in lines:
+        click.echo(printable(indent + line))
+
+
+def _said_release(found: Parked, place: Place) -> str:
+    if found.released:
+        return f"done: stop it with celery -A APP control revoke {found.task_id}"
+    if place.held_up is not None:
+        return f"not while {_said_held_up(place.held_up)}"
+    ahead = f"about {place.ahead} tasks before it"
+    blocked = _said_blocked(place.blocked_until, place.blocked_by, place.now)
+    if blocked:
+        ahead += f", and its lane is blocked: {blocked}"
+    if place.at is None or place.rate is None:
+        return f"unknown: nothing was released lately; {ahead}"
+    said = f"about {when(place.at)} (in {span(place.at - place.now)})"
+    late = ""
+    if found.entry.deadline and place.at > found.entry.deadline:
+        late = ". That is after its deadline"
+    return f"{said}. An estimate: {ahead}, {place.rate:.3g}/s released lately{late}"
+
+
+def _said_held_up(held: HeldUp) -> str:
+    what = "the upstream is paused" if held.by == "pause" else "its breaker is open"
+    return what if held.until >= FOREVER else f"{what}, until {when(held.until)}"
+
+
+def preview(tasks: Sequence[Parked]) -> None:
+    """What a cancellation would take out, on stderr."""
+    click.echo(f"{len(tasks)} to cancel", err=True)
+    tally("tasks", (task.task for task in tasks))
+    tally("upstreams", (task.upstream for task in tasks))
+
+
+# ---------------------------------------------------------------------- for programs
+
+
+def lot_as_json(one: Shown, by: str | None) -> dict[str, Any]:
+    """A parking lot for JSON. Spans are seconds; what is absent or unknown is null."""
+    found = one.standing
+    lot, held = found.lot, found.held_up
+    rate, drain = found.rate, found.drain
+    said: dict[str, Any] = {
+        "upstream": found.name,
+        "at": None if lot is None else when(lot.now),
+        "parking": found.parking,
+        "waiting": None if lot is None else lot.waiting,
+        "released": None if lot is None else lot.out,
+        "oldest_since": when(found.oldest),
+        "released_per_second": None if rate is None else round(rate, 3),
+        "drain_seconds": None if drain is None else drain / SECOND,
+        "held_up": None if held is None else _held_up_as_json(held),
+    }
+    if by is not None:
+        said[f"{by}s"] = [_turns_as_json(turns) for turns in one.turns]
+        said["known"] = one.known
+    return said
+
+
+def _turns_as_json(turns: Turns) -> dict[str, Any]:
+    said: dict[str, Any] = {"tenant": turns.tenant}
+    if turns.lane is None:
+        said["lanes"] = turns.lanes
+    else:
+        said |= {"lane": turns.lane.name, "rank": turns.lane.rank}
+    return {
+        **said,
+        "waiting": turns.waiting,
+        "oldest_since": when(turns.oldest),
+        "weight": turns.weight,
+        "share": round(turns.share, 4),
+        "blocked_until": _until(turns.blocked_until),
+        "blocked_by": turns.blocked_by or None,
+    }
+
+
+def parked_as_json(told: Told) -> dict[str, Any]:
+    """A parked task for JSON."""
+    found, place = told.parked, told.place
+    entry, held = found.entry, place.held_up
+    return {
+        "task_id": found.task_id,
+        "task": found.task,
+        "arguments": told.arguments,
+        "upstream": found.upstream,
+        "released": found.released,
+        "lane": entry.lane.name,
+        "tenant": told.tenant,
+        "priority": told.priority,
+        "position": entry.position or None,
+        "in_lane": place.behind,
+        "lanes": place.lanes,
+        "tenants": place.keys,
+        "ahead": None if found.released else place.ahead,
+        "since": when(entry.since),
+        "deadline": when(entry.deadline) if entry.deadline else None,
+        "release_estimate": None if found.released else when(place.at),
+        "held_up": None if held is None else _held_up_as_json(held),
+        "blocked_until": _until(place.blocked_until),
+        "blocked_by": place.blocked_by or None,
+    }
+
+
+def _held_up_as_json(held: HeldUp) -> dict[str, Any]:
+    return {"by": held.by, "until": _until(held.until)}
+
+
+def _until(moment: int) -> str | None:
+    return None if not moment or moment >= FOREVER else when(moment)

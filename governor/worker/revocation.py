@@ -1,0 +1,72 @@
+"""A task that was taken out before it ran: its result says so, as when a worker meets a revoked
+one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from celery.app.task import Context
+from celery.exceptions import InvalidTaskError
+from celery.worker.strategy import proto1_to_proto2
+from kombu.exceptions import KombuError
+from kombu.message import Message
+from kombu.serialization import prepare_accept_content
+
+from governor.execution.parked_steering import UnreadableMessage
+from governor.ports import MessageCopy
+
+_REASON = "revoked"
+"""What Celery calls it."""
+
+
+def revoke(app: Celery, task_id: str, copy: MessageCopy | None) -> None:
+    """Make the task's result ``REVOKED``, and tell the chord it is part of. Without a message only
+    the result.
+
+    Raises:
+        UnreadableMessage: nothing was written.
+        Exception: whatever the result backend's client raises.
+    """
+    if copy is None:
+        app.backend.mark_as_revoked(task_id, _REASON)
+        return
+    request = _request(app, copy)
+    task: Any = app.tasks.get(str(request.get("task")))
+    backend = app.backend if task is None else task.backend
+    ignored = request.get("ignore_result")
+    if ignored is None and task is not None:
+        ignored = task.ignore_result
+    kept = task is not None and task.store_errors_even_if_ignored
+    backend.mark_as_revoked(
+        task_id, _REASON, request=Context(request), store_result=not ignored or kept
+    )
+
+
+def _request(app: Celery, copy: MessageCopy) -> dict[str, Any]:
+    """What a worker would know of the message."""
+    properties = dict(copy.properties)
+    headers = dict(copy.headers)
+    headers.pop("compression", None)  # its body is not compressed here
+    message = Message(  # type: ignore[no-untyped-call]
+        body=copy.body,
+        content_type=properties.get("content_type"),
+        content_encoding=properties.get("content_encoding"),
+        properties=properties,
+        headers=headers,
+        delivery_info={"exchange": copy.exchange, "routing_key": copy.routing_key},
+        accept=prepare_accept_content(app.conf.accept_content),  # type: ignore[no-untyped-call]
+    )
+    try:
+        payload = message.payload
+        if "task" in headers:
+            _, _, embed = payload
+        else:
+            (_, _, embed), headers, _, _ = proto1_to_proto2(message, payload)
+        return {
+            **headers, **(embed or {}), "properties": properties,
+            "reply_to": properties.get("reply_to"),
+            "correlation_id": properties.get("correlation_id"),
+        }  # fmt: skip
+    except (KombuError, InvalidTaskError, ValueError, TypeError, KeyError) as exc:
+        raise UnreadableMessage(f"{type(exc).__name__} while it was read") from exc
