@@ -42,9 +42,7 @@ def run(tasks: int, rate: int, burst: int, hold: float, parking: Parking) -> dic
         fleet.worker()
         fleet.worker()
         fleet.redis.rename("shelf", "celery")
-        wait_until(
-            lambda: fleet.drained() and fleet.parked() == 0, timeout=60 + 3 * tasks / rate
-        )
+        wait_until(lambda: fleet.drained() and fleet.parked() == 0, timeout=60 + 3 * tasks / rate)
         # The workers write their counters twice a second.
         wait_until(lambda: fleet.stats("waiting") == 0 and fleet.stats("admitted") >= tasks)
         calls = [line for line in read_lines(path) if line["event"] == "began"]

@@ -105,7 +105,8 @@ def _redis(runs: _Runs) -> dict[str, Any]:
 
 def _parked(runs: _Runs) -> dict[str, Any]:
     names = ("tasks", "parked_per_second", "worker_cpu_us_per_task", "load")
-    return {name: runs.parked[name] for name in names}
+    taken = staying.taken(min(10_000, runs.sizes["tasks"]))
+    return {**{name: runs.parked[name] for name in names}, "celery_takes_and_drops": taken}
 
 
 def _makespan(runs: _Runs) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def measure(parts: Sequence[str], **sizes: int) -> dict[str, Any]:
     return {**found, "failed": failed, "load_after": round(os.getloadavg()[0], 2)}
 
 
-def bars(figures: dict[str, Any]) -> Mapping[str, bool]:  # noqa: C901 - a list
+def bars(figures: dict[str, Any]) -> Mapping[str, bool]:
     verdicts = {f"{name}: gives figures": False for name in figures["failed"]}
     if found := figures.get("memory"):
         verdicts[f"memory: at most {MEMORY_MB:g} MB more"] = found["rss_growth_mb"] <= MEMORY_MB
@@ -196,9 +197,8 @@ def tables(record: Mapping[str, Any]) -> Iterable[Table]:
         table.add_column(column, justify="right" if column == "value" else "left")
     for name in PARTS:
         if name in record and name not in {"release", "peers"}:
-            for figure, value in _flat(record[name]):
-                table.add_row(name, figure, value)
-                name = ""
+            for number, (figure, value) in enumerate(_flat(record[name])):
+                table.add_row("" if number else name, figure, value)
             table.add_section()
     for name, words in record["failed"].items():
         table.add_row(name, words, "–")

@@ -22,7 +22,7 @@ WAYS = {
 SETTINGS = {
     OURS: "Limit with a burst of a tenth of a second",
     ETA: "the producer gives each task its time; nobody counts calls",
-    "Celery, retry(countdown)": "the body counts calls in each second; one too many tries in the next",
+    "Celery, retry(countdown)": "the body counts calls a second; one too many retries in the next",
     "celery-heimdall": "RateLimit((rate, 1)) with a key",
 }
 
@@ -52,7 +52,9 @@ def _run(name: str, task: str, tasks: int, rate: int) -> dict[str, Any] | None:
         ideal = tasks / rate
         growth = [0.0, 0.0]
         while stamps.look() < tasks and time.monotonic() < began + 10 + 3 * ideal:
-            growth = [max(g, _growth(w, b)) for g, w, b in zip(growth, workers, before, strict=True)]
+            growth = [
+                max(g, _growth(w, b)) for g, w, b in zip(growth, workers, before, strict=True)
+            ]
             time.sleep(0.1)
         return rounded({
             "finished": len(stamps.all),

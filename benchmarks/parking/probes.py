@@ -23,12 +23,15 @@ class Messages:
 
     Args:
         priority: as Redis knows it: 0 is the most urgent, and the default.
+        options: of ``apply_async``.
     """
 
-    def __init__(self, fleet: Fleet, task: str, *args: str, priority: int = 0) -> None:
+    def __init__(
+        self, fleet: Fleet, task: str, *args: str, priority: int = 0, **options: Any
+    ) -> None:
         self._redis = fleet.redis
         fleet.app.tasks[task].apply_async(
-            args, task_id=_ID.format(0), queue="template", priority=priority
+            args, task_id=_ID.format(0), queue="template", priority=priority, **options
         )
         (key,) = self._redis.keys("template*")
         text: str = self._redis.rpop(key).decode()

@@ -71,11 +71,12 @@ class _Lot:
 
 
 def release(lot: int) -> dict[str, Any]:
-    """Tasks a second of the script, from lots of ``lot`` tasks in few and in many lanes, in turns."""
+    """Tasks a second of the script, from lots of ``lot`` tasks in few and many lanes, in turns."""
     few, many = 10, lot // 10
-    with tempfile.TemporaryDirectory(prefix="governor-bench-") as folder, PrivateRedis(
-        Path(folder)
-    ) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="governor-bench-") as folder,
+        PrivateRedis(Path(folder)) as server,
+    ):
         client = redis.Redis.from_url(server.url)
         store = RedisStore(server.url, timeout=5 * SECOND)
         lots = {

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from typing import Any
 
 from benchmarks.fleet import Fleet, wait_until
-from benchmarks.parking.probes import Messages, processor_seconds, resident, rounded
+from benchmarks.parking.probes import Messages, Stamps, processor_seconds, resident, rounded
 from governor.clock import SECOND
 from governor.keys import DEFAULT_PREFIX, lot_key
 from governor.stores.redis import RedisStore
@@ -71,6 +70,25 @@ def parked(tasks: int) -> dict[str, Any]:
         })  # fmt: skip
 
 
+def taken(tasks: int) -> dict[str, Any]:
+    """What Celery alone can do: a worker without a governor takes messages that have expired, and
+    acknowledges them."""
+    with Fleet(governed=False) as fleet:
+        messages = Messages(fleet, "plain.stamp", expires=-60)
+        messages.send(range(1, 1 + tasks), to="shelf")
+        worker = fleet.worker()
+        spent = processor_seconds(worker)
+        began = time.monotonic()
+        fleet.redis.rename("shelf", "celery")
+        wait_until(fleet.drained, timeout=60 + tasks / 150)
+        seconds = time.monotonic() - began
+        spent = processor_seconds(worker) - spent
+        return rounded({
+            "per_second": tasks / seconds,
+            "worker_cpu_us_per_task": 1e6 * spent / tasks,
+        })  # fmt: skip
+
+
 def countdown(tasks: int, full: int) -> dict[str, Any]:
     """The same tasks with Celery's own ``countdown=3600`` and a worker without a governor.
 
@@ -119,13 +137,11 @@ def _payload(fleet: Fleet) -> float:
 
 def plain_rate(tasks: int) -> float:
     """Tasks a second of two workers without a governor."""
-    from benchmarks.parking.probes import Stamps
-
     with Fleet(governed=False) as fleet:
         messages = Messages(fleet, "plain.stamp")
         messages.send(range(1, 1 + tasks), to="shelf")
         for _ in range(2):
-            fleet.worker(settings=replace(fleet.settings))
+            fleet.worker()
         stamps = Stamps(fleet)
         fleet.redis.rename("shelf", "celery")
         wait_until(lambda: stamps.look() >= tasks)
