@@ -443,6 +443,20 @@ class Gate:
             self.settlement.settle(request, ClaimAction.RELEASE)
         call.header.reserved = ()
         self.lots.park(request, call, front=call.header.throttles > 0)
+        # Who comes next goes straight to the lot: those of its lane that were here before it, and
+        # still want a place, go there first.
+        for other in [one for one in self._new if self._goes_behind(one, call)]:
+            self._new.remove(other)
+            self.lots.park(other, _call(other))
+
+    def _goes_behind(self, other: GovernedRequest, call: Call) -> bool:
+        theirs = _call(other)
+        return (
+            theirs.lane == call.lane
+            and theirs.upstream == call.upstream
+            and other.epoch == self._epoch
+            and not theirs.header.reserved
+        )
 
     def _is_parked(self, request: GovernedRequest, call: Call) -> None:
         self.settlement.count(request, "parked")

@@ -206,6 +206,8 @@ class Lots:
             front=front or again,
             again=again,
         )
+        assert call.lane is not None
+        self._behind[call.lane.name] = self._clock.monotonic() + _BEHIND
         arriving = self._arriving.setdefault(call.upstream, [])
         arriving.append((request, call, arrival))
         if len(arriving) == 1:
