@@ -73,6 +73,7 @@ class Fleet:
         pool: str = "prefork",
         queue: str = "celery",
         places: int = 2,
+        level: str = "WARNING",
         settings: Settings | None = None,
     ) -> ChildProcess:
         """Start a worker; it consumes its queue when this returns its main process."""
@@ -80,7 +81,7 @@ class Fleet:
         log = self.folder / f"worker-{number}.log"
         command = [sys.executable, "-m", "celery", "-A", "benchmarks.app", "worker"]
         command += ["-P", pool, "-c", str(places), "-Q", queue, "-n", f"bench{number}@localhost"]
-        command += ["-l", "WARNING", "--without-gossip"]
+        command += ["-l", level, "--without-gossip"]
         command += ["--without-mingle", "--without-heartbeat"]
         environment = {
             **os.environ,

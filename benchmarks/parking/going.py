@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import defaultdict
 from typing import Any
 
 from benchmarks.figures import percentile
 from benchmarks.fleet import Fleet, wait_until
-from benchmarks.parking.probes import Messages, Stamps, inversions, rounded
+from benchmarks.parking.probes import Messages, Stamps, inversions, number_of, rounded
+from governor.clock import SECOND
+from governor.ports import Change
+from governor.stores.redis import RedisStore
 
 SMALL = 9
 SMALL_TASKS = 100
@@ -17,7 +21,8 @@ RESERVE = 0.1
 RATE = 100
 """Calls a second where turns and urgency are measured."""
 
-_ORDER_RATE = 500
+_RUSH = 250
+_PARKED = re.compile(r"\[(\S+)\] is parked")
 
 
 def paced(tasks: int, rate: int) -> dict[str, Any]:
@@ -56,6 +61,29 @@ def paced(tasks: int, rate: int) -> dict[str, Any]:
             "doubled": finished - len({stamp.number for stamp in stamps.all}),
             "limiter_calls_per_task": fleet.stats("limiter_calls") / finished,
             "broker_messages_per_task": 1 + fleet.stats("broker_messages") / finished,
+            "load": os.getloadavg()[0],
+        })  # fmt: skip
+
+
+def unpaused(tasks: int) -> dict[str, Any]:
+    """Two workers have parked all tasks of a paused upstream; its limit never binds. How fast do
+    they run once the pause is ended?"""
+    with Fleet(rate="1000000/s", burst=1_000_000) as fleet:
+        store = RedisStore(fleet.settings.redis_url)
+        seconds, _ = fleet.redis.time()
+        until = str((seconds + 3_000) * SECOND)
+        store.change(Change("api", "pause", "", until, "benchmark", "they shall all be parked"))
+        _fill(fleet, Messages(fleet, "governed.stamp"), tasks)
+        wait_until(lambda: fleet.parked() >= tasks)
+        stamps = Stamps(fleet)
+        began = time.monotonic()
+        store.change(Change("api", "resume", "", "", "benchmark", "they are"))
+        store.close()
+        wait_until(lambda: stamps.look() >= tasks, timeout=60 + tasks / 100)
+        return rounded({
+            "tasks": tasks,
+            "tasks_per_second": (tasks - 1) / stamps.span(),
+            "first_after_seconds": min(stamp.at for stamp in stamps.all) - began,
             "load": os.getloadavg()[0],
         })  # fmt: skip
 
@@ -135,19 +163,34 @@ def urgent(tasks: int, calls: int) -> dict[str, Any]:
 
 
 def order(tasks: int) -> dict[str, Any]:
+    """At a rate that the worker keeps with ease, and at one at which it is late."""
+    return {"steady": _ordered(tasks, RATE), "rushed": _ordered(tasks, _RUSH)}
+
+
+def _ordered(tasks: int, rate: int) -> dict[str, Any]:
     """One queue, one worker of one place, one lane; everything that has to wait is parked."""
-    with Fleet(rate=f"{_ORDER_RATE}/s", burst=1, hold=0.0) as fleet:
+    with Fleet(rate=f"{rate}/s", burst=1, hold=0.0) as fleet:
         stamps = Stamps(fleet)
         Messages(fleet, "governed.stamp").send(range(1, 1 + tasks), to="shelf")
-        fleet.worker(places=1)
+        fleet.worker(places=1, level="INFO")
         fleet.redis.rename("shelf", "celery")
-        wait_until(lambda: stamps.look() >= tasks, timeout=60 + 5 * tasks / _ORDER_RATE)
-        wait_until(lambda: fleet.stats("waiting") == 0)
-        return {
+        wait_until(lambda: stamps.look() >= tasks, timeout=60 + 3 * tasks / rate)
+        # Its log says which tasks were in the lane.
+        parked = {number_of(task) for task in _PARKED.findall(_log(fleet))}
+        started = [stamp.number for stamp in stamps.all]
+        return rounded({
             "tasks": tasks,
-            "parked": fleet.stats("parked"),
-            "inversions": inversions([stamp.number for stamp in stamps.all]),
-        }
+            "rate": rate,
+            "parked": len(parked),
+            "inversions": inversions([number for number in started if number in parked]),
+            "inversions_of_all": inversions(started),
+            "tasks_per_second": (tasks - 1) / stamps.span(),
+            "load": os.getloadavg()[0],
+        })  # fmt: skip
+
+
+def _log(fleet: Fleet) -> str:
+    return (fleet.folder / "worker-0.log").read_text(errors="replace")
 
 
 def _fill(fleet: Fleet, messages: Messages, tasks: int) -> None:

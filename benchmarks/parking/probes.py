@@ -100,7 +100,12 @@ class Stamps:
 
 def _stamp(line: str) -> Stamp:
     at, task, tenant = line.split(" ")
-    return Stamp(float(at), int(task.rpartition("-")[2], 16), tenant)
+    return Stamp(float(at), number_of(task), tenant)
+
+
+def number_of(task_id: str) -> int:
+    """Which number the task with this id has."""
+    return int(task_id.rpartition("-")[2], 16)
 
 
 def inversions(numbers: Sequence[int]) -> int:
