@@ -19,6 +19,7 @@ them when their limits allow it. Parts can be chosen by name:
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -152,6 +153,7 @@ def measure(parts: Sequence[str], **sizes: int) -> dict[str, Any]:
                 found[name] = part(runs)
             except Exception as error:
                 failed[name] = f"{type(error).__name__}: {error}"
+            print(json.dumps(found.get(name, failed.get(name))), file=sys.stderr, flush=True)
     return {**found, "failed": failed, "load_after": round(os.getloadavg()[0], 2)}
 
 

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from benchmarks.fleet import Fleet
-from benchmarks.parking.probes import Messages, Stamps, resident, rounded
+from benchmarks.parking.probes import Messages, Stamps, resident, rounded, task_id
 from governor.demo.child_process import ChildProcess
 
 OURS = "governor, parked"
@@ -75,7 +75,7 @@ def _spread(fleet: Fleet, task: str, tasks: int, rate: int) -> None:
         for number in range(tasks):
             signature.apply_async(
                 producer=producer, countdown=begin + number / rate - time.monotonic(),
-                task_id=f"00000000-0000-4000-8000-{number:012x}",
+                task_id=task_id(number),
             )  # fmt: skip
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from benchmarks.figures import percentile
 from benchmarks.fleet import Fleet, wait_until
-from benchmarks.parking.probes import Messages, Stamps, inversions, number_of, rounded
+from benchmarks.parking.probes import Messages, Stamps, inversions, number_of, rounded, task_id
 from governor.clock import SECOND
+from governor.policy.lot import Arrival, Waiting
 from governor.ports import Change
 from governor.stores.redis import RedisStore
 
@@ -22,6 +23,8 @@ RATE = 100
 """Calls a second where turns and urgency are measured."""
 
 _RUSH = 250
+_REAL = 500
+"""Tasks that a worker parks where many shall wait: some still do when all have come."""
 _PARKED = re.compile(r"\[(\S+)\] is parked")
 
 
@@ -66,15 +69,14 @@ def paced(tasks: int, rate: int) -> dict[str, Any]:
 
 
 def unpaused(tasks: int) -> dict[str, Any]:
-    """Two workers have parked all tasks of a paused upstream; its limit never binds. How fast do
-    they run once the pause is ended?"""
+    """All tasks of a paused upstream, whose limit never binds, are parked. How fast do two workers
+    run them once the pause is ended?"""
     with Fleet(rate="1000000/s", burst=1_000_000) as fleet:
         store = RedisStore(fleet.settings.redis_url)
         seconds, _ = fleet.redis.time()
         until = str((seconds + 3_000) * SECOND)
         store.change(Change("api", "pause", "", until, "benchmark", "they shall all be parked"))
         _fill(fleet, Messages(fleet, "governed.stamp"), tasks)
-        wait_until(lambda: fleet.parked() >= tasks)
         stamps = Stamps(fleet)
         began = time.monotonic()
         store.change(Change("api", "resume", "", "", "benchmark", "they are"))
@@ -194,11 +196,22 @@ def _log(fleet: Fleet) -> str:
 
 
 def _fill(fleet: Fleet, messages: Messages, tasks: int) -> None:
-    """Two workers have parked all that do not run."""
-    messages.send(range(1, 1 + tasks))
+    """So many wait. A worker parks the first ones; the others are copies of one of those, put into
+    the lot beside it, which takes seconds instead of minutes."""
+    messages.send(range(1, 1 + _REAL))
     for _ in range(2):
         fleet.worker()
-    wait_until(
-        lambda: not fleet.redis.exists(messages.key) and fleet.redis.hlen("unacked") <= 16,
-        timeout=60 + tasks / 150,
-    )
+    wait_until(lambda: not fleet.redis.exists(messages.key) and fleet.redis.hlen("unacked") <= 16)
+    store = RedisStore(fleet.settings.redis_url, timeout=5 * SECOND)
+    model = store.lots.find("api", task_id(_REAL))
+    assert model is not None
+    for at in range(1 + _REAL, 1 + tasks, 200):
+        some = range(at, min(at + 200, 1 + tasks))
+        store.lots.park("api", [_copy(model, number) for number in some])
+    store.close()
+
+
+def _copy(model: Waiting, number: int) -> Arrival:
+    name = task_id(number)
+    payload = model.payload.replace(model.entry.encode(), name.encode())
+    return Arrival(name, model.lane, model.costs, payload, max_wait=3_600 * SECOND)

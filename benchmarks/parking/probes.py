@@ -31,7 +31,7 @@ class Messages:
     ) -> None:
         self._redis = fleet.redis
         fleet.app.tasks[task].apply_async(
-            args, task_id=_ID.format(0), queue="template", priority=priority, **options
+            args, task_id=task_id(0), queue="template", priority=priority, **options
         )
         (key,) = self._redis.keys("template*")
         text: str = self._redis.rpop(key).decode()
@@ -49,8 +49,8 @@ class Messages:
         return began
 
     def _one(self, number: int) -> str:
-        name = _ID.format(number)
-        return self._text.replace(_ID.format(0), name).replace(self._tag, name)
+        name = task_id(number)
+        return self._text.replace(task_id(0), name).replace(self._tag, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,11 @@ class Stamps:
 def _stamp(line: str) -> Stamp:
     at, task, tenant = line.split(" ")
     return Stamp(float(at), number_of(task), tenant)
+
+
+def task_id(number: int) -> str:
+    """The id of the task with this number."""
+    return _ID.format(number)
 
 
 def number_of(task_id: str) -> int:
