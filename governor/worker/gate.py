@@ -456,6 +456,8 @@ class Gate:
             and theirs.upstream == call.upstream
             and other.epoch == self._epoch
             and not theirs.header.reserved
+            # Asked for ahead of its place, and admitted.
+            and not theirs.admitted
         )
 
     def _is_parked(self, request: GovernedRequest, call: Call) -> None:
