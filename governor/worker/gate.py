@@ -460,7 +460,9 @@ class Gate:
             self.lots.park(other, _call(other))
 
     def _goes_along(self, other: Call, call: Call) -> bool:
-        return other.lane == call.lane and not other.header.reserved and not other.settled
+        same = other.lane == call.lane and other.upstream == call.upstream
+        # Who holds something, or is admitted ahead of its place, keeps it.
+        return same and not other.header.reserved and not other.admitted
 
     def _is_parked(self, request: GovernedRequest, call: Call) -> None:
         self.settlement.count(request, "parked")
