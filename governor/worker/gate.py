@@ -315,6 +315,8 @@ class Gate:
             return self._decide_alone(request, call)
         self._outage.answered()
         self.settlement.catch_up()
+        if not isinstance(answers[0], Admit):
+            self._advances.pressed(call.upstream, now)
         if advance:
             self._advances.answered(*advance, answers[1], now)
             self.settlement.unused(advance[0])
@@ -523,7 +525,7 @@ class Gate:
 
     def _is_parked(self, request: GovernedRequest, call: Call) -> None:
         self.settlement.count(request, "parked")
-        _log.info("Task %s[%s] is parked: it waits for %s",
+        _log.debug("Task %s[%s] is parked: it waits for %s",
                   request.name, request.id, call.upstream)  # fmt: skip
         self.settlement.let_go(request)
 
