@@ -22,14 +22,13 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable
-from datetime import datetime
 from functools import partial
 from itertools import count, islice
 from typing import Any
 
-from celery.worker.state import reserved_requests, task_ready, task_reserved
+from celery.worker.state import task_ready, task_reserved
 
-from governor.clock import SECOND, as_datetime, as_micros, seconds
+from governor.clock import SECOND, as_datetime, seconds
 from governor.errors import DeclarationError, StoreUnavailable
 from governor.execution.admission import Call, charges_of
 from governor.execution.deferral import deferred, retried
@@ -51,6 +50,7 @@ from governor.policy.lot import Ticket
 from governor.ports import ClaimAction, MessageCopy, Reason
 from governor.ports import Settlement as Renewal
 from governor.worker.advance import Advances
+from governor.worker.description import waiting_here
 from governor.worker.funeral import Funeral
 from governor.worker.loop import Loop, guarded
 from governor.worker.lots import Lots
@@ -61,6 +61,7 @@ from governor.worker.places import Places
 from governor.worker.request import GovernedRequest
 from governor.worker.settlement import Settlement
 from governor.worker.task import RUN_KEY
+from governor.worker.turns import move_up
 from governor.worker.verdicts import Verdict, judge
 from governor.worker.waiting import WaitingRoom
 
@@ -344,25 +345,9 @@ class Gate:
         return True if in_time else None
 
     def _move_up(self, call: Call, now: int) -> bool:
-        """It was released and is late. The next one of its lane that was released as well gives up
-        its slot for it, and so on: they keep their order, and only the last asks again."""
-        others = [
-            other for request in (*self._due, *self._room.requests())
-            if isinstance(request.message, ParkedMessage)
-            and (other := _call(request)).lane == call.lane
-            and other.settled and other.charges == call.charges
-            and other.slot is not None and other.slot + self._settings.grace >= now
-        ]  # fmt: skip
-        if not others or call.places:
-            return False
-        others.sort(key=lambda other: other.slot or 0)
-        slots = [other.slot for other in others]
-        for other, slot in zip([call, *others], slots, strict=False):
-            other.slot = slot
-        call.settled = True
-        others[-1].settled = False
-        others[-1].header.reserved = ()
-        return True
+        """Whether it, which is late, has the slot of the next one of its lane now."""
+        released = filter(_was_released, (*self._due, *self._room.requests()))
+        return move_up(call, map(_call, released), now - self._settings.grace)
 
     def _decide_alone(self, request: GovernedRequest, call: Call) -> bool:
         """The store is away: what the upstream has declared for that."""
@@ -706,22 +691,8 @@ class Gate:
             self._room.let_out(may_go, most)
 
     def waiting(self) -> list[dict[str, Any]]:
-        """Who waits in this worker, for people: instants are wall-clock microseconds."""
-        wall, now = self._clock.wall(), self._clock.monotonic()
-        found: list[dict[str, Any]] = []
-        kinds = {"held": self._room.requests(), "asking": [*self._due, *self._new]}
-        for where, requests in kinds.items():
-            for request in requests:
-                call = _call(request)
-                until = None if call.slot is None else wall + call.slot - now
-                found.append(_described(request, call.header, where, until, call.binding))
-        for request in list(reserved_requests):
-            if isinstance(request, GovernedRequest) and request.call is None:
-                header = Header.from_message(request.request_dict)
-                eta = request.eta
-                until = as_micros(eta) if isinstance(eta, datetime) else None
-                found.append(_described(request, header, "deferred", until, None))
-        return found
+        """Who waits in this worker, for people; see :mod:`governor.worker.description`."""
+        return waiting_here(self._room.requests(), [*self._due, *self._new], self._clock)
 
     # ------------------------------------------------------------------ the worker's life
 
@@ -742,22 +713,6 @@ class Gate:
         self._due.clear()
         self._new.clear()
         self._places.clear()
-
-
-def _described(
-    request: GovernedRequest, header: Header, where: str, until: int | None, limit: str | None
-) -> dict[str, Any]:
-    return {
-        "task_id": request.id,
-        "task": request.name,
-        "upstream": header.upstream,
-        "where": where,
-        "until": until,
-        "limit": limit,
-        "since": header.first,
-        "deferrals": header.deferrals,
-        "reserved": [[r.bucket, r.slot, r.paid] for r in header.reserved],
-    }
 
 
 def _was_released(request: GovernedRequest) -> bool:
