@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import redis
+from kombu import Connection
+from kombu.transport.native_delayed_delivery import MAX_LEVEL, level_name
 
 from governor.demo.redis_server import PrivateRedis
 from governor.ports import Change, Reason
@@ -243,3 +245,39 @@ def test_parked_tasks_survive_a_restart_of_the_store(
         wait_until(lambda: len(numbers(fleet, "steady")), lambda called: called == 25, TIMEOUT)
         assert sorted(numbers(fleet, "steady")) == list(range(25))
         assert worker.running
+
+
+@pytest.mark.rabbitmq
+def test_a_deferred_task_waits_in_a_broker_that_can_delay(
+    make_fleet: Callable[..., Fleet], rabbitmq_url: str
+) -> None:
+    """With quorum queues and a topic exchange no worker holds a task that waits in the broker. It
+    comes back as the message it was, waits a second time, and runs once."""
+    topic = {
+        "task_default_queue": "orders",
+        "task_default_queue_type": "quorum",
+        "task_default_exchange": "shop",
+        "task_default_exchange_type": "topic",
+        "task_default_routing_key": "shop.orders",
+        "broker_native_delayed_delivery_queue_type": "classic",
+    }
+    fleet = make_fleet(rabbitmq_url, governor_max_countdown=6, **topic)
+    fleet.app.conf.update(topic)
+    worker = fleet.worker(concurrency=1)
+    result = fleet.send("deferred", 1)
+    wait_until(lambda: fleet.stats("deferred"), lambda deferrals: deferrals == 1)
+    inspect = fleet.app.control.inspect([worker.name], timeout=PATIENT)
+    assert inspect.scheduled() == inspect.reserved() == inspect.active() == {worker.name: []}
+    assert delayed(rabbitmq_url) == 1
+    assert result.get(timeout=TIMEOUT) == 1
+    (line,) = fleet.ledger("deferred")
+    assert (line["deferrals"], line["route"]) == (2, ["shop", "shop.orders"])
+    assert delayed(rabbitmq_url) == 0
+
+
+def delayed(rabbitmq_url: str) -> int:
+    """Messages in the delay queues of RabbitMQ now."""
+    with Connection(rabbitmq_url) as connection:
+        channel = connection.default_channel
+        names = (level_name(level) for level in range(MAX_LEVEL + 1))
+        return sum(channel.queue_declare(name, passive=True).message_count for name in names)
