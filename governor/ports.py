@@ -258,6 +258,10 @@ class ParkingLots(Protocol):
         """One entry, waiting or released."""
         ...
 
+    def groups(self, upstream: str) -> Mapping[str, str]:
+        """The groups that have lanes, each with its queue; perhaps some that had one before."""
+        ...
+
     def view(self, upstream: str) -> LotView:
         """The lot as it is, for people."""
         ...

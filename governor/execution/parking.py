@@ -89,7 +89,7 @@ class Lanes:
         """The lane, and its name, of a call that is charged to ``buckets``."""
         group = self._group(tuple(bucket for bucket, _ in plan.rules), origin)
         weight = _weight(plan.upstream, tenant)
-        return self._made(group, tuple(buckets), tenant, rank, weight)
+        return self._made(group, origin, tuple(buckets), tenant, rank, weight)
 
     def moved(
         self, lane: Lane, upstream: Upstream, *, rank: int | None, tenant: str | None
@@ -97,16 +97,18 @@ class Lanes:
         """The lane of the same limit keys with another rank, or of another tenant."""
         if tenant is not None:
             weight = _weight(upstream, tenant)
-            lane, _ = self._make(lane.group, lane.buckets, tenant, lane.rank, weight)
+            where = (lane.group, lane.origin, lane.buckets)
+            lane, _ = self._make(*where, tenant, lane.rank, weight)
         return lane if rank is None else replace(lane, rank=rank)
 
-    def _make(
-        self, group: str, buckets: tuple[str, ...], tenant: str | None, rank: int, weight: int
-    ) -> tuple[Lane, str]:
+    def _make(  # noqa: PLR0917 - what a lane is made of
+        self, group: str, origin: str, buckets: tuple[str, ...], tenant: str | None, rank: int,
+        weight: int,
+    ) -> tuple[Lane, str]:  # fmt: skip
         # Without names the tenants are the values of per=.
         flow = digest(buckets if tenant is None else tenant)
         shown = "" if tenant is None else self._shown(tenant)[:_SHOWN]
-        lane = Lane(group, buckets, flow, rank, weight, shown)
+        lane = Lane(group, buckets, flow, rank, weight, shown, origin)
         return lane, lane.name
 
 

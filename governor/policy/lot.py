@@ -56,6 +56,7 @@ class Lane:
         rank: the priority, smaller is more urgent; 0 to 255.
         weight: of the flow.
         tenant: the fairness key as people may read it.
+        origin: the queue.
     """
 
     group: str
@@ -64,6 +65,7 @@ class Lane:
     rank: int = 0
     weight: int = 1
     tenant: str = ""
+    origin: str = ""
 
     @property
     def name(self) -> str:
@@ -119,7 +121,9 @@ class Group:
     """Lanes that a worker can release: it consumes their queue and knows their limits.
 
     Attributes:
-        limits: each with the name of its bucket, without a ``per=`` value.
+        limits: each with the name of its bucket, without a ``per=`` value. With none, tasks come
+            out that nobody can charge any more, because their limits are declared in another way
+            now: they are not admitted by being released.
     """
 
     name: str
@@ -306,6 +310,7 @@ class Lot:
         self._virtual = 0
         self._out: dict[str, int] = {}
         self._pace = (0, 0, 0)
+        self.steered: list[str] = []
 
     @property
     def waiting(self) -> int:
@@ -420,13 +425,16 @@ class Lot:
                 self._out[entry] = until
 
     def steer(self, what: Steer, entries: Iterable[str], to: Lane | None = None) -> list[bytes]:
-        """Do something to each entry; the payloads of those it was done to."""
+        """Do something to each entry; the payloads of those it was done to, which are named in
+        ``steered``."""
         done = []
+        self.steered = []
         for entry in entries:
             known = self._entries.get(entry)
             if known is None or (entry in self._out) is not (what in {"back", "left"}):
                 continue
             done.append(known.payload)
+            self.steered.append(entry)
             if what in {"back", "left"}:
                 del self._out[entry]
             else:
@@ -456,6 +464,10 @@ class Lot:
     def pace(self, now: int) -> tuple[int, int]:
         """See :func:`rate_of`."""
         return rate_of(*self._pace, now)
+
+    def groups(self) -> dict[str, str]:
+        """Those that have lanes, each with its queue."""
+        return {lane.group: lane.origin for lane in self._lanes.values()}
 
     def view(self, now: int) -> LotView:
         lanes = []
@@ -558,7 +570,7 @@ def _question(  # noqa: PLR0917 - called in one place
     charges = []
     private = {}
     not_before = 0
-    for (base, rule), bucket, cost in zip(group.limits, lane.buckets, costs, strict=True):
+    for (base, rule), bucket, cost in zip(group.limits, lane.buckets, costs, strict=False):
         charge = rule.charge_on(bucket, min(cost, rule.most))
         if isinstance(charge, QuotaCharge):
             charge = charge.dated(ask.wall)

@@ -75,7 +75,7 @@ class MemoryLots:
                     upstream,
                     {
                         "at": str(self._now()), "what": steering.what,
-                        "target": " ".join(steering.entries),
+                        "target": " ".join(lot.steered),
                         "value": "" if steering.to is None else steering.to.name,
                         "by": steering.by, "why": steering.why,
                     },
@@ -87,6 +87,10 @@ class MemoryLots:
     def find(self, upstream: str, entry: str) -> Waiting | None:
         with self._lock:
             return self._lot(upstream).find(entry)
+
+    def groups(self, upstream: str) -> Mapping[str, str]:
+        with self._lock:
+            return self._lot(upstream).groups()
 
     def view(self, upstream: str) -> LotView:
         with self._lock:

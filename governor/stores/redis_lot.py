@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from governor import keys
@@ -61,7 +61,7 @@ class RedisLots:
         return done
 
     def find(self, upstream: str, entry: str) -> Waiting | None:
-        _, lot, lanes, _, _ = wire_lot.parts(self._prefix, upstream)
+        _, lot, lanes, *_ = wire_lot.parts(self._prefix, upstream)
         (value,) = self._ask(upstream, ("HGET", lot, entry))
         if value is None:
             return None
@@ -72,8 +72,13 @@ class RedisLots:
             return None
         return wire_lot.waiting(entry, value, lane.decode(), position)
 
+    def groups(self, upstream: str) -> Mapping[str, str]:
+        (found,) = self._ask(upstream, ("HGETALL", keys.lot_key(self._prefix, upstream, "groups")))
+        names = [value.decode() for value in found]
+        return dict(zip(names[::2], names[1::2], strict=True))
+
     def view(self, upstream: str) -> LotView:
-        state, lot, lanes, _, out = wire_lot.parts(self._prefix, upstream)
+        state, lot, lanes, _, out, _ = wire_lot.parts(self._prefix, upstream)
         time, waiting, released, known, gone = self._ask(
             upstream, ("TIME",), ("HGET", state, "lot"), ("HGET", state, "released"),
             ("HGETALL", lanes), ("ZCARD", out),

@@ -1,6 +1,6 @@
 """What the scripts of the parking lot are given, and what their replies mean.
 
-A lane is kept as ``group, flow, rank, weight, tenant, bucket, bucket, …``, an entry as
+A lane is kept as ``group, flow, rank, weight, tenant, origin, bucket, bucket, …``, an entry as
 ``lane|costs|deadline|since|flow|weight``, a line feed, and its message.
 """
 
@@ -36,7 +36,7 @@ from governor.stores.wire import Words
 
 _BETWEEN = "\x1f"
 
-PARTS = ("lot", "lanes", "flows", "out")
+PARTS = ("lot", "lanes", "flows", "out", "groups")
 
 
 def parts(prefix: str, upstream: str) -> list[str]:
@@ -170,7 +170,7 @@ def record(lane: Lane) -> str:
     """A lane as it is kept."""
     return _BETWEEN.join((
         lane.group, lane.flow, str(lane.rank), str(lane.weight),
-        lane.tenant.replace(_BETWEEN, " "), *lane.buckets,
+        lane.tenant.replace(_BETWEEN, " "), lane.origin, *lane.buckets,
     ))  # fmt: skip
 
 
@@ -181,8 +181,8 @@ def _turns(lane: Lane) -> str:
 
 def lane(text: str) -> Lane:
     """A lane that was kept."""
-    group, flow, rank, weight, tenant, *buckets = text.split(_BETWEEN)
-    return Lane(group, tuple(buckets), flow, int(rank), int(weight), tenant)
+    group, flow, rank, weight, tenant, origin, *buckets = text.split(_BETWEEN)
+    return Lane(group, tuple(buckets), flow, int(rank), int(weight), tenant, origin)
 
 
 def waiting(entry: str, value: bytes, lane_text: str, position: int | None) -> Waiting:

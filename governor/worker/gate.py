@@ -173,30 +173,49 @@ class Gate:
             else:
                 self._pass_on(request)
             return
-        governance = self._governor.governance(request.task.name)
-        assert governance is not None
-        header = Header.from_message(request.request_dict)
         message = request.message
-        ticket = message.ticket if isinstance(message, ParkedMessage) else None
+        ticket = None
         request.token = f"{self._identity}.{next(self._delivery)}"
-        if ticket is not None:
+        if isinstance(message, ParkedMessage):
             self.lots.redeemed(request)
-            request.token = ticket.holder or request.token
+            if not message.adopted:
+                ticket = message.ticket
+                request.token = ticket.holder or request.token
         request.epoch = self._epoch
         request.received = self._clock.monotonic()
+        if (call := self._call_of(request)) is None:
+            return
+        self.settlement.waits(request, True)
+        if ticket is not None:
+            self._redeem(request, call, ticket, message.slot)
+        elif self.lots.follows(call) and not call.header.reserved:
+            self.on_loop(partial(self.lots.park, request, call))
+        elif request.eta is not None:
+            # Its timer fired. kombu's hub fires ten in a pass and may then sleep for a second
+            # with more of them due; work brought to the loop keeps it awake.
+            self._loop.soon(partial(self._enter, request))
+        else:
+            self.on_loop(partial(self._enter, request))
+
+    def _call_of(self, request: GovernedRequest) -> Call | None:
+        """What it has to be admitted for; ``None`` for a message of which nobody can say it, which
+        is a dead letter already."""
         if not isinstance(request.args, list | tuple) or not isinstance(request.kwargs, dict):
             self.settlement.bury(
                 request, Reason.INVALID_MESSAGE, "its arguments are no list and mapping"
             )
-            return
+            return None
+        governance = self._governor.governance(request.task.name)
+        assert governance is not None
+        header = Header.from_message(request.request_dict)
         plan = governance.plan
-        if plan.upstream.reserve and _priority(message) not in plan.upstream.urgent:
+        if plan.upstream.reserve and _priority(request.message) not in plan.upstream.urgent:
             plan = plan.leaving_reserve()
         try:
             charges = charges_of(plan, header, request.args, request.kwargs)
         except DeclarationError as exc:
             self.settlement.bury(request, Reason.INVALID_MESSAGE, str(exc))
-            return
+            return None
         claim = None
         if not governance.idempotent:
             claim = ClaimAsk(
@@ -204,21 +223,8 @@ class Gate:
                 self._settings.claim_lease, self._settings.claim_keep,
             )  # fmt: skip
         call = request.call = Call(plan, charges, header, claim, request.token)
-        request.lane = self.lots.lane_of(call, message, request.args, request.kwargs)
-        self.settlement.waits(request, True)
-        if ticket is not None:
-            self._redeem(request, call, ticket, message.slot)
-            return
-        if self.lots.follows(call) and not header.reserved:
-            self.on_loop(partial(self.lots.park, request, call))
-            return
-        enter = partial(self._enter, request)
-        if request.eta is not None:
-            # Its timer fired. kombu's hub fires ten in a pass and may then sleep for a second
-            # with more of them due; work brought to the loop keeps it awake.
-            self._loop.soon(enter)
-        else:
-            self.on_loop(enter)
+        request.lane = self.lots.lane_of(call, request.message, request.args, request.kwargs)
+        return call
 
     def _redeem(self, request: GovernedRequest, call: Call, ticket: Ticket, slot: int) -> None:
         """It was released from the parking lot: its limits are charged, only its claim is not

@@ -74,6 +74,11 @@ _BEHIND = SECOND // 4
 _SAY_LEFT = SECOND // 20
 """The longest an ended task is kept from the lot; it usually goes with the next question."""
 
+_ADOPT = 60 * SECOND
+"""How often a worker looks for lanes whose limits are declared in another way now."""
+
+_MOST_ADOPTED = 50
+
 _LOOK = SECOND
 """How often this worker's memory is searched for revoked tasks that may be parked."""
 
@@ -156,6 +161,7 @@ class Lots:
         self._saying = False
         self._renewing = False
         self._looking = False
+        self._adopting = False
         self._revoked: set[str] = set()
 
     def begin(self) -> None:
@@ -165,6 +171,7 @@ class Lots:
         for lot in self._lots.values():
             lot.news = True
             self._want(lot)
+        self._adopt_later(_LOOK)
 
     # ------------------------------------------------------------------ into the lot
 
@@ -205,6 +212,8 @@ class Lots:
         if expires is not None:
             left = max(as_micros(expires) - self._clock.wall(), 1)
         again = isinstance(message, ParkedMessage)
+        # What was adopted has its order already, and no turn that it could not use.
+        first = again and not message.adopted
         arrival = Arrival(
             entry=entry_of(request.id, int(request.request_dict.get("retries") or 0)),
             lane=lane,
@@ -213,7 +222,7 @@ class Lots:
             give_up_at=call.header.give_up_at,
             max_wait=call.plan.upstream.max_wait,
             expires_in=left,
-            front=front or again,
+            front=front or first,
             again=again,
         )
         # From now on, not from when the store has it: nobody may be asked about in between.
@@ -247,9 +256,11 @@ class Lots:
         self._outage.answered()
         lot.waiting = parking.waiting
         for request, call, arrival in arriving:
-            if isinstance(request.message, ParkedMessage):
+            message = request.message
+            # Acknowledging what has moved to another lot takes it out of the one it was in.
+            if isinstance(message, ParkedMessage) and message.upstream == upstream:
                 lot.out.pop(arrival.entry, None)
-                request.message.moved()
+                message.moved()
             guarded(partial(self._parked, request, call))
         if len(self._behind) > 4 * _MOST_PARKED_AT_ONCE:
             now = self._clock.monotonic()
@@ -352,7 +363,7 @@ class Lots:
             lot.news = True
         raise StoreUnavailable(f"The limits of {upstream.name} change faster than they are read")
 
-    def _deliver(self, lot: _Lot, ticket: Ticket, slot: int) -> None:
+    def _deliver(self, lot: _Lot, ticket: Ticket, slot: int, *, adopted: bool = False) -> None:
         """Hand a released message to Celery, as if it came from the broker."""
         lot.out[ticket.entry] = None
         try:
@@ -365,7 +376,7 @@ class Lots:
         accept = prepare_accept_content(  # type: ignore[no-untyped-call]
             self._consumer.app.conf.accept_content
         )
-        message = ParkedMessage(copy, name, ticket, slot, accept, self._ended)
+        message = ParkedMessage(copy, name, ticket, slot, accept, self._ended, adopted=adopted)
         assert self._handler is not None
         self._handler(message)
 
@@ -447,7 +458,7 @@ class Lots:
     def give_back(self) -> None:
         """The worker lets go of whatever has not begun: it waits again, first of its lane."""
         self._open = False
-        self._renewing = self._looking = self._saying = False
+        self._renewing = self._looking = self._saying = self._adopting = False
         for lot in self._lots.values():
             lot.asking = False
             lot.timer = None
@@ -529,6 +540,52 @@ class Lots:
             for payload in taken:
                 ticket = Ticket("", 0, "", payload, 0, late=True)
                 guarded(partial(self._deliver, lot, ticket, now))
+
+    def _adopt_later(self, wait: int) -> None:
+        if not self._adopting:
+            self._adopting = True
+            self._loop.at(self._clock.monotonic() + wait, self._adopt)
+
+    def _adopt(self) -> None:
+        """After a deployment that declares other limits nobody knows how to charge what was parked
+        before. It is taken out, and parked again in the lane that it has now."""
+        self._adopting = False
+        if not self._open:
+            return
+        again = _ADOPT
+        for lot in self._lots.values():
+            if lot.waiting and not self._outage.on:
+                try:
+                    again = _SAY_LEFT if self._adopt_some(lot) else again
+                except StoreUnavailable as exc:
+                    self._outage.failed(exc)
+        self._adopt_later(again)
+
+    def _adopt_some(self, lot: _Lot) -> bool:
+        """Whether there may be more."""
+        name = lot.upstream.name
+        known = {group.name for group in self._groups_of(lot.upstream)}
+        origins = self._origins()
+        groups = tuple(
+            Group(group, ())
+            for group, origin in self._store.lots.groups(name).items()
+            if group not in known and origin in origins
+        )
+        if not groups:
+            return False
+        version = self._governor.admission.in_force.version(name)
+        token = f"{self._token}.{next(self._questions)}"
+        lease = self._settings.claim_lease
+        asked = ReleaseAsk(name, groups, _MOST_ADOPTED, 0, lease, token, version, news=True)
+        released = self._store.lots.release(asked)
+        now = self._clock.monotonic()
+        for ticket in released.tickets:
+            guarded(partial(self._deliver, lot, ticket, now, adopted=not ticket.late))
+        if released.tickets:
+            _log.warning("%d tasks of %s were parked under limits that are declared in another way "
+                         "now", len(released.tickets), name)  # fmt: skip
+            self._renew_later()
+        return len(released.tickets) == _MOST_ADOPTED
 
     # ------------------------------------------------------------------ where messages come from
 

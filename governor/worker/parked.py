@@ -24,11 +24,12 @@ class ParkedMessage(Message):
 
     Attributes:
         ticket: what it was released with.
+        adopted: it was taken out of a lane that nobody releases any more, and is not admitted.
     """
 
     def __init__(  # noqa: PLR0917 - made in one place
         self, copy: MessageCopy, upstream: str, ticket: Ticket, slot: int, accept: Any,
-        end: Callable[[ParkedMessage, End], None],
+        end: Callable[[ParkedMessage, End], None], *, adopted: bool = False,
     ) -> None:  # fmt: skip
         headers = dict(copy.headers)
         # Its time has come; and its body is not compressed here.
@@ -51,6 +52,7 @@ class ParkedMessage(Message):
         self.upstream = upstream
         self.ticket = ticket
         self.slot = slot
+        self.adopted = adopted
         self._end = end
 
     def moved(self) -> None:

@@ -59,6 +59,9 @@ def governed(upstream: Upstream, *, idempotent: bool = True) -> Any:
     return body
 
 
-for each in (steady, tenants, hourly, brief, reserved, deferred, busy):
+shifting = Upstream("shifting", Limit(os.environ.get("SHIFTING", "1/h"), burst=1))
+
+
+for each in (shifting, steady, tenants, hourly, brief, reserved, deferred, busy):
     governed(each)
 governed(steady, idempotent=False)

@@ -142,8 +142,12 @@ def test_lua_releases_as_the_specification(
         elif kind == "release":
             names = [*RULES] if yes else sorted({to.group for to in chosen})
             key = chosen[0].buckets[1 % len(chosen[0].buckets)]
+            groups = [GROUPS[name] for name in names]
+            if which == 20:
+                # Nobody knows the limits of these any more.
+                groups[0] = Group(groups[0].name, ())
             question = ReleaseAsk(
-                "api", tuple(GROUPS[name] for name in names), room,
+                "api", tuple(groups), room,
                 50_000, 6 * SECOND, f"t{number}", version,
                 paused={key: clock.now + SECOND} if which < 6 else {},
                 wall=clock.now, left=tuple(t.entry for t in released[:room]) if also else (),

@@ -27,10 +27,13 @@ TIMEOUT = 40
 def make_fleet(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Fleet]]:
     made: list[Fleet] = []
 
-    def make(broker_url: str | None = None, **conf: Any) -> Fleet:
+    def make(
+        broker_url: str | None = None, env: dict[str, str] | None = None, **conf: Any
+    ) -> Fleet:
         database = f"sqlite:///{tmp_path / 'dead.sqlite'}"
+        url = broker_url or redis_url
         made.append(
-            Fleet(tmp_path, broker_url or redis_url, redis_url, database, module=MODULE, conf=conf)
+            Fleet(tmp_path, url, redis_url, database, module=MODULE, conf=conf, **(env or {}))
         )
         return made[-1]
 
@@ -245,6 +248,24 @@ def test_parked_tasks_survive_a_restart_of_the_store(
         wait_until(lambda: len(numbers(fleet, "steady")), lambda called: called == 25, TIMEOUT)
         assert sorted(numbers(fleet, "steady")) == list(range(25))
         assert worker.running
+
+
+def test_what_was_parked_under_other_limits_is_adopted(make_fleet: Callable[..., Fleet]) -> None:
+    """After a deployment that declares another kind of limit, tasks that were parked under the one
+    before wait under the new one, in their order."""
+    fleet = make_fleet(env={"SHIFTING": "1/h"})
+    worker = fleet.worker()
+    for number in range(70):
+        fleet.send("shifting", number)
+    wait_until(lambda: parked(fleet, "shifting"), lambda waiting: waiting >= 69)
+    before = numbers(fleet, "shifting")
+    assert worker.terminate() == 0
+    deployed = make_fleet(env={"SHIFTING": "200/s"})
+    deployed.worker(concurrency=1)
+    called = wait_until(
+        lambda: numbers(deployed, "shifting"), lambda called: len(called) == 70, TIMEOUT
+    )
+    assert called[len(before) :] == [n for n in range(70) if n not in before]
 
 
 @pytest.mark.rabbitmq

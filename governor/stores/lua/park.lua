@@ -2,15 +2,16 @@
 --
 -- The parking lot of an upstream is made of
 --   lot     a hash: entry -> "lane|costs|deadline|since|flow|weight\n" and its message
---   lanes   a hash: lane -> "group|flow|rank|weight|tenant|bucket|bucket|..", separated by 0x1f
+--   lanes   a hash: lane -> "group|flow|rank|weight|tenant|origin|bucket|bucket|..", by 0x1f
+--   groups  a hash: group -> origin, the queue
 --   flows   a hash: flow -> its finish tag; "-" is the virtual time
 --   out     a sorted set: entry that is released -> µs until which whoever released it is believed
 --   ready, blocked   for each group, sorted sets: lane -> start tag, and lane -> µs
 --   queue   for each lane, a list of entries
 -- and of "lot" in the upstream's state: how many wait.
 --
--- KEYS  1 state  2 lot  3 lanes  4 flows  5 out, then for each arrival the ready set of its group
---       and the queue of its lane
+-- KEYS  1 state  2 lot  3 lanes  4 flows  5 out  6 groups, then for each arrival the ready set of its
+--       group and the queue of its lane
 -- ARGV  1 channel   where workers are told that tasks wait
 --       then for each arrival: entry, lane, record of the lane, "flow|weight", costs ("1,1"), patience (µs:
 --       the instant after which it does not wait, or minus the longest wait, or 0), µs until it
@@ -22,7 +23,7 @@ local now = time[1] * 1000000 + time[2]
 local before = tonumber(call('HGET', KEYS[1], 'lot') or 0)
 local waiting, fresh = before, 0
 local kept = {now, 0, 0}
-local k = 6
+local k = 7
 for a = 2, #ARGV, 10 do
   local entry, lane, turns = ARGV[a], ARGV[a + 1], ARGV[a + 3]
   local here = 1
@@ -41,6 +42,8 @@ for a = 2, #ARGV, 10 do
     if length == 1 then
       fresh = 1
       call('HSET', KEYS[3], lane, ARGV[a + 2])
+      call('HSET', KEYS[6], string.match(ARGV[a + 2],
+        '^([^\31]*)\31[^\31]*\31[^\31]*\31[^\31]*\31[^\31]*\31([^\31]*)'))
       local tags = call('HMGET', KEYS[4], '-', string.match(turns, '^[^|]*'))
       call('ZADD', KEYS[k], math.max(tonumber(tags[1] or 0), tonumber(tags[2] or 0)), lane)
     end

@@ -2,7 +2,8 @@
 -- lot is made of is told in park.lua. admit.lua stands before it, as admit(KEYS, ARGV): a task is
 -- released by being admitted.
 --
--- KEYS  1 state  2 lot  3 lanes  4 flows  5 out, then for each group its ready and its blocked set.
+-- KEYS  1 state  2 lot  3 lanes  4 flows  5 out  6 groups, then for each group its ready and its
+--       blocked set.
 --       Queues, and what limits with per= keep, are named by what the lot says.
 -- ARGV  1 room      at most so many tasks
 --       2 ahead     µs before its slot at which a task is released
@@ -68,7 +69,7 @@ local function facts_of(lane)
 end
 local function record_of(lane)
   local group, flow, rest = match(call('HGET', lanes, lane) or '',
-    '^([^\31]*)\31([^\31]*)\31[^\31]*\31[^\31]*\31[^\31]*(.*)$')
+    '^([^\31]*)\31([^\31]*)\31[^\31]*\31[^\31]*\31[^\31]*\31[^\31]*(.*)$')
   -- Without its record, which only an eviction can take, a lane is one like any other.
   return group or '?', flow or '?', rest or ''
 end
@@ -114,7 +115,7 @@ end
 local window = room + 1
 local more = 0
 local groups = {}
-for k = 6, #KEYS, 2 do
+for k = 7, #KEYS, 2 do
   local limits, args, names = {}, {}, {state}
   local g = {ready = KEYS[k], blocked = KEYS[k + 1], limits = limits, args = args, names = names,
     put = {}, gone = {}, costs = false, leases = false, plain = 0}
@@ -260,21 +261,23 @@ local function price(g, costs)
   local i = 0
   for cost in string.gmatch(costs, '%d+') do
     i = i + 1
-    local limit = g.limits[i]
-    local p = limit.at
     cost = cost + 0
     if cost > g.most then g.most = cost end
-    if cost > limit.most then cost = limit.most end
-    if limit.kind == 'b' then
-      local interval = ceil(cost * limit.numerator / limit.denominator)
-      limit.interval = interval
-      limit.capacity_now = limit.capacity > interval and limit.capacity or interval
-      g.args[p + 1], g.args[p + 2] = interval, limit.capacity_now
-    elseif limit.kind == 'w' then
-      g.args[p + 1] = cost
-      g.args[p + 5] = ceil(limit.span * cost / (limit.entries * limit.group))
-    elseif limit.kind == 'q' then
-      g.args[p + 1] = cost
+    local limit = g.limits[i]
+    if limit then
+      local p = limit.at
+      if cost > limit.most then cost = limit.most end
+      if limit.kind == 'b' then
+        local interval = ceil(cost * limit.numerator / limit.denominator)
+        limit.interval = interval
+        limit.capacity_now = limit.capacity > interval and limit.capacity or interval
+        g.args[p + 1], g.args[p + 2] = interval, limit.capacity_now
+      elseif limit.kind == 'w' then
+        g.args[p + 1] = cost
+        g.args[p + 5] = ceil(limit.span * cost / (limit.entries * limit.group))
+      elseif limit.kind == 'q' then
+        g.args[p + 1] = cost
+      end
     end
   end
 end
@@ -472,7 +475,7 @@ if waiting > 0 then
 else
   if before > 0 then call('HDEL', state, 'lot') end
   call('DEL', flows)
-  if not soonest[2] then call('DEL', lanes) end
+  if not soonest[2] then call('DEL', lanes, KEYS[6]) end
 end
 if released > late then
   local began, counted, earlier = match(known[3] or '0|0|0', '^(%d+)|(%d+)|(%d+)$')

@@ -1,9 +1,9 @@
 -- Does something to tasks in the parking lot. Repeats Lot.steer in governor/policy/lot.py; what the
 -- lot is made of is told in park.lua.
 --
--- KEYS  1 state  2 lot  3 lanes  4 flows  5 out  6 the record of what people did, a stream, then for a
---       move the ready set and the queue it goes to. The sets and queues that entries are in now are
---       named by what the lot says.
+-- KEYS  1 state  2 lot  3 lanes  4 flows  5 out  6 groups  7 the record of what people did, a stream,
+--       then for a move the ready set and the queue it goes to. The sets and queues that entries are
+--       in now are named by what the lot says.
 -- ARGV  1 what      "back" | "left" | "cancel" | "front" | "move"
 --       2 prefix    of the names of queues   3 of ready sets   4 of blocked sets
 --       5, 6, 7     lane, record and "flow|weight" that a move goes to
@@ -54,7 +54,7 @@ for a = 12, #ARGV do
       call('HDEL', KEYS[2], entry)
     elseif what == 'move' then
       call('HSET', KEYS[2], entry, format('%s%s%s\n', ARGV[5], rest, ARGV[7]) .. payload)
-      join(entry, ARGV[5], ARGV[6], KEYS[7], KEYS[8])
+      join(entry, ARGV[5], ARGV[6], KEYS[8], KEYS[9])
     else
       join(entry, lane, record, ARGV[3] .. match(record, '^[^\31]*'), queue)
     end
@@ -69,7 +69,7 @@ if change ~= 0 then
 end
 if done[1] and ARGV[10] ~= '' then
   local time = call('TIME')
-  call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[11], '*', 'at', time[1] .. format('%06d', time[2]),
+  call('XADD', KEYS[7], 'MAXLEN', '~', ARGV[11], '*', 'at', time[1] .. format('%06d', time[2]),
     'what', what, 'target', table.concat(entries, ' '), 'value', ARGV[5], 'by', ARGV[9], 'why', ARGV[10])
 end
 if done[1] and (ARGV[10] ~= '' or (waiting == 0 and change > 0)) then
@@ -77,6 +77,6 @@ if done[1] and (ARGV[10] ~= '' or (waiting == 0 and change > 0)) then
 end
 if waiting + change == 0 then
   call('DEL', KEYS[4])
-  if call('EXISTS', KEYS[5]) == 0 then call('DEL', KEYS[3]) end
+  if call('EXISTS', KEYS[5]) == 0 then call('DEL', KEYS[3], KEYS[6]) end
 end
 return done
