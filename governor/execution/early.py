@@ -123,12 +123,11 @@ class EarlyParking:
             return None
         if bound != (copy.exchange, copy.routing_key) or queue.name not in self._queues():
             return None
-        for other in self._queues().values():
-            same = other.name != queue.name and other.exchange.name == copy.exchange
-            if same and (
-                other.routing_key == copy.routing_key or set("*#") & set(other.routing_key)
-            ):
-                return None
+        others = (q for q in self._queues().values() if q.name != queue.name)
+        ways = (way for other in others for way in (other, *(other.bindings or ())))
+        keys = [way.routing_key or "" for way in ways if way.exchange.name == copy.exchange]
+        if any(key == copy.routing_key or "*" in key or "#" in key for key in keys):
+            return None
         return str(queue.name)
 
 

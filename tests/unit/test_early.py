@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, signals
-from kombu import Exchange, Queue
+from kombu import Exchange, Queue, binding
 
 from governor import DeclarationError, GovernedTask, Governor, Limit, Upstream
 from governor.clock import SECOND
@@ -23,6 +23,7 @@ from governor.worker.messages import copy_of
 
 TOPIC = Exchange("shop", type="topic")
 WILD = Exchange("wild", type="topic")
+SHARED = Exchange("shared", type="topic")
 
 
 class World:
@@ -37,6 +38,8 @@ class World:
                 Queue("celery"), Queue("orders", TOPIC, "shop.orders"),
                 Queue("letters", TOPIC, "shop.letters"),
                 Queue("wild", WILD, "*"), Queue("tame", WILD, "tame"),
+                Queue("shared", SHARED, "mine"),
+                Queue("also", bindings=[binding(SHARED, "mine")]),
             ],
         )  # fmt: skip
         self.store = MemoryStore(self.clock.wall)
@@ -146,6 +149,7 @@ PUBLISHED: list[dict[str, Any]] = [
     # it is not certain which queues get it
     {"queue": "wild", "routing_key": "tame"},
     {"queue": "tame"},
+    {"queue": "shared"},
     {"exchange": "shop", "routing_key": "shop.orders"},
     # a header that a broker may deliver in another form
     {"headers": {"mine": (1, 2)}},
@@ -159,9 +163,9 @@ PUBLISHED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("way", PUBLISHED)
 def test_what_cannot_be_parked_is_published(world: World, way: dict[str, Any]) -> None:
     """Whatever is in the way of parking, the task goes to the broker."""
-    world.seed("celery", "orders", "wild", "tame")
+    world.seed("celery", "orders", "wild", "tame", "shared")
     world.order.apply_async(**{"args": (1,), **way})
-    assert (bool(world.published()), world.waiting) == (True, 4)
+    assert (bool(world.published()), world.waiting) == (True, 5)
 
 
 def test_nothing_is_parked_while_nothing_waits(world: World) -> None:
