@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from celery import Celery, signals
+import redis
+from celery import Celery, Task, signals
 
 from governor import GovernedTask, Governor, Limit, Upstream
+from governor.policy.upstream import Parking
 
 ENVIRONMENT = "GOVERNOR_BENCHMARK"
 NUMBER = "GOVERNOR_BENCHMARK_WORKER"
@@ -32,6 +34,7 @@ class Settings:
         rate: of the one upstream, as in ``Limit``.
         hold: ``governor_hold``, seconds.
         governed: whether there is a governor at all.
+        parking, fair_by, reserve, urgent, max_wait: of the upstream, as in ``Upstream``.
         upstream_url: of the stand-in upstream that ``call`` calls.
     """
 
@@ -41,6 +44,11 @@ class Settings:
     burst: int = 1_000_000
     hold: float = 1.0
     governed: bool = True
+    parking: Parking = "store"
+    fair_by: str | None = None
+    reserve: float = 0.0
+    urgent: tuple[int, ...] = ()
+    max_wait: float = 3600.0
     upstream_url: str = ""
 
     def environment(self) -> Mapping[str, str]:
@@ -71,6 +79,10 @@ def build(settings: Settings) -> Celery:
         _write(settings, task="busy", at=time.monotonic())
         time.sleep(seconds)
 
+    @declare(shared=False, name="plain.stamp", ignore_result=True, bind=True)
+    def plain_stamp(self: Task, tenant: str = "") -> None:
+        stamp(settings, self.request.id, tenant)
+
     @declare(shared=False, name="plain.add")
     def plain_add(*values: Any) -> int:
         return _total(values)
@@ -85,15 +97,34 @@ def build(settings: Settings) -> Celery:
         )
         Governor(app)
         _governed(app, settings)
+    else:
+        _others(app, settings)
     return app
 
 
 def _governed(app: Celery, settings: Settings) -> None:
     declare: Declare = app.task
-    upstream = Upstream("api", Limit(settings.rate, burst=settings.burst))
+    upstream = Upstream(
+        "api",
+        Limit(settings.rate, burst=settings.burst),
+        parking=settings.parking,
+        fair_by=settings.fair_by,
+        reserve=settings.reserve,
+        urgent=settings.urgent,
+        max_wait=settings.max_wait,
+    )
     options: dict[str, Any] = {"base": GovernedTask, "upstream": upstream, "shared": False}
     options["idempotent"] = True
+    # Only tasks with this argument can take turns by it.
+    if settings.fair_by is None:
+        _without_tenant(declare, settings, options)
 
+    @declare(name="governed.stamp", bind=True, ignore_result=True, **options)
+    def governed_stamp(self: GovernedTask, tenant: str = "") -> None:
+        stamp(settings, self.request.id, tenant)
+
+
+def _without_tenant(declare: Declare, settings: Settings, options: dict[str, Any]) -> None:
     @declare(name="governed.noop", ignore_result=True, **options)
     def noop() -> None:
         """Nothing."""
@@ -112,6 +143,53 @@ def _governed(app: Celery, settings: Settings) -> None:
         headers = {"X-Task-Id": self.request.id, "Idempotency-Key": self.idempotency_key}
         url = f"{settings.upstream_url}/api/things"
         _client(os.getpid()).post(url, json={}, headers=headers).raise_for_status()
+
+
+def _others(app: Celery, settings: Settings) -> None:
+    """Tasks that keep the rate without a governor, as people do it."""
+    declare: Declare = app.task
+    rate = int(settings.rate.partition("/")[0])
+
+    @declare(name="retry.stamp", bind=True, ignore_result=True, max_retries=None, shared=False)
+    def retry_stamp(self: Task, tenant: str = "") -> None:
+        """Counts calls in a second; one too many tries again in the next."""
+        client = _redis(settings.redis_url, os.getpid())
+        now = time.time()
+        counter = f"rate:{int(now)}"
+        taken = client.incr(counter)
+        client.expire(counter, 5)
+        if taken > rate:
+            raise self.retry(countdown=1 - now % 1)
+        stamp(settings, self.request.id, tenant)
+
+    try:
+        from celery_heimdall import HeimdallTask, RateLimit
+    except ImportError:
+        return
+    options = {"rate_limit": RateLimit((rate, 1)), "key": "stamp"}
+
+    @declare(
+        name="heimdall.stamp", bind=True, ignore_result=True, base=HeimdallTask, heimdall=options,
+        shared=False,
+    )  # fmt: skip
+    def heimdall_stamp(self: Task, tenant: str = "") -> None:
+        stamp(settings, self.request.id, tenant)
+
+
+@cache
+def _redis(url: str, _process: int) -> Any:
+    return redis.Redis.from_url(url)
+
+
+def stamp(settings: Settings, task_id: str, tenant: str) -> None:
+    """When a body began, as cheaply as possible: one write to a file that stays open."""
+    line = f"{time.monotonic():.6f} {task_id} {tenant}\n"
+    os.write(_stamps(settings.folder, os.getpid()), line.encode())
+
+
+@cache
+def _stamps(folder: str, _process: int) -> int:
+    return os.open(f"{folder}/stamps", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
 @cache

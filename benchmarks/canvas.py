@@ -18,7 +18,7 @@ RATE = 4
 
 def measure(width: int) -> dict[str, Any]:
     """The same canvas of governed and of plain tasks."""
-    with Fleet(rate=f"{RATE}/s", hold=0.0, burst=1) as fleet:
+    with Fleet(rate=f"{RATE}/s", hold=0.0, burst=1, parking="broker") as fleet:
         fleet.worker()
         fleet.worker()
         wanted = results(fleet, "plain.add", width)

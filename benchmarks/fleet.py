@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from rich.table import Table
 from benchmarks.app import NUMBER, Settings, build
 from governor.demo.child_process import ChildProcess
 from governor.demo.redis_server import PrivateRedis
+from governor.keys import DEFAULT_PREFIX, lot_key, state_key
 
 _START_SECONDS = 30.0
 _POLL_SECONDS = 0.005
@@ -71,24 +72,27 @@ class Fleet:
         *,
         pool: str = "prefork",
         queue: str = "celery",
+        places: int = 2,
+        level: str = "WARNING",
         settings: Settings | None = None,
-    ) -> None:
-        """Start a worker of two places; it consumes its queue when this returns."""
+    ) -> ChildProcess:
+        """Start a worker; it consumes its queue when this returns its main process."""
         number = sum(1 for _ in self.folder.glob("worker-*.log"))
         log = self.folder / f"worker-{number}.log"
         command = [sys.executable, "-m", "celery", "-A", "benchmarks.app", "worker"]
-        command += ["-P", pool, "-c", "2", "-Q", queue, "-n", f"bench{number}@localhost"]
-        command += ["-l", "WARNING", "--without-gossip"]
+        command += ["-P", pool, "-c", str(places), "-Q", queue, "-n", f"bench{number}@localhost"]
+        command += ["-l", level, "--without-gossip"]
         command += ["--without-mingle", "--without-heartbeat"]
         environment = {
             **os.environ,
             **(settings or self.settings).environment(),
             NUMBER: str(number),
         }
-        self._stack.enter_context(ChildProcess(command, log=log, env=environment))
+        process = self._stack.enter_context(ChildProcess(command, log=log, env=environment))
         # Celery says "ready" at INFO, and so would every task.
         waiting = f"-- ready {number}"
         wait_until(lambda: waiting in log.read_text(errors="replace"), log)
+        return process
 
     def send(self, task: str, count: int, *args: object, queue: str = "celery") -> list[str]:
         """Publish ``count`` tasks over one connection; their ids."""
@@ -99,6 +103,11 @@ class Fleet:
     def drained(self, *queues: str) -> bool:
         """Whether the queues are empty and every message is acknowledged."""
         return not (self.redis.exists(*(queues or ("celery",)), "unacked"))
+
+    def parked(self) -> int:
+        """Tasks in the parking lot, and released ones that have not ended."""
+        waiting = self.redis.hget(state_key(DEFAULT_PREFIX, "api"), "lot")
+        return int(waiting or 0) + self.redis.zcard(lot_key(DEFAULT_PREFIX, "api", "out"))
 
     def ledger(self, task: str) -> list[dict[str, Any]]:
         """What the bodies wrote."""
@@ -153,6 +162,7 @@ def main(
     *,
     quick: Mapping[str, int] | None = None,
     tables: Callable[[Mapping[str, Any]], Iterable[Table]] | None = None,
+    parts: Sequence[str] = (),
 ) -> None:
     """Parse the command line, measure, print, and end with 1 when a bar is missed.
 
@@ -160,6 +170,7 @@ def main(
         sizes: options and their defaults, given to ``measure`` by name.
         quick: the sizes of ``--quick``, a run that only shows that everything works.
         tables: how the record is shown; name by name otherwise.
+        parts: what may be chosen by name, given to ``measure`` as ``parts``; all by default.
     """
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -167,12 +178,16 @@ def main(
         parser.add_argument(f"--{name}", type=int, help=f"default {default}")
     if quick is not None:
         parser.add_argument("--quick", action="store_true", help="small sizes, poor figures")
+    if parts:
+        known = f"{', '.join(parts)}; all by default"
+        parser.add_argument("parts", nargs="*", choices=[*parts, []], metavar="part", help=known)
     given = vars(parser.parse_args())
+    chosen = given.pop("parts", None) or parts
     as_json = given.pop("json")
     defaults = {**sizes, **(quick or {})} if given.pop("quick", False) else sizes
     options = {n: size if given[n] is None else given[n] for n, size in defaults.items()}
     load = os.getloadavg()[0]
-    figures = measure(**options)
+    figures = measure(**({"parts": chosen} if parts else {}), **options)
     verdicts = dict(bars(figures))
     record = {**options, "load_before": round(load, 2), **figures, "bars": verdicts}
     if as_json:

@@ -1,8 +1,9 @@
 """The comparisons with other limiters, all by one command, with plots.
 
-Runs ``decision``, ``accuracy`` and ``pacing_strict`` one after the other, each in a process of its
-own, prints their tables and draws them into ``docs/plots``. ``--quick`` draws nothing: its figures
-are poor. ``--all`` also runs the benchmarks that have no other limiter beside us.
+Runs ``decision``, ``accuracy``, ``pacing_strict`` and ``parking`` one after the other, each in a
+process of its own, prints their tables and draws them into ``docs/plots``. ``--quick`` draws
+nothing: its figures are poor. ``--all`` also runs the benchmarks that have no other limiter beside
+us.
 
     python -m benchmarks.report
 """
@@ -19,14 +20,16 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks import accuracy, decision, pacing_strict
+from benchmarks import accuracy, decision, pacing_strict, parking
 from benchmarks.fleet import show
 from benchmarks.ours import Ours
+from benchmarks.parking import beside
 
 COMPARISONS: dict[str, Any] = {
     "decision": decision,
     "accuracy": accuracy,
     "pacing_strict": pacing_strict,
+    "parking": parking,
 }
 OTHERS = ("pacing", "busy_pool", "canvas", "overhead")
 
@@ -83,6 +86,7 @@ def draw(records: Mapping[str, dict[str, Any]], folder: Path) -> list[Path]:
         "decision": draw_decision,
         "accuracy": draw_accuracy,
         "pacing_strict": draw_pacing,
+        "parking": draw_parking,
     }
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -143,6 +147,28 @@ def draw_pacing(record: dict[str, Any]) -> Any:
     return figure
 
 
+def draw_parking(record: dict[str, Any]) -> Any:
+    """A worker's memory while tasks wait, and the same work as it is done with Celery."""
+    ways = record.get("peers", {}).get("ways", {})
+    names = [name for name in beside.WAYS if name in ways or name in {beside.OURS, beside.ETA}]
+    figure, (memory, most, time) = _panels(3, len(names))
+    waiting = record.get("memory", {})
+    grown = {
+        beside.OURS: waiting.get("rss_growth_mb"),
+        beside.ETA: waiting.get("countdown", {}).get("rss_growth_mb_scaled"),
+    }
+    _bars(memory, names, [grown.get(name) for name in names])
+    memory.axvline(parking.MEMORY_MB, color=_OURS, linewidth=0.8, linestyle="--")
+    memory.set_xlabel(f"MB of a worker, {waiting.get('tasks', 0):,} waiting", fontsize=8)
+    _bars(most, names, [ways.get(name, {}).get("over_the_rate") for name in names], _BAD)
+    most.axvline(1, color="black", linewidth=0.8)
+    most.set_xlabel("most in one second / rate", fontsize=8)
+    _bars(time, names, [ways.get(name, {}).get("of_ideal") for name in names])
+    time.axvline(1, color="black", linewidth=0.8)
+    time.set_xlabel("makespan / ideal", fontsize=8)
+    return figure
+
+
 def _panels(count: int, rows: int) -> tuple[Any, Any]:
     from matplotlib import pyplot
 
@@ -153,7 +179,7 @@ def _panels(count: int, rows: int) -> tuple[Any, Any]:
 def _bars(
     panel: Any, names: Sequence[str], values: Sequence[float | None], theirs: str = _THEIRS
 ) -> None:
-    ours = {Ours.name, decision.STORE, decision.ADMISSION}
+    ours = {Ours.name, decision.STORE, decision.ADMISSION, beside.OURS}
     places = range(len(names), 0, -1)
     colours = [_OURS if name in ours else theirs for name in names]
     panel.barh(places, [value or 0 for value in values], color=colours, height=0.7)

@@ -4,9 +4,10 @@ about to come.
 A worker whose tasks end within milliseconds spends a tenth of its time on waiting for answers.
 One question for the next few costs no more than a question for one.
 
-What is not used within half the grace is lost to the limit. So nobody asks for more than leaks
-out again in that time, which is nothing at a slow limit; and after most of it was lost, or it was
-refused, nobody asks in advance for a second.
+What is not used within half the grace is lost to the limit, which matters only where tasks wait
+for it. So nobody asks for more than leaks out again in that time, which is nothing at a slow limit;
+for a second after somebody had to wait nobody asks in advance; and after most of it was lost,
+nobody does for a few times as long.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from governor.execution.header import Header
 from governor.policy.decision import Admit, Answer, AnyCharge, Charge
 
 _NOT_FOR = SECOND
+
+_LOST_FOR = 5
+"""Times half the grace."""
 
 
 @dataclass(slots=True)
@@ -60,7 +64,7 @@ class Advances:
         assert hand.asked.slot is not None
         if now > hand.asked.slot + self.span or hand.charges != call.charges:
             if 2 * hand.left > hand.number:
-                hand.not_before = now + _NOT_FOR
+                hand.not_before = max(hand.not_before, now + _LOST_FOR * self.span)
             hand.left = 0
             return False
         hand.left -= 1
@@ -110,6 +114,11 @@ class Advances:
             hand.asked = call
             hand.number = hand.left = number
         else:
+            hand.not_before = now + _NOT_FOR
+
+    def pressed(self, upstream: str, now: int) -> None:
+        """Somebody had to wait, at monotonic microseconds ``now``."""
+        if hand := self._hands.get(upstream):
             hand.not_before = now + _NOT_FOR
 
     def drop(self, upstream: str) -> None:

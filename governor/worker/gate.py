@@ -297,11 +297,8 @@ class Gate:
             self.settlement.waits(request, False)
             return False
         now = self._clock.monotonic()
-        if call.settled and call.slot is not None:
-            call.settled = False
-            if call.slot <= now <= call.slot + self._settings.grace:
-                call.header.reserved = ()
-                return True
+        if call.settled and (runs := self._at_its_slot(request, call, now)) is not None:
+            return runs
         if not call.header.reserved and self.lots.follows(call):
             self._park(request, call)
             return False
@@ -320,6 +317,8 @@ class Gate:
             return self._decide_alone(request, call)
         self._outage.answered()
         self.settlement.catch_up()
+        if not isinstance(answers[0], Admit):
+            self._advances.pressed(call.upstream, now)
         if advance:
             self._advances.answered(*advance, answers[1], now)
             self.settlement.unused(advance[0])
@@ -329,6 +328,43 @@ class Gate:
                 self._new.remove(other)
                 self._act(other, _call(other), answer)
         return self._act(request, call, answers[0])
+
+    def _at_its_slot(self, request: GovernedRequest, call: Call, now: int) -> bool | None:
+        """Whether what is charged for its slot runs now; ``None``: it must ask again."""
+        assert call.slot is not None
+        released = _was_released(request)
+        late = now > call.slot + self._settings.grace
+        if late and released:
+            late = not self._move_up(call, now)
+        if released and now < call.slot:
+            self._room.hold(request, call.slot)
+            return False
+        call.settled = False
+        in_time = call.slot <= now and not late
+        if in_time or released:
+            call.header.reserved = ()
+        return True if in_time else None
+
+    def _move_up(self, call: Call, now: int) -> bool:
+        """It was released and is late. The next one of its lane that was released as well gives up
+        its slot for it, and so on: they keep their order, and only the last asks again."""
+        others = [
+            other for request in (*self._due, *self._room.requests())
+            if isinstance(request.message, ParkedMessage)
+            and (other := _call(request)).lane == call.lane
+            and other.settled and other.charges == call.charges
+            and other.slot is not None and other.slot + self._settings.grace >= now
+        ]  # fmt: skip
+        if not others or call.places:
+            return False
+        others.sort(key=lambda other: other.slot or 0)
+        slots = [other.slot for other in others]
+        for other, slot in zip([call, *others], slots, strict=False):
+            other.slot = slot
+        call.settled = True
+        others[-1].settled = False
+        others[-1].header.reserved = ()
+        return True
 
     def _decide_alone(self, request: GovernedRequest, call: Call) -> bool:
         """The store is away: what the upstream has declared for that."""
@@ -456,17 +492,42 @@ class Gate:
             self.settlement.settle(request, ClaimAction.RELEASE)
         call.header.reserved = ()
         self.lots.park(request, call, front=call.header.throttles > 0)
-        # Those who came before the next one that will follow it without being asked about.
-        for other in [one for one in self._new if self._goes_along(_call(one), call)]:
-            self._new.remove(other)
-            self.lots.park(other, _call(other))
+        for other in self._companions(request, call):
+            theirs = _call(other)
+            if theirs.admitted:
+                self.settlement.settle(other, ClaimAction.RELEASE)
+            theirs.header.reserved = ()
+            self.lots.park(other, theirs)
 
-    def _goes_along(self, other: Call, call: Call) -> bool:
-        return other.lane == call.lane and not other.header.reserved and not other.settled
+    def _companions(self, request: GovernedRequest, call: Call) -> list[GovernedRequest]:
+        """Who is parked together with it, to keep the order of their lane: those that came before
+        the next one, which will follow without being asked about; and if it was released itself,
+        and is too late, those that were released after it, and are late as well."""
+
+        def same(other: GovernedRequest) -> bool:
+            theirs = _call(other)
+            return theirs.lane == call.lane and theirs.upstream == call.upstream
+
+        # Who is admitted ahead of its place, or holds something, keeps that.
+        found = [
+            other for other in self._new
+            if same(other) and not _call(other).header.reserved and not _call(other).admitted
+        ]  # fmt: skip
+        for other in found:
+            self._new.remove(other)
+        if isinstance(request.message, ParkedMessage) and not request.message.adopted:
+            released = [other for other in self._due if _was_released(other) and same(other)]
+            for other in released:
+                self._due.remove(other)
+            released += self._room.take(
+                lambda other: _was_released(other) and same(other), _MOST_HELD
+            )
+            found += sorted(released, key=lambda other: _call(other).slot or 0)
+        return found
 
     def _is_parked(self, request: GovernedRequest, call: Call) -> None:
         self.settlement.count(request, "parked")
-        _log.info("Task %s[%s] is parked: it waits for %s",
+        _log.debug("Task %s[%s] is parked: it waits for %s",
                   request.name, request.id, call.upstream)  # fmt: skip
         self.settlement.let_go(request)
 
@@ -701,6 +762,10 @@ def _described(
         "deferrals": header.deferrals,
         "reserved": [[r.bucket, r.slot, r.paid] for r in header.reserved],
     }
+
+
+def _was_released(request: GovernedRequest) -> bool:
+    return isinstance(request.message, ParkedMessage) and not request.message.adopted
 
 
 def _priority(message: Any) -> int:

@@ -40,15 +40,18 @@ class WaitingRoom:
 
     def let_out(self, may_go: Callable[[Any], bool], most: int) -> None:
         """Release those who may go before their time, at most ``most``, first come first."""
-        chosen = [entry for entry in self._heap if may_go(entry[2])]
-        chosen = sorted(chosen, key=lambda entry: entry[1])[:most]
-        if not chosen:
-            return
-        numbers = {entry[1] for entry in chosen}
-        self._heap = [entry for entry in self._heap if entry[1] not in numbers]
-        heapq.heapify(self._heap)
-        for _, _, request in chosen:
+        for request in self.take(may_go, most):
             self._release(request)
+
+    def take(self, wanted: Callable[[Any], bool], most: int) -> list[Any]:
+        """Those that are wanted, at most ``most``, unreleased, first come first."""
+        chosen = [entry for entry in self._heap if wanted(entry[2])]
+        chosen = sorted(chosen, key=lambda entry: entry[1])[:most]
+        if chosen:
+            numbers = {entry[1] for entry in chosen}
+            self._heap = [entry for entry in self._heap if entry[1] not in numbers]
+            heapq.heapify(self._heap)
+        return [request for _, _, request in chosen]
 
     def clear(self) -> list[Any]:
         """Let go of everyone, unreleased."""

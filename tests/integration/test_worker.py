@@ -67,6 +67,20 @@ def test_others_do_not_wait_behind_an_over_limit_task(
     assert len(fleet.ledger("call")) <= 1
 
 
+def test_parked_tasks_run_in_the_order_in_which_they_came(
+    make_fleet: Callable[..., Fleet],
+) -> None:
+    """Who arrives while others of its lane still want a place does not get there before them."""
+    fleet = make_fleet(RATE="100/s", conf={"governor_hold": 0, "worker_prefetch_multiplier": 20})
+    # Nobody gets a place before many want one.
+    fleet.send("ungoverned", 0, 1.0)
+    results = [fleet.send("call", number) for number in range(200)]
+    fleet.worker(concurrency=1)
+    for result in results:
+        result.get(timeout=TIMEOUT)
+    assert [call["number"] for call in fleet.ledger("call")] == list(range(200))
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_busy_pool_does_not_gather_slots(make_fleet: Callable[..., Fleet], pool: str) -> None:
     """Tasks that arrive while the pool is busy are admitted when it is free, one by one."""

@@ -128,13 +128,26 @@ def test_where_there_is_no_room_nobody_asks_for_a_second() -> None:
 
 
 def test_half_the_grace_later_they_are_lost() -> None:
-    """And when most of them were, nobody asks for a second."""
+    """And when most of them were, nobody asks for five times as long."""
     worker = Worker(FAST)
     worker.ask(worker.call())
     worker.clock.advance(GRACE // 2 + 1)
     assert worker.taken() == 0
+    worker.clock.advance(5 * GRACE // 2 - 1)
     assert worker.ask(worker.call()) == 0
-    worker.clock.advance(SECOND + 1)
+    worker.clock.advance(1)
+    assert worker.ask(worker.call()) == 10
+
+
+def test_where_somebody_has_to_wait_nobody_asks_for_a_second() -> None:
+    """What would be lost then is missing to those who wait."""
+    worker = Worker(FAST)
+    worker.ask(worker.call())
+    worker.taken()
+    worker.advances.pressed("api", worker.clock.monotonic())
+    worker.clock.advance(SECOND - 1)
+    assert worker.ask(worker.call()) == 0
+    worker.clock.advance(1)
     assert worker.ask(worker.call()) == 10
 
 

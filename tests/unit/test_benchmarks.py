@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks import accuracy, decision, pacing_strict, peers
+from benchmarks import accuracy, decision, pacing_strict, parking, peers
 from benchmarks.figures import delivered, excess, percentile, ratio, whole_window
 from benchmarks.ours import Ours, ask_of, plan_of
+from benchmarks.parking.probes import inversions
 from benchmarks.peers import Peer
 from benchmarks.wire import Wire
 from governor import Limit
@@ -197,6 +198,45 @@ def test_strict_pacing_is_judged_by_both_its_bars() -> None:
     assert "99.0 %" in shown(pacing_strict.tables(figures))
     figures["limiters"][Ours.name] = {**good, "quota_used": 0.98, "rejected_share": 0.0011}
     assert list(pacing_strict.bars(figures).values()) == [False, False]
+
+
+# numbers in the order in which they began, how many came after a later one
+ORDERS = [
+    # as they were sent
+    ([1, 2, 3], 0),
+    # two changed places
+    ([1, 3, 2, 4], 1),
+    # one was overtaken by three
+    ([2, 3, 4, 1], 1),
+    # the last came first
+    ([4, 1, 2, 3], 3),
+    ([], 0),
+]
+
+
+@pytest.mark.parametrize(("numbers", "found"), ORDERS)
+def test_inversions(numbers: list[int], found: int) -> None:
+    """Whoever begins after a later one counts once."""
+    assert inversions(numbers) == found
+
+
+def test_parking_is_judged_part_by_part() -> None:
+    """Only what was measured has bars; a part that failed misses one, and the others are shown."""
+    run = {"rate": 1_000, "makespan_ratio": None, "tasks_per_second": 90.0}
+    lane = {"script_per_second": 50_000.0, "of_few_lanes": 0.8}
+    figures = record(
+        release={"lanes": {"10 lanes": lane, "20 lanes": lane, "20 own": lane}},
+        makespan={"plain_per_second": 100.0, "fast": run, "steady": {**run, "rate": 200}},
+        failed={"order": "TimeoutError: it did not happen"},
+    )
+    assert all(met for name, met in parking.bars(figures).items() if "order" not in name)
+    assert parking.bars(figures)["order: gives figures"] is False
+    lane["of_few_lanes"] = 0.79
+    run["tasks_per_second"] = 89.0
+    assert sum(not met for met in parking.bars(figures).values()) == 3
+    text = shown(parking.tables(figures))
+    assert "fast: makespan ratio" in text
+    assert "it did not happen" in text
 
 
 def test_the_wire_takes_down_what_is_sent() -> None:
