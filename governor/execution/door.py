@@ -16,7 +16,8 @@ _GOOD_FOR = SECOND // 4
 
 
 class Door:
-    """Refuses tasks of upstreams that declare ``max_waiting``."""
+    """What a producer knows of parking lots. Refuses tasks of upstreams that declare
+    ``max_waiting``."""
 
     def __init__(self, store: LimiterStore, clock: Clock) -> None:
         self._store = store
@@ -36,6 +37,10 @@ class Door:
             raise Overloaded(upstream.name, waiting, drain, "max_waiting")
         if drain is not None and drain * SECOND > upstream.max_wait:
             raise Overloaded(upstream.name, waiting, drain, "max_wait")
+
+    def waits(self, upstream: Upstream) -> bool:
+        """Whether tasks are parked there, as far as is known."""
+        return self._look(upstream.name)[0] > 0
 
     def _look(self, upstream: str) -> tuple[int, float | None]:
         now = self._clock.monotonic()

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 from governor.deadletter.encoding import decode, encode
+from governor.execution.header import Header
 from governor.keys import digest
+from governor.policy.decision import AnyCharge
 from governor.policy.lot import Group, Lane
 from governor.policy.plan import CallPlan
 from governor.policy.upstream import Upstream
@@ -90,6 +93,16 @@ class Lanes:
         group = self._group(tuple(bucket for bucket, _ in plan.rules), origin)
         weight = _weight(plan.upstream, tenant)
         return self._made(group, origin, tuple(buckets), tenant, rank, weight)
+
+    def of_task(  # noqa: PLR0917 - what a message says
+        self, plan: CallPlan, charges: Sequence[AnyCharge], header: Header, args: Sequence[Any],
+        kwargs: Mapping[str, Any], origin: str, rank: int,
+    ) -> tuple[Lane, str]:  # fmt: skip
+        """The lane, and its name, of a task that was published with these arguments."""
+        tenant = header.fair
+        if tenant is None:
+            tenant = plan.tenant(args, kwargs)
+        return self.of(plan, origin, [charge.bucket for charge in charges], tenant, rank)
 
     def moved(
         self, lane: Lane, upstream: Upstream, *, rank: int | None, tenant: str | None

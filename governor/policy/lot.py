@@ -87,6 +87,8 @@ class Arrival:
         payload: its message.
         front: it has had its turn and stands before the others.
         again: it comes back from being released.
+        behind: it is taken in only behind others of its lane. They are waited for already, so
+            that nobody has to be told.
     """
 
     entry: str
@@ -98,6 +100,7 @@ class Arrival:
     expires_in: int = 0
     front: bool = False
     again: bool = False
+    behind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,8 @@ class Parking:
     """What became of arrivals.
 
     Attributes:
-        kept: of each, whether it waits here now; otherwise it did already.
+        kept: of each, whether it waits here now; otherwise it did already, or had nobody to wait
+            behind.
         waiting: tasks in all lanes.
         fresh: a lane has begun to wait, whose first instant nobody knows yet.
     """
@@ -325,8 +329,12 @@ class Lot:
         fresh = False
         for arrival in arrivals:
             entry, lane = arrival.entry, arrival.lane
-            if entry in self._entries and not (arrival.again and self._out.pop(entry, 0)):
-                kept.append(False)
+            if entry in self._entries:
+                here = arrival.again and bool(self._out.pop(entry, 0))
+            else:
+                here = not arrival.behind or lane.name in self._queues
+            kept.append(here)
+            if not here:
                 continue
             deadline = arrival.give_up_at or (arrival.max_wait and now + arrival.max_wait)
             if arrival.expires_in:
@@ -334,7 +342,6 @@ class Lot:
                 deadline = min(deadline or expires, expires)
             self._entries[entry] = _Entry(lane, arrival.costs, deadline, now, arrival.payload)
             fresh = self._join(entry, lane, front=arrival.front) or fresh
-            kept.append(True)
         return Parking(now, tuple(kept), self.waiting, fresh)
 
     def release(  # noqa: PLR0912, PLR0915 - one table, in the order in which the script decides

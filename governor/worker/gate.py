@@ -50,6 +50,7 @@ from governor.policy.lot import Ticket
 from governor.ports import ClaimAction, MessageCopy, Reason
 from governor.ports import Settlement as Renewal
 from governor.worker.advance import Advances
+from governor.worker.delays import Delays
 from governor.worker.description import waiting_here
 from governor.worker.funeral import Funeral
 from governor.worker.loop import Loop, guarded
@@ -138,6 +139,7 @@ class Gate:
         self._handed_on: list[tuple[GovernedRequest, Any]] = []
         self._room = WaitingRoom(loop, governor.clock, self._released)
         self._publisher = Publisher(governor.app)
+        self.delays = Delays(governor)
         self._broker_away_until = 0
         self._outage = StoreOutage(governor.clock)
         self._holdings = governor.holdings
@@ -542,10 +544,9 @@ class Gate:
         delay -= min(self._settings.hold, _LONGEST_LEAD)
         delay = max(0, min(delay, self._settings.max_countdown))
         call.header.deferrals += 1
-        copy = deferred(
-            copy_of(request.message), call.header, as_datetime(self._clock.wall() + delay)
-        )
-        if (error := self._publish(copy)) is not None:
+        eta = self._clock.wall() + delay
+        copy = deferred(copy_of(request.message), call.header, as_datetime(eta))
+        if (error := self._publish(copy, eta)) is not None:
             _log.error("Task %s[%s]: not deferred, %s; the message stays here",
                        request.name, request.id, type(error).__name__)  # fmt: skip
             self._hold(request, self._clock.monotonic() + _PUBLISH_AGAIN)
@@ -613,12 +614,11 @@ class Gate:
     ) -> None:
         """Publish the next attempt; when the broker has it, Celery may acknowledge this one."""
         call = _call(request)
-        now = self._clock.wall()
-        delay = min(verdict.wait, self._settings.max_countdown)
-        copy = retried(copy_of(request.message), call.header, as_datetime(now + delay))
+        eta = self._clock.wall() + min(verdict.wait, self._settings.max_countdown)
+        copy = retried(copy_of(request.message), call.header, as_datetime(eta))
 
         def submit() -> None:
-            if (error := self._publish(copy)) is None:
+            if (error := self._publish(copy, eta)) is None:
                 self.settlement.count(request, "retried")
                 self.settlement.settle(request, ClaimAction.FINISH, outcome=verdict.outcome)
                 request.settled = True
@@ -630,8 +630,9 @@ class Gate:
 
         submit()
 
-    def _publish(self, copy: MessageCopy) -> Exception | None:
-        """Publish at once, from the loop, and return what went wrong.
+    def _publish(self, copy: MessageCopy, eta: int) -> Exception | None:
+        """Publish at once, from the loop, and return what went wrong. It is to come back at the
+        wall-clock microsecond ``eta``, which it carries.
 
         A thread for it was measured to be slower by far: each of its turns waits for the
         interpreter while the loop is busy. Celery's own acknowledgements block the loop in the
@@ -639,9 +640,12 @@ class Gate:
         """
         if self._clock.monotonic() < self._broker_away_until:
             return TimeoutError("the broker did not answer a moment ago")
+        sent = self.delays.delayed(copy, eta - self._clock.wall())
         try:
-            self._publisher(copy)
+            self._publisher(sent)
         except Exception as exc:
+            if sent is not copy:
+                self.delays.failed(exc)
             self._broker_away_until = self._clock.monotonic() + _PUBLISH_AGAIN
             return exc
         self._stats.broker_messages += 1

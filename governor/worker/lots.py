@@ -179,14 +179,11 @@ class Lots:
         """The lane of a call of this message, or ``None`` for an upstream that does not park."""
         if call.upstream not in self._lots:
             return None
-        plan = call.plan
-        tenant = call.header.fair
-        if tenant is None:
-            tenant = plan.tenant(args, kwargs)
         priority = int((message.properties or {}).get("priority") or 0)
         rank = rank_of(priority, high_first=self._rank_down())
-        buckets = [charge.bucket for charge in call.charges]
-        lane, name = self._lanes.of(plan, self._origin(message), buckets, tenant, rank)
+        lane, name = self._lanes.of_task(
+            call.plan, call.charges, call.header, args, kwargs, self._origin(message), rank
+        )
         call.lane = LaneKey(lane.group, name)
         return lane
 

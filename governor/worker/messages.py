@@ -10,12 +10,8 @@ from kombu.compression import compress
 from kombu.message import Message
 
 from governor.clock import SECOND
+from governor.execution.deferral import KEPT_PROPERTIES
 from governor.ports import MessageCopy
-
-_KEPT_PROPERTIES = (
-    "content_type", "content_encoding", "correlation_id", "reply_to", "priority",
-    "delivery_mode", "message_id", "type", "app_id",
-)  # fmt: skip
 
 BUDGET = 2 * SECOND
 """Microseconds a publish may take."""
@@ -27,7 +23,7 @@ def copy_of(message: Message) -> MessageCopy:
     body = message.body
     info = message.delivery_info or {}
     properties = {
-        k: v for k in _KEPT_PROPERTIES if (v := (message.properties or {}).get(k)) is not None
+        k: v for k in KEPT_PROPERTIES if (v := (message.properties or {}).get(k)) is not None
     }
     properties["content_type"] = message.content_type
     properties["content_encoding"] = message.content_encoding

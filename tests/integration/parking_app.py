@@ -31,6 +31,8 @@ tenants = Upstream("tenants", Limit("50/s"), fair_by="account", weights={"heavy"
 hourly = Upstream("hourly", Limit("1/h"), max_wait=86_400)
 brief = Upstream("brief", Limit("1/min"), max_wait=2)
 reserved = Upstream("reserved", Limit("20/s"), reserve=0.25, urgent=(9,))
+deferred = Upstream("deferred", Limit("1/10s"), parking="broker")
+early = Upstream("early", Limit("50/s"), park_early=True)
 busy = Upstream("busy", Limit("1000/s", burst=100), Concurrency(2, per="account"))
 
 
@@ -46,6 +48,7 @@ def governed(upstream: Upstream, *, idempotent: bool = True) -> Any:
         line = {
             "task": self.name, "id": self.request.id, "number": number, "account": account,
             "at": time.monotonic(),
+            "route": [self.request.delivery_info[key] for key in ("exchange", "routing_key")],
             # A message of a producer without a governor has no header until it waited.
             "deferrals": (getattr(self.request, "governor", None) or {}).get("deferrals", 0),
         }  # fmt: skip
@@ -57,9 +60,15 @@ def governed(upstream: Upstream, *, idempotent: bool = True) -> Any:
     return body
 
 
+@app.task(name="tests.integration.parking_app.total", shared=False)
+def total(numbers: list[int]) -> int:
+    """The body of a chord."""
+    return sum(numbers)
+
+
 shifting = Upstream("shifting", Limit(os.environ.get("SHIFTING", "1/h"), burst=1))
 
 
-for each in (shifting, steady, tenants, hourly, brief, reserved, busy):
+for each in (shifting, steady, tenants, hourly, brief, reserved, deferred, early, busy):
     governed(each)
 governed(steady, idempotent=False)
