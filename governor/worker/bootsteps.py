@@ -173,7 +173,7 @@ def _capture_messages(consumer: Any, gate: Gate) -> None:
         handle = create(*args, **kwargs)
 
         def received(message: Any) -> None:
-            guarded(partial(gate.delays.restore, message))
+            guarded(partial(gate.outgoing.delays.restore, message))
             try:
                 handle(message)
             except (TypeError, ValueError, KeyError, AttributeError) as exc:

@@ -26,12 +26,10 @@ from functools import partial
 from itertools import count, islice
 from typing import Any
 
-from celery.worker.state import task_ready, task_reserved
-
 from governor.clock import SECOND, as_datetime, seconds
 from governor.errors import DeclarationError, StoreUnavailable
 from governor.execution.admission import Call, charges_of
-from governor.execution.deferral import deferred, retried
+from governor.execution.deferral import deferred
 from governor.execution.header import Header
 from governor.governor import Governor
 from governor.policy.decision import (
@@ -47,28 +45,28 @@ from governor.policy.decision import (
     Wait,
 )
 from governor.policy.lot import Ticket
-from governor.ports import ClaimAction, MessageCopy, Reason
+from governor.ports import ClaimAction, Reason
 from governor.ports import Settlement as Renewal
 from governor.worker.advance import Advances
-from governor.worker.delays import Delays
+from governor.worker.arrivals import Arrivals
 from governor.worker.description import waiting_here
+from governor.worker.ends import Ends
 from governor.worker.funeral import Funeral
 from governor.worker.loop import Loop, guarded
 from governor.worker.lots import Lots
-from governor.worker.messages import Publisher, copy_of
+from governor.worker.messages import copy_of
 from governor.worker.outage import ASK_AGAIN, StoreOutage
+from governor.worker.outgoing import AGAIN, Outgoing
 from governor.worker.parked import ParkedMessage
 from governor.worker.places import Places
 from governor.worker.request import GovernedRequest
 from governor.worker.settlement import Settlement
 from governor.worker.task import RUN_KEY
 from governor.worker.turns import move_up
-from governor.worker.verdicts import Verdict, judge
 from governor.worker.waiting import WaitingRoom
 
 _log = logging.getLogger("governor")
 
-_PUBLISH_AGAIN = SECOND
 _LONGEST_LEAD = SECOND // 2
 """A deferred task comes back this long before its slot, so that Celery's timers, which fire ten
 at a pass and may sleep a second, do not make it late."""
@@ -137,10 +135,8 @@ class Gate:
         self._new: deque[GovernedRequest] = deque()
         # Claims whose body has not begun, as far as is known: no more of them than places.
         self._handed_on: list[tuple[GovernedRequest, Any]] = []
+        self.outgoing = Outgoing(governor)
         self._room = WaitingRoom(loop, governor.clock, self._released)
-        self._publisher = Publisher(governor.app)
-        self.delays = Delays(governor)
-        self._broker_away_until = 0
         self._outage = StoreOutage(governor.clock)
         self._holdings = governor.holdings
         self.funeral = Funeral(governor, loop)
@@ -149,8 +145,12 @@ class Gate:
         self._delivery = count()
         self._make_known()
         self.lots = Lots(
-            governor, consumer, loop, places, self._outage, self._identity, self._pace.within,
-            self._is_parked, self._hand_back,
+            governor, consumer, loop, places, self._outage, self._identity, self._pace.within
+        )
+        self.ends = Ends(governor, loop, self.settlement, self.lots, self.outgoing, self)
+        self._arrivals = Arrivals(
+            governor, consumer, loop, self._outage, self.lots.taken_in, self._is_parked,
+            self._hand_back,
         )  # fmt: skip
         governor.store.listen(self.heard)
 
@@ -189,14 +189,14 @@ class Gate:
         self.settlement.waits(request, True)
         if ticket is not None:
             self._redeem(request, call, ticket, message.slot)
-        elif self.lots.follows(call) and not call.header.reserved:
-            self.on_loop(partial(self.lots.park, request, call))
+        elif self._arrivals.follows(call) and not call.header.reserved:
+            self.on_loop(partial(self._arrivals.park, request, call))
         elif request.eta is not None:
             # Its timer fired. kombu's hub fires ten in a pass and may then sleep for a second
             # with more of them due; work brought to the loop keeps it awake.
-            self._loop.soon(partial(self._enter, request))
+            self._loop.soon(partial(self.enter, request))
         else:
-            self.on_loop(partial(self._enter, request))
+            self.on_loop(partial(self.enter, request))
 
     def _call_of(self, request: GovernedRequest) -> Call | None:
         """What it has to be admitted for; ``None`` for a message of which nobody can say it, which
@@ -224,7 +224,7 @@ class Gate:
                 self._settings.claim_lease, self._settings.claim_keep,
             )  # fmt: skip
         call = request.call = Call(plan, charges, header, claim, request.token)
-        request.lane = self.lots.lane_of(call, request.message, request.args, request.kwargs)
+        request.lane = self._arrivals.lane_of(call, request.message, request.args, request.kwargs)
         return call
 
     def _redeem(self, request: GovernedRequest, call: Call, ticket: Ticket, slot: int) -> None:
@@ -255,7 +255,8 @@ class Gate:
         else:
             self._released(request)
 
-    def _enter(self, request: GovernedRequest) -> None:
+    def enter(self, request: GovernedRequest) -> None:
+        """It wants a place in the pool, and asks then."""
         self._new.append(request)
         self._places.acquire(self._occupy, None)
 
@@ -300,7 +301,7 @@ class Gate:
         now = self._clock.monotonic()
         if call.settled and (runs := self._at_its_slot(request, call, now)) is not None:
             return runs
-        if not call.header.reserved and self.lots.follows(call):
+        if not call.header.reserved and self._arrivals.follows(call):
             self._park(request, call)
             return False
         if self._advances.take(call, now):
@@ -416,7 +417,7 @@ class Gate:
         assert call.slot is not None
         self._stats.next_slot[call.upstream] = self._clock.wall() + answer.until - answer.now
         if answer.paused:
-            self._recall(call.upstream)
+            self.recall(call.upstream)
         near = answer.charged or answer.until - answer.now <= self._settings.hold
         # Whoever may be woken stays where it can be, as long as the broker is patient with it.
         stays_until = request.received + self._settings.max_countdown
@@ -476,13 +477,13 @@ class Gate:
             # It had its turn and could not use it.
             self.settlement.settle(request, ClaimAction.RELEASE)
         call.header.reserved = ()
-        self.lots.park(request, call, front=call.header.throttles > 0)
+        self._arrivals.park(request, call, front=call.header.throttles > 0)
         for other in self._companions(request, call):
             theirs = _call(other)
             if theirs.admitted:
                 self.settlement.settle(other, ClaimAction.RELEASE)
             theirs.header.reserved = ()
-            self.lots.park(other, theirs)
+            self._arrivals.park(other, theirs)
 
     def _companions(self, request: GovernedRequest, call: Call) -> list[GovernedRequest]:
         """Who is parked together with it, to keep the order of their lane: those that came before
@@ -530,7 +531,15 @@ class Gate:
             request.held = False
             self._consumer.qos.decrement_eventually()
 
-    def _recall(self, upstream: str) -> None:
+    def wait_until(self, request: GovernedRequest, call: Call, slot: int) -> None:
+        """It asks at monotonic microseconds ``slot``: here, or when the broker hands it out."""
+        call.slot = slot
+        if slot - self._clock.monotonic() <= self._settings.hold:
+            self._hold(request, slot)
+        else:
+            self._defer(request, call)
+
+    def recall(self, upstream: str) -> None:
         """The upstream is paused: slots that were to be used without asking are asked about."""
         self._advances.drop(upstream)
         for request in self._room.requests():
@@ -546,110 +555,15 @@ class Gate:
         call.header.deferrals += 1
         eta = self._clock.wall() + delay
         copy = deferred(copy_of(request.message), call.header, as_datetime(eta))
-        if (error := self._publish(copy, eta)) is not None:
+        if (error := self.outgoing.publish(copy, eta)) is not None:
             _log.error("Task %s[%s]: not deferred, %s; the message stays here",
                        request.name, request.id, type(error).__name__)  # fmt: skip
-            self._hold(request, self._clock.monotonic() + _PUBLISH_AGAIN)
+            self._hold(request, self._clock.monotonic() + AGAIN)
             return
         self.settlement.count(request, "deferred")
         _log.info("Task %s[%s] waits for %s until its slot in %.1f s", request.name, request.id,
                   call.upstream, seconds((call.slot or 0) - self._clock.monotonic()))  # fmt: skip
         self.settlement.let_go(request)
-
-    # ------------------------------------------------------------------ the ends
-
-    def failed(self, request: GovernedRequest, exc_info: Any, celery: Callable[..., None]) -> None:
-        """The body, or its process, ended with an exception."""
-        governance = self._governor.governance(request.task.name)
-        assert governance is not None
-        verdict = judge(request, exc_info, governance)
-        match verdict.kind:
-            case Verdict.Kind.NOT_NOW:
-                self._not_now(request, verdict)
-            case Verdict.Kind.AGAIN:
-                self._again(request, verdict, partial(celery, verdict.exc_info))
-            case Verdict.Kind.PASS:
-                self.settlement.settle(request, ClaimAction.FINISH)
-                request.settled = True
-                celery(verdict.exc_info)
-            case Verdict.Kind.LEAVE:
-                self.lots.abandon(request)
-                celery(verdict.exc_info)
-            case Verdict.Kind.ABANDON:
-                self.lots.abandon(request)
-                task_ready(request)
-            case Verdict.Kind.DEAD:
-                assert verdict.reason is not None
-                self.settlement.bury(
-                    request, verdict.reason, None, exc_info, partial(celery, verdict.exc_info),
-                    verdict.outcome,
-                )  # fmt: skip
-
-    def _not_now(self, request: GovernedRequest, verdict: Verdict) -> None:
-        """The body did not make its call; it waits like any other, with no attempt spent."""
-        call, pause = _call(request), verdict.pause
-        if pause is not None or verdict.wait:
-            self.settlement.count(request, "throttled")
-            call.header.throttles += 1
-        self.settlement.settle(request, ClaimAction.RELEASE, pause or 0, verdict.outcome)
-        if pause is not None:
-            self._recall(call.upstream)
-        call.settled = False
-        request.request_dict.pop(RUN_KEY, None)
-        self.settlement.waits(request, True)
-        task_ready(request)
-        task_reserved(request)
-        if not verdict.wait:
-            self._enter(request)
-            return
-        # A call inside the body has to wait; the task's own limits are asked afresh then.
-        call.slot = self._clock.monotonic() + verdict.wait
-        if verdict.wait <= self._settings.hold:
-            self._hold(request, call.slot)
-        else:
-            self._defer(request, call)
-
-    def _again(
-        self, request: GovernedRequest, verdict: Verdict, celery: Callable[[], None]
-    ) -> None:
-        """Publish the next attempt; when the broker has it, Celery may acknowledge this one."""
-        call = _call(request)
-        eta = self._clock.wall() + min(verdict.wait, self._settings.max_countdown)
-        copy = retried(copy_of(request.message), call.header, as_datetime(eta))
-
-        def submit() -> None:
-            if (error := self._publish(copy, eta)) is None:
-                self.settlement.count(request, "retried")
-                self.settlement.settle(request, ClaimAction.FINISH, outcome=verdict.outcome)
-                request.settled = True
-                celery()
-                return
-            _log.error("Task %s[%s]: its next attempt was not published, %s; trying again",
-                       request.name, request.id, type(error).__name__)  # fmt: skip
-            self._loop.at(self._clock.monotonic() + _PUBLISH_AGAIN, submit)
-
-        submit()
-
-    def _publish(self, copy: MessageCopy, eta: int) -> Exception | None:
-        """Publish at once, from the loop, and return what went wrong. It is to come back at the
-        wall-clock microsecond ``eta``, which it carries.
-
-        A thread for it was measured to be slower by far: each of its turns waits for the
-        interpreter while the loop is busy. Celery's own acknowledgements block the loop in the
-        same way; a broker that did not answer is left alone for a moment.
-        """
-        if self._clock.monotonic() < self._broker_away_until:
-            return TimeoutError("the broker did not answer a moment ago")
-        sent = self.delays.delayed(copy, eta - self._clock.wall())
-        try:
-            self._publisher(sent)
-        except Exception as exc:
-            if sent is not copy:
-                self.delays.failed(exc)
-            self._broker_away_until = self._clock.monotonic() + _PUBLISH_AGAIN
-            return exc
-        self._stats.broker_messages += 1
-        return None
 
     # ------------------------------------------------------------------ the store
 

@@ -1,7 +1,5 @@
-"""The worker's end of the parking lots: tasks that must wait long go there, and come back when
-they may go.
+"""The worker's end of the parking lots: tasks come out of them when they may go.
 
-    too long to hold → park (many in one call) → acknowledge the broker's message
     a place is free → release (many in one call) → hand to Celery like a message → run
                                                  → acknowledge → told to the lot
 
@@ -18,7 +16,7 @@ loop.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -28,25 +26,18 @@ from celery.worker.state import active_requests
 from celery.worker.state import revoked as revoked_tasks
 from kombu.serialization import prepare_accept_content
 
-from governor.clock import SECOND, Clock, as_micros
+from governor.clock import SECOND, Clock
 from governor.errors import StoreUnavailable
-from governor.execution.admission import Call
-from governor.execution.deferral import parked
 from governor.execution.parking import (
-    Lanes,
     entries_of,
-    entry_of,
     group_of,
-    pack,
-    rank_of,
     unpack,
 )
 from governor.governor import Governor
-from governor.policy.decision import LaneKey
-from governor.policy.lot import Arrival, Group, Lane, ReleaseAsk, Released, Steering, Ticket
+from governor.policy.lot import Group, Parking, ReleaseAsk, Released, Steering, Ticket
 from governor.policy.upstream import Upstream
 from governor.worker.loop import Loop, guarded
-from governor.worker.messages import copy_of
+from governor.worker.origins import Origins
 from governor.worker.outage import StoreOutage
 from governor.worker.parked import End, ParkedMessage
 from governor.worker.places import Places
@@ -57,8 +48,6 @@ _log = logging.getLogger("governor")
 _MOST_AT_ONCE = 100
 """Tasks released by one question."""
 
-_MOST_PARKED_AT_ONCE = 200
-
 _LONGEST_AHEAD = SECOND // 20
 """Microseconds before its slot at which a task is released, at most."""
 
@@ -67,9 +56,6 @@ _MOST_MISSES = 20
 
 _EARLY = 1_000
 """Microseconds by which a timer is set later: asked too early, the answer is "not yet"."""
-
-_BEHIND = SECOND // 4
-"""For so long after a task was parked here others of its lane follow without being asked about."""
 
 _SAY_LEFT = SECOND // 20
 """The longest an ended task is kept from the lot; it usually goes with the next question."""
@@ -111,13 +97,11 @@ class _Lot:
 
 
 class Lots:
-    """Parks and releases for one worker.
+    """Releases for one worker.
 
     Args:
         token: names this worker in what it releases.
         pace: how many places are likely to come free within so many microseconds.
-        parked: told of a request that waits in the lot now.
-        fall_back: does something else about one that could not be parked.
     """
 
     def __init__(  # noqa: PLR0917 - made in one place
@@ -129,8 +113,6 @@ class Lots:
         outage: StoreOutage,
         token: str,
         pace: Callable[[int], int],
-        parked: Callable[[GovernedRequest, Call], None],
-        fall_back: Callable[[GovernedRequest, Call], None],
     ) -> None:
         self._governor = governor
         self._store = governor.store
@@ -144,17 +126,13 @@ class Lots:
         self._token = token
         self._questions = count()
         self._pace = pace
-        self._parked = parked
-        self._fall_back = fall_back
+        self._origins = Origins(consumer)
         self._ahead = min(governor.settings.grace, _LONGEST_AHEAD)
-        self._lanes = Lanes(governor.redactor.text)
         self._lots = {
             name: _Lot(upstream)
             for name, upstream in governor.upstreams.items()
             if upstream.parking == "store"
         }
-        self._arriving: dict[str, list[tuple[GovernedRequest, Call, Arrival]]] = {}
-        self._behind: dict[str, int] = {}
         self._groups: dict[tuple[str, int, tuple[str, ...]], tuple[Group, ...]] = {}
         self._handler: Callable[[Any], None] | None = None
         self._open = False
@@ -173,95 +151,18 @@ class Lots:
             self._want(lot)
         self._adopt_later(_LOOK)
 
-    # ------------------------------------------------------------------ into the lot
-
-    def lane_of(self, call: Call, message: Any, args: Any, kwargs: Any) -> Lane | None:
-        """The lane of a call of this message, or ``None`` for an upstream that does not park."""
-        if call.upstream not in self._lots:
-            return None
-        priority = int((message.properties or {}).get("priority") or 0)
-        rank = rank_of(priority, high_first=self._rank_down())
-        lane, name = self._lanes.of_task(
-            call.plan, call.charges, call.header, args, kwargs, self._origin(message), rank
-        )
-        call.lane = LaneKey(lane.group, name)
-        return lane
-
-    def follows(self, call: Call) -> bool:
-        """Whether others of its lane were parked here a moment ago, so that it can only wait
-        behind them."""
-        if call.lane is None or self._outage.on:
-            return False
-        return self._behind.get(call.lane.name, 0) > self._clock.monotonic()
-
-    def park(self, request: GovernedRequest, call: Call, *, front: bool = False) -> None:
-        """Let it wait in the lot; acknowledge its message once it does."""
-        lane = request.lane
-        message = request.message
-        assert lane is not None
-        call.header.deferrals += 1
-        payload = pack(parked(copy_of(message), call.header))
-        if payload is None or self._outage.on:
-            self._fall_back(request, call)
-            return
-        expires = request.expires
-        left = 0
-        if expires is not None:
-            left = max(as_micros(expires) - self._clock.wall(), 1)
-        again = isinstance(message, ParkedMessage)
-        # What was adopted has its order already, and no turn that it could not use.
-        first = again and not message.adopted
-        arrival = Arrival(
-            entry=entry_of(request.id, int(request.request_dict.get("retries") or 0)),
-            lane=lane,
-            costs=tuple(charge.cost for charge in call.charges),
-            payload=payload,
-            give_up_at=call.header.give_up_at,
-            max_wait=call.plan.upstream.max_wait,
-            expires_in=left,
-            front=front or first,
-            again=again,
-        )
-        # From now on, not from when the store has it: nobody may be asked about in between.
-        assert call.lane is not None
-        self._behind[call.lane.name] = self._clock.monotonic() + _BEHIND
-        arriving = self._arriving.setdefault(call.upstream, [])
-        arriving.append((request, call, arrival))
-        if len(arriving) == 1:
-            self._loop.soon(partial(self._take_in, call.upstream))
-
-    def _take_in(self, upstream: str) -> None:
-        arriving = self._arriving.pop(upstream, [])
-        # Of several that go to the front, the last one stands first.
-        front = [one for one in arriving if one[2].front]
-        arriving = [one for one in arriving if not one[2].front] + front[::-1]
-        for at in range(0, len(arriving), _MOST_PARKED_AT_ONCE):
-            self._take_some_in(upstream, arriving[at : at + _MOST_PARKED_AT_ONCE])
-
-    def _take_some_in(
-        self, upstream: str, arriving: list[tuple[GovernedRequest, Call, Arrival]]
+    def taken_in(
+        self, upstream: str, parking: Parking, requests: Iterable[GovernedRequest]
     ) -> None:
+        """These requests wait in the lot now."""
         lot = self._lots[upstream]
-        try:
-            parking = self._store.lots.park(upstream, [arrival for *_, arrival in arriving])
-        except StoreUnavailable as exc:
-            self._outage.failed(exc)
-            for request, call, _ in arriving:
-                guarded(partial(self._fall_back, request, call))
-            return
-        self._stats.settled()
-        self._outage.answered()
         lot.waiting = parking.waiting
-        for request, call, arrival in arriving:
+        for request in requests:
             message = request.message
             # Acknowledging what has moved to another lot takes it out of the one it was in.
             if isinstance(message, ParkedMessage) and message.upstream == upstream:
-                lot.out.pop(arrival.entry, None)
+                lot.out.pop(message.ticket.entry, None)
                 message.moved()
-            guarded(partial(self._parked, request, call))
-        if len(self._behind) > 4 * _MOST_PARKED_AT_ONCE:
-            now = self._clock.monotonic()
-            self._behind = {name: t for name, t in self._behind.items() if t > now}
         if parking.fresh or lot.timer is None:
             self._want(lot)
         self._look_later()
@@ -384,7 +285,7 @@ class Lots:
 
     def _groups_of(self, upstream: Upstream) -> tuple[Group, ...]:
         in_force = self._governor.admission.in_force
-        origins = self._origins()
+        origins = self._origins.all()
         key = (upstream.name, in_force.version(upstream.name), origins)
         groups = self._groups.get(key)
         if groups is None:
@@ -562,7 +463,7 @@ class Lots:
         """Whether there may be more."""
         name = lot.upstream.name
         known = {group.name for group in self._groups_of(lot.upstream)}
-        origins = self._origins()
+        origins = self._origins.all()
         groups = tuple(
             Group(group, ())
             for group, origin in self._store.lots.groups(name).items()
@@ -583,28 +484,3 @@ class Lots:
                          "now", len(released.tickets), name)  # fmt: skip
             self._renew_later()
         return len(released.tickets) == _MOST_ADOPTED
-
-    # ------------------------------------------------------------------ where messages come from
-
-    def _origins(self) -> tuple[str, ...]:
-        queues = tuple(sorted(self._consumer.app.amqp.queues.consume_from))
-        return queues if len(queues) == 1 else (*queues, "|".join(queues))
-
-    def _origin(self, message: Any) -> str:
-        """The queue it came from. Where that cannot be told, it is of all queues of this worker
-        together: who consumes the same may release it."""
-        queues = self._consumer.app.amqp.queues.consume_from
-        if len(queues) > 1:
-            info = message.delivery_info or {}
-            exchange, key = info.get("exchange") or "", info.get("routing_key")
-            found = [
-                name for name, queue in queues.items()
-                if (name == key if not exchange
-                    else (queue.exchange.name, queue.routing_key) == (exchange, key))
-            ]  # fmt: skip
-            if len(found) == 1:
-                return str(found[0])
-        return "|".join(sorted(queues))
-
-    def _rank_down(self) -> bool:
-        return bool(self._consumer.connection.transport.driver_type == "amqp")

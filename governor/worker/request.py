@@ -60,7 +60,7 @@ class GovernedRequest(Request):  # type: ignore[misc]
         if gate is None:
             celery()
         else:
-            gate.on_loop(partial(gate.failed, self, exc_info, celery))
+            gate.on_loop(partial(gate.ends.failed, self, exc_info, celery))
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         celery = partial(super().on_timeout, soft, timeout)

@@ -1,0 +1,148 @@
+"""Tasks on their way into the parking lots: many in one call, and acknowledged once they are there.
+
+All of it happens on the worker's loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from governor.clock import SECOND, as_micros
+from governor.errors import StoreUnavailable
+from governor.execution.admission import Call
+from governor.execution.deferral import parked
+from governor.execution.parking import Lanes, entry_of, pack, rank_of
+from governor.governor import Governor
+from governor.policy.decision import LaneKey
+from governor.policy.lot import Arrival, Lane, Parking
+from governor.worker.loop import Loop, guarded
+from governor.worker.messages import copy_of
+from governor.worker.origins import Origins
+from governor.worker.outage import StoreOutage
+from governor.worker.parked import ParkedMessage
+from governor.worker.request import GovernedRequest
+
+_MOST_AT_ONCE = 200
+
+_BEHIND = SECOND // 4
+"""For so long after a task was parked here others of its lane follow without being asked about."""
+
+_MOST_LANES = 1_000
+"""Lanes that are remembered before those are forgotten that nobody follows any more."""
+
+_Arriving = tuple[GovernedRequest, Call, Arrival]
+
+
+class Arrivals:
+    """Parks for one worker.
+
+    Args:
+        taken_in: told of requests that wait in an upstream's lot now.
+        parked: told of each of them, to acknowledge it.
+        fall_back: does something else about one that could not be parked.
+    """
+
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        governor: Governor,
+        consumer: Any,
+        loop: Loop,
+        outage: StoreOutage,
+        taken_in: Callable[[str, Parking, Iterable[GovernedRequest]], None],
+        parked: Callable[[GovernedRequest, Call], None],
+        fall_back: Callable[[GovernedRequest, Call], None],
+    ) -> None:
+        self._lots = governor.store.lots
+        self._stats = governor.stats
+        self._clock = governor.clock
+        self._loop = loop
+        self._outage = outage
+        self._taken_in = taken_in
+        self._parked = parked
+        self._fall_back = fall_back
+        self._lanes = Lanes(governor.redactor.text)
+        self._origins = Origins(consumer)
+        self._arriving: dict[str, list[_Arriving]] = {}
+        # Until when, in monotonic microseconds, others of a lane follow.
+        self._behind: dict[str, int] = {}
+
+    def lane_of(self, call: Call, message: Any, args: Any, kwargs: Any) -> Lane | None:
+        """The lane of a call of this message, or ``None`` for an upstream that does not park."""
+        if call.plan.upstream.parking != "store":
+            return None
+        priority = int((message.properties or {}).get("priority") or 0)
+        rank = rank_of(priority, high_first=self._origins.high_first())
+        lane, name = self._lanes.of_task(
+            call.plan, call.charges, call.header, args, kwargs, self._origins.of(message), rank
+        )
+        call.lane = LaneKey(lane.group, name)
+        return lane
+
+    def follows(self, call: Call) -> bool:
+        """Whether others of its lane were parked here a moment ago, so that it can only wait
+        behind them."""
+        if call.lane is None or self._outage.on:
+            return False
+        return self._behind.get(call.lane.name, 0) > self._clock.monotonic()
+
+    def park(self, request: GovernedRequest, call: Call, *, front: bool = False) -> None:
+        """Let it wait in the lot; acknowledge its message once it does."""
+        lane = request.lane
+        message = request.message
+        assert lane is not None
+        assert call.lane is not None
+        call.header.deferrals += 1
+        payload = pack(parked(copy_of(message), call.header))
+        if payload is None or self._outage.on:
+            self._fall_back(request, call)
+            return
+        left = 0
+        if request.expires is not None:
+            left = max(as_micros(request.expires) - self._clock.wall(), 1)
+        again = isinstance(message, ParkedMessage)
+        # What was adopted has its order already, and no turn that it could not use.
+        first = again and not message.adopted
+        arrival = Arrival(
+            entry=entry_of(request.id, int(request.request_dict.get("retries") or 0)),
+            lane=lane,
+            costs=tuple(charge.cost for charge in call.charges),
+            payload=payload,
+            give_up_at=call.header.give_up_at,
+            max_wait=call.plan.upstream.max_wait,
+            expires_in=left,
+            front=front or first,
+            again=again,
+        )
+        # From now on, not from when the store has it: nobody may be asked about in between.
+        self._behind[call.lane.name] = self._clock.monotonic() + _BEHIND
+        arriving = self._arriving.setdefault(call.upstream, [])
+        arriving.append((request, call, arrival))
+        if len(arriving) == 1:
+            self._loop.soon(partial(self._take_in, call.upstream))
+
+    def _take_in(self, upstream: str) -> None:
+        arriving = self._arriving.pop(upstream, [])
+        # Of several that go to the front, the last one stands first.
+        front = [one for one in arriving if one[2].front]
+        arriving = [one for one in arriving if not one[2].front] + front[::-1]
+        for at in range(0, len(arriving), _MOST_AT_ONCE):
+            self._take_some_in(upstream, arriving[at : at + _MOST_AT_ONCE])
+
+    def _take_some_in(self, upstream: str, arriving: list[_Arriving]) -> None:
+        try:
+            parking = self._lots.park(upstream, [arrival for *_, arrival in arriving])
+        except StoreUnavailable as exc:
+            self._outage.failed(exc)
+            for request, call, _ in arriving:
+                guarded(partial(self._fall_back, request, call))
+            return
+        self._stats.settled()
+        self._outage.answered()
+        self._taken_in(upstream, parking, [request for request, *_ in arriving])
+        for request, call, _ in arriving:
+            guarded(partial(self._parked, request, call))
+        if len(self._behind) > _MOST_LANES:
+            now = self._clock.monotonic()
+            self._behind = {name: until for name, until in self._behind.items() if until > now}

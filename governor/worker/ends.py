@@ -1,0 +1,131 @@
+"""What follows from the end of a body: it waits again, is tried again, or is a dead letter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from celery.worker.state import task_ready, task_reserved
+
+from governor.clock import as_datetime
+from governor.execution.admission import Call
+from governor.execution.deferral import retried
+from governor.governor import Governor
+from governor.ports import ClaimAction
+from governor.worker.loop import Loop
+from governor.worker.lots import Lots
+from governor.worker.messages import copy_of
+from governor.worker.outgoing import AGAIN, Outgoing
+from governor.worker.request import GovernedRequest
+from governor.worker.settlement import Settlement
+from governor.worker.task import RUN_KEY
+from governor.worker.verdicts import Verdict, judge
+
+_log = logging.getLogger("governor")
+
+
+class Waiting(Protocol):
+    """How a request waits that has to, again; the gate's."""
+
+    def enter(self, request: GovernedRequest) -> None:
+        """It wants a place, and asks then."""
+
+    def wait_until(self, request: GovernedRequest, call: Call, slot: int) -> None:
+        """It asks at monotonic microseconds ``slot``, wherever it waits until then."""
+
+    def recall(self, upstream: str) -> None:
+        """The upstream is paused: slots that were to be used without asking are asked about."""
+
+
+class Ends:
+    """The ends of one worker's bodies. All of it happens on its loop."""
+
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        governor: Governor,
+        loop: Loop,
+        settlement: Settlement,
+        lots: Lots,
+        outgoing: Outgoing,
+        waiting: Waiting,
+    ) -> None:
+        self._governor = governor
+        self._settings = governor.settings
+        self._clock = governor.clock
+        self._loop = loop
+        self._settlement = settlement
+        self._lots = lots
+        self._outgoing = outgoing
+        self._waiting = waiting
+
+    def failed(self, request: GovernedRequest, exc_info: Any, celery: Callable[..., None]) -> None:
+        """The body, or its process, ended with an exception."""
+        governance = self._governor.governance(request.task.name)
+        assert governance is not None
+        verdict = judge(request, exc_info, governance)
+        match verdict.kind:
+            case Verdict.Kind.NOT_NOW:
+                self._not_now(request, verdict)
+            case Verdict.Kind.AGAIN:
+                self._again(request, verdict, partial(celery, verdict.exc_info))
+            case Verdict.Kind.PASS:
+                self._settlement.settle(request, ClaimAction.FINISH)
+                request.settled = True
+                celery(verdict.exc_info)
+            case Verdict.Kind.LEAVE:
+                self._lots.abandon(request)
+                celery(verdict.exc_info)
+            case Verdict.Kind.ABANDON:
+                self._lots.abandon(request)
+                task_ready(request)
+            case Verdict.Kind.DEAD:
+                assert verdict.reason is not None
+                self._settlement.bury(
+                    request, verdict.reason, None, exc_info, partial(celery, verdict.exc_info),
+                    verdict.outcome,
+                )  # fmt: skip
+
+    def _not_now(self, request: GovernedRequest, verdict: Verdict) -> None:
+        """The body did not make its call; it waits like any other, with no attempt spent."""
+        call, pause = request.call, verdict.pause
+        assert call is not None
+        if pause is not None or verdict.wait:
+            self._settlement.count(request, "throttled")
+            call.header.throttles += 1
+        self._settlement.settle(request, ClaimAction.RELEASE, pause or 0, verdict.outcome)
+        if pause is not None:
+            self._waiting.recall(call.upstream)
+        call.settled = False
+        request.request_dict.pop(RUN_KEY, None)
+        self._settlement.waits(request, True)
+        task_ready(request)
+        task_reserved(request)
+        if not verdict.wait:
+            self._waiting.enter(request)
+            return
+        # A call inside the body has to wait; the task's own limits are asked afresh then.
+        self._waiting.wait_until(request, call, self._clock.monotonic() + verdict.wait)
+
+    def _again(
+        self, request: GovernedRequest, verdict: Verdict, celery: Callable[[], None]
+    ) -> None:
+        """Publish the next attempt; when the broker has it, Celery may acknowledge this one."""
+        call = request.call
+        assert call is not None
+        eta = self._clock.wall() + min(verdict.wait, self._settings.max_countdown)
+        copy = retried(copy_of(request.message), call.header, as_datetime(eta))
+
+        def submit() -> None:
+            if (error := self._outgoing.publish(copy, eta)) is None:
+                self._settlement.count(request, "retried")
+                self._settlement.settle(request, ClaimAction.FINISH, outcome=verdict.outcome)
+                request.settled = True
+                celery()
+                return
+            _log.error("Task %s[%s]: its next attempt was not published, %s; trying again",
+                       request.name, request.id, type(error).__name__)  # fmt: skip
+            self._loop.at(self._clock.monotonic() + AGAIN, submit)
+
+        submit()
