@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable
-from typing import NoReturn, ParamSpec, Protocol
+from typing import ParamSpec, Protocol
 
 import click
 
 from governor.cli import dead_replay, dead_view, options, printing
 from governor.clock import SystemClock
-from governor.deadletter.errors import UnknownDeadLetter
 from governor.deadletter.models import State
 from governor.deadletter.reading import Filters
 from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.spill import Spill
-from governor.errors import ConfigurationError, DatabaseUnavailable
 from governor.ports import MessageCopy, Reason
 
 DONE, SOME_FAILED, USAGE, REFUSED, NOTHING_MATCHED, CHANGED, UNREACHABLE = range(7)
@@ -42,26 +39,6 @@ class Environment(Protocol):
         ...
 
 
-def _exit_codes(command: Callable[_P, int]) -> Callable[_P, NoReturn]:
-    """Turn what a command returns or raises into the exit codes of ``governor dead``."""
-
-    @functools.wraps(command)
-    def run(*args: _P.args, **options: _P.kwargs) -> NoReturn:
-        try:
-            code = command(*args, **options)
-        except ConfigurationError as error:
-            raise click.UsageError(str(error)) from error
-        except UnknownDeadLetter as error:
-            click.echo(printing.printable(error), err=True)
-            code = NOTHING_MATCHED
-        except DatabaseUnavailable as error:
-            click.echo(f"Error: {printing.printable(error)}", err=True)
-            code = UNREACHABLE
-        raise click.exceptions.Exit(code)
-
-    return run
-
-
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 _since = click.option(
     "--since",
@@ -85,7 +62,7 @@ def dead() -> None:
 @_since
 @_json
 @click.pass_obj
-@_exit_codes
+@options.exit_codes
 def groups(environment: Environment, since: int | None, as_json: bool) -> int:
     """Unresolved dead letters by cause, the largest group first.
 
@@ -114,7 +91,7 @@ def groups(environment: Environment, since: int | None, as_json: bool) -> int:
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
 @_json
 @click.pass_obj
-@_exit_codes
+@options.exit_codes
 def list_(
     environment: Environment,
     /,
@@ -155,7 +132,7 @@ def list_(
 @click.argument("dead_letter_id", metavar="ID")
 @_json
 @click.pass_obj
-@_exit_codes
+@options.exit_codes
 def show(environment: Environment, dead_letter_id: str, as_json: bool) -> int:
     """Everything about one dead letter and what was done with it, redacted.
 
@@ -189,7 +166,7 @@ def show(environment: Environment, dead_letter_id: str, as_json: bool) -> int:
 @click.option("--limit", type=click.IntRange(1, 100_000), default=1_000, show_default=True)
 @_json
 @click.pass_obj
-@_exit_codes
+@options.exit_codes
 def replay(
     environment: Environment,
     /,
@@ -251,7 +228,7 @@ def replay(
 @dead.command("drain-spill")
 @_json
 @click.pass_obj
-@_exit_codes
+@options.exit_codes
 def drain_spill(environment: Environment, as_json: bool) -> int:
     """Write the deaths that were kept on disk while the database was away.
 

@@ -15,7 +15,8 @@ import click
 
 from governor.cli.printing import printable
 from governor.clock import SECOND, as_micros
-from governor.errors import ConfigurationError, StoreUnavailable
+from governor.deadletter.errors import UnknownDeadLetter
+from governor.errors import ConfigurationError, DatabaseUnavailable, StoreUnavailable
 from governor.execution.standing import NothingMatched
 
 NOTHING_MATCHED, UNREACHABLE = 4, 6
@@ -36,7 +37,7 @@ class ByDefault(click.Group):
 
 
 def exit_codes(command: Callable[_P, int]) -> Callable[_P, NoReturn]:
-    """Turn what a command about the limiter store returns or raises into its exit code."""
+    """Turn what a command returns or raises into its exit code."""
 
     @functools.wraps(command)
     def run(*args: _P.args, **options: _P.kwargs) -> NoReturn:
@@ -44,10 +45,10 @@ def exit_codes(command: Callable[_P, int]) -> Callable[_P, NoReturn]:
             code = command(*args, **options)
         except ConfigurationError as error:
             raise click.UsageError(str(error)) from error
-        except NothingMatched as error:
+        except (NothingMatched, UnknownDeadLetter) as error:
             click.echo(printable(error), err=True)
             code = NOTHING_MATCHED
-        except StoreUnavailable as error:
+        except (StoreUnavailable, DatabaseUnavailable) as error:
             click.echo(f"Error: {printable(error)}", err=True)
             code = UNREACHABLE
         raise click.exceptions.Exit(code)
