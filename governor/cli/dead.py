@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import ParamSpec, Protocol
+from typing import Protocol
 
 import click
 
@@ -17,8 +17,6 @@ from governor.deadletter.spill import Spill
 from governor.ports import MessageCopy, Reason
 
 DONE, SOME_FAILED, USAGE, REFUSED, NOTHING_MATCHED, CHANGED, UNREACHABLE = range(7)
-
-_P = ParamSpec("_P")
 
 
 class Environment(Protocol):
