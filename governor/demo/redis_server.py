@@ -20,6 +20,11 @@ from governor.demo.child_process import ChildProcess
 from governor.errors import ConfigurationError
 
 _START_SECONDS = 10.0
+_HIGHEST = 65_535
+
+_HIGHEST_OF_CLUSTER = _HIGHEST - 10_000
+"""A node's second port is so much higher."""
+
 _START_ATTEMPTS = 5
 _POLL_SECONDS = 0.01
 
@@ -86,7 +91,7 @@ class PrivateRedis:
             self._start()
             return
         for attempt in range(_START_ATTEMPTS):
-            self.port = _free_port()
+            self.port = _free_port(_HIGHEST_OF_CLUSTER if cluster else _HIGHEST)
             try:
                 self._start()
             except _PortTakenError:
@@ -176,7 +181,10 @@ class _PortTakenError(ConfigurationError):
     """Another process listens on the port."""
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_port(highest: int) -> int:
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port <= highest:
+            return port

@@ -179,7 +179,8 @@ def test_the_limiter_forgetting_everything_gives_no_second_burst(
         redis.Redis.from_url(limiter.url) as client,
     ):
         conf = {"governor_redis_url": limiter.url, "governor_hold": 0.1}
-        fleet = make_fleet(RATE="10/s", BURST="30", conf=conf)
+        # What is parked is forgotten as well.
+        fleet = make_fleet(RATE="10/s", BURST="30", PARKING="broker", conf=conf)
         # Known for long, the upstream has its whole burst.
         client.hset(state_key(DEFAULT_PREFIX, "api"), "since", 1)
         fleet.worker()
