@@ -277,3 +277,30 @@ def test_a_replay_runs_once_and_resolves_its_row(
     again = fleet.command("dead", "replay", row.id, "--reason", "twice", "--yes")
     assert again.returncode == 5, again.stderr
     assert len(fleet.ledger("needs")) == 2
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("task", ["call", "call_once"])
+def test_workers_that_are_killed_again_and_again_lose_no_parked_task(
+    make_fleet: Callable[..., Fleet], rabbitmq_url: str, task: str
+) -> None:
+    """SIGKILL at five moments of parking, releasing and running: what was published has succeeded,
+    or is a dead letter whose outcome nobody knows, and no call that must not be made twice was."""
+    # On a Redis broker kombu itself loses a message that it has taken and not noted yet.
+    fleet = make_fleet(rabbitmq_url, RATE="100/s", conf={**LEASE, "governor_hold": 0})
+    sent = {fleet.send(task, number).id: number for number in range(300)}
+    for reached in (0, 40, 80, 120, 160):
+        victim = fleet.worker()
+        wait_until(lambda: len(runs(fleet, task)), lambda n, least=reached: n >= least, TIMEOUT)
+        victim.kill()
+    fleet.worker()
+
+    def ended() -> set[int]:
+        return {*runs(fleet, task), *(sent[row.task_id or ""] for row in fleet.dead())}
+
+    wait_until(ended, lambda numbers: len(numbers) == 300, TIMEOUT)
+    assert {row.reason for row in fleet.dead()} <= {Reason.OUTCOME_UNKNOWN}
+    if task == "call":
+        assert not fleet.dead()
+    else:
+        assert set(runs(fleet, task).values()) == {1}
