@@ -60,6 +60,9 @@ _EARLY = 1_000
 _SAY_LEFT = SECOND // 20
 """The longest an ended task is kept from the lot; it usually goes with the next question."""
 
+_MOST_LEFT = 1_000
+"""Ended tasks that one question tells."""
+
 _ADOPT = 60 * SECOND
 """How often a worker looks for lanes whose limits are declared in another way now."""
 
@@ -231,7 +234,7 @@ class Lots:
         upstream = lot.upstream
         in_force = self._governor.admission.in_force
         for _ in range(3):
-            left, freed, news = tuple(lot.left), tuple(lot.freed), lot.news
+            left, freed, news = tuple(lot.left[:_MOST_LEFT]), tuple(lot.freed), lot.news
             released = self._store.lots.release(
                 ReleaseAsk(
                     upstream=upstream.name,
@@ -330,10 +333,11 @@ class Lots:
     def _say_left(self) -> None:
         self._saying = False
         for lot in self._lots.values():
-            if lot.left:
-                left = tuple(lot.left)
-                if self._steer(lot, Steering("left", left)):
-                    del lot.left[: len(left)]
+            while lot.left:
+                left = tuple(lot.left[:_MOST_LEFT])
+                if not self._steer(lot, Steering("left", left)):
+                    break
+                del lot.left[: len(left)]
 
     def _steer(self, lot: _Lot, steering: Steering) -> bool:
         if self._outage.on:

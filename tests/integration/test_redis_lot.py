@@ -214,3 +214,21 @@ def test_lua_releases_as_the_specification(
         assert scripted.store.lots.find("api", entry) == specification.lots.find("api", entry)
     assert scripted.store.lots.view("api") == specification.lots.view("api")
     assert scripted.store.lots.waiting("api") == specification.lots.waiting("api")
+
+
+@pytest.mark.parametrize("part", ["queue", "message"])
+def test_a_lot_that_lost_a_part_goes_on(scripted: ScriptedRedis, part: str) -> None:
+    """A queue or a message that an eviction took does not hold up the tasks of other lanes."""
+    lots = scripted.store.lots
+    scripted.store.settle(Settlement("api"))
+    scripted.advance(3600 * SECOND)
+    lost, kept = (lane("plain", "a", 0, flow) for flow in ("a", "b"))
+    lots.park("api", [arrival(1, lost, 1), arrival(2, kept, 1)])
+    if part == "queue":
+        scripted.client.delete(f"gov:{{api}}:@q:{lost.name}")
+    else:
+        scripted.client.hdel("gov:{api}:@lot", "task-1")
+    question = ReleaseAsk("api", (GROUPS["plain"],), 5, 0, SECOND, "t")
+    released = lots.release(question).tickets
+    assert [t.entry for t in released if not t.late] == ["task-2"]
+    assert [t.payload for t in released if t.late] == ([] if part == "queue" else [b""])

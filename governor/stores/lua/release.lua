@@ -356,8 +356,12 @@ while true do
     fact.costs, fact.deadline, fact.flow, fact.weight =
       match(fact.value, '^[^|]*|([^|]*)|(%d+)|%d+|([^|]*)|(%d+)\n')
   end
-  local flow_tag = tag_of(fact.flow)
-  if flow_tag > tag then
+  local flow_tag = entry and tag_of(fact.flow)
+  if not entry then
+    -- Its queue is gone, which only an eviction can do.
+    g.head = g.head + 1
+    g.gone[#g.gone + 1] = lane
+  elseif flow_tag > tag then
     g.head = g.head + 1
     come_later(g, lane, flow_tag)
   elseif released >= room or passed >= ARGV[11] + 0 then
