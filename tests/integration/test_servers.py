@@ -107,8 +107,8 @@ def test_redis_takes_another_port_after_a_race(
         other.listen()
         taken = other.getsockname()[1]
         real = redis_server._free_port
-        ports = iter([taken, taken, real()])
-        monkeypatch.setattr(redis_server, "_free_port", lambda: next(ports))
+        ports = iter([taken, taken, real(65_535)])
+        monkeypatch.setattr(redis_server, "_free_port", lambda _: next(ports))
         with PrivateRedis(tmp_path) as server:
             assert server.port != taken
 
