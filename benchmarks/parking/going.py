@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections import defaultdict
 from typing import Any
 
 from benchmarks.figures import percentile
 from benchmarks.fleet import Fleet, wait_until
-from benchmarks.parking.probes import Messages, Stamps, inversions, number_of, rounded, task_id
+from benchmarks.parking.probes import Messages, Stamps, inversions, rounded, task_id
 from governor.clock import SECOND
 from governor.policy.lot import Arrival, Waiting
 from governor.ports import Change
@@ -25,7 +24,6 @@ RATE = 100
 _RUSH = 250
 _REAL = 500
 """Tasks that a worker parks where many shall wait: some still do when all have come."""
-_PARKED = re.compile(r"\[(\S+)\] is parked")
 
 
 def paced(tasks: int, rate: int) -> dict[str, Any]:
@@ -174,25 +172,19 @@ def _ordered(tasks: int, rate: int) -> dict[str, Any]:
     with Fleet(rate=f"{rate}/s", burst=1, hold=0.0) as fleet:
         stamps = Stamps(fleet)
         Messages(fleet, "governed.stamp").send(range(1, 1 + tasks), to="shelf")
-        fleet.worker(places=1, level="INFO")
+        fleet.worker(places=1)
         fleet.redis.rename("shelf", "celery")
         wait_until(lambda: stamps.look() >= tasks, timeout=60 + 3 * tasks / rate)
-        # Its log says which tasks were in the lane.
-        parked = {number_of(task) for task in _PARKED.findall(_log(fleet))}
+        wait_until(lambda: fleet.stats("admitted") >= tasks)
         started = [stamp.number for stamp in stamps.all]
         return rounded({
             "tasks": tasks,
             "rate": rate,
-            "parked": len(parked),
-            "inversions": inversions([number for number in started if number in parked]),
-            "inversions_of_all": inversions(started),
+            "parked": fleet.stats("parked"),
+            "inversions": inversions(started),
             "tasks_per_second": (tasks - 1) / stamps.span(),
             "load": os.getloadavg()[0],
         })  # fmt: skip
-
-
-def _log(fleet: Fleet) -> str:
-    return (fleet.folder / "worker-0.log").read_text(errors="replace")
 
 
 def _fill(fleet: Fleet, messages: Messages, tasks: int) -> None:
