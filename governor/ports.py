@@ -187,7 +187,8 @@ class Change:
         what: ``pause``, ``resume``, ``set`` or ``reset``.
         target: a limit's key, or a bucket's name for a pause of one key; ``""`` is the upstream.
         value: the numbers set, as text; for a pause the instant at which it ends, in
-            microseconds on the store's clock.
+            microseconds on the store's clock; for a resumed upstream whose rates adapt the share
+            of them that it begins with, in 1,024ths.
         by, why: who, and for what reason. Kept with the time.
     """
 

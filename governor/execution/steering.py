@@ -182,13 +182,15 @@ class Steering:
         )
 
     def resume(self, upstream: str, key: Key | None, why: str) -> Steered:
-        """The end of a pause, also of one that the upstream asked for.
+        """The end of a pause, also of one that the upstream asked for. Rates that adapt begin at
+        their floor, and grow from there.
 
         Raises:
             NothingMatched: there is no such upstream, or it is not paused.
             DeclarationError: no limit has such a key.
         """
-        self._standing.upstream(upstream)
+        rates = self._standing.upstream(upstream).adaptive
+        begins = "" if rates is None else str(rates.floor)
         buckets = [*self._buckets(upstream, key).values()] or [""]
         found = [p for p in pauses(self._store.look(upstream, ())) if p.bucket in buckets]
         if not found:
@@ -197,7 +199,10 @@ class Steering:
         return Steered(
             upstream,
             tuple(_paused(upstream, key, pause, None) for pause in found),
-            tuple(self._change(upstream, "resume", pause.bucket, "", why) for pause in found),
+            tuple(
+                self._change(upstream, "resume", p.bucket, "" if p.bucket else begins, why)
+                for p in found
+            ),
         )
 
     def _change(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
 
-from governor.policy import adjustment, breaker
+from governor.policy import adaptive, adjustment, breaker
 from governor.policy.adjustment import Adjustment
 from governor.policy.admission import (
     DONE,
@@ -135,8 +135,10 @@ class MemoryStore:
                 else:
                     changes.pop(change.target, None)
             elif change.what in {"pause", "resume"}:
-                pause = int(change.value) if change.what == "pause" else 0
-                state = replace(state, pause=pause)
+                paused = change.what == "pause"
+                state = replace(state, pause=int(change.value) if paused else 0)
+                if change.value and not paused:
+                    state = replace(state, share=adaptive.Share(int(change.value), now, now))
             else:
                 changes.clear()
                 fresh = UpstreamState(state.since)

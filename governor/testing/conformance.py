@@ -129,6 +129,17 @@ class LimiterStoreConformance:
         answers = [store.admit(ask(charge)) for charge in (three, one, one, one)]
         assert [type(answer) for answer in answers] == [Admit, Admit, Admit, Wait]
 
+    def test_a_resumed_upstream_may_begin_slowly(self, harness: StoreHarness) -> None:
+        """A resume that names a share of the rates puts it in force; another leaves them whole."""
+        store = self._empty(harness)
+        until = str(store.settle(Settlement("api")).now + 60 * SECOND)
+        for share, wanted in (("256", 256), ("", WHOLE)):
+            store.change(Change("api", "reset", "", "", "ann", "anew"))
+            store.change(Change("api", "pause", "", until, "ann", "maintenance"))
+            store.change(Change("api", "resume", "", share, "ann", "over"))
+            state = store.look("api", ()).state
+            assert (state.pause, state.share.share) == (0, wanted)
+
     def test_all_limits_or_nothing(self, harness: StoreHarness) -> None:
         """A call that one limit refuses takes nothing from the limits that would allow it."""
         store = self._empty(harness)

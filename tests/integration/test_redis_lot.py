@@ -201,9 +201,8 @@ def test_lua_releases_as_the_specification(
             for store in both:
                 store.settle(Settlement("api", pause=room * 100_000))
         else:
-            change = Change(
-                "api", "pause" if yes else "resume", "", str(clock.now + SECOND), "me", "w"
-            )
+            value = str(clock.now + SECOND) if yes else ("", "300")[which % 2]
+            change = Change("api", "pause" if yes else "resume", "", value, "me", "w")
             results = [store.change(change) for store in both]
             if which:
                 # Otherwise the next question is made of limits that are no longer in force.

@@ -152,7 +152,10 @@ def test_lua_answers_as_the_specification(steps: list, scripted: ScriptedRedis) 
             specification.adjust("api", wanted)
         elif kind == "change":
             what = "set" if token else "resume"
-            change = Change("api", what, token or "", str(number), "ann", "because")
+            # What a resumed upstream begins with, in 1,024ths of its rates; or it begins as it was.
+            begins = "" if number == 0 else str(100 * number)
+            value = str(number) if token else begins
+            change = Change("api", what, token or "", value, "ann", "because")
             in_force = scripted.store.change(change)
             assert in_force == specification.change(change)
             version = in_force.version

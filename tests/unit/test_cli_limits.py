@@ -427,6 +427,17 @@ def test_a_pause_is_over_by_itself(people: People) -> None:
     assert isinstance(people.call(), Admit)
 
 
+def test_adaptive_rates_resume_at_their_floor(people: People) -> None:
+    """Who waited meanwhile does not meet the upstream all at once; the end of a key's pause changes
+    no rates."""
+    people.run("pause", "payments", "--key", "account=a", *WHY)
+    people.run("resume", "payments", "--key", "account=a", *WHY)
+    assert people.json("payments")[0]["adaptive"] == {"share": 1.0}
+    people.run("pause", "payments", *WHY)
+    people.run("resume", "payments", *WHY)
+    assert people.json("payments")[0]["adaptive"]["share"] == 0.1006
+
+
 def test_pausing_one_key(people: People) -> None:
     """Only calls of that value wait; its bucket is found as a worker finds it."""
     done = people.run("pause", "payments", "--key", "account=a", "--for", "10m", *WHY)

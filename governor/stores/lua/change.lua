@@ -5,7 +5,8 @@
 --       3        the record of changes: a stream
 -- ARGV  1 what   "pause" | "resume" | "set" | "reset"
 --       2 target a limit's key, "pause:" and a bucket's name, or "" for the whole upstream
---       3 value  the numbers set, or the instant a pause ends, µs
+--       3 value  the numbers set; the instant a pause ends, µs; the share of its rates that a resumed
+--                upstream begins with, in 1,024ths, or ""
 --       4 by     who
 --       5 why    the reason
 --       6 channel where those who wait are told
@@ -13,12 +14,16 @@
 -- Reply {version, field, value, …}: the changes in force
 local what, target = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
-redis.call('HSETNX', KEYS[1], 'since', time[1] * 1000000 + time[2])
+local now = time[1] * 1000000 + time[2]
+redis.call('HSETNX', KEYS[1], 'since', now)
 if target == '' then
   if what == 'pause' then
     redis.call('HSET', KEYS[1], 'pause', ARGV[3])
   elseif what == 'resume' then
     redis.call('HDEL', KEYS[1], 'pause')
+    if ARGV[3] ~= '' then
+      redis.call('HSET', KEYS[1], 'adaptive', string.format('%d|%.0f|%.0f|0', ARGV[3], now, now))
+    end
   else
     redis.call('DEL', KEYS[2])
     redis.call('HDEL', KEYS[1], 'breaker', 'adaptive')
