@@ -138,7 +138,8 @@ def test_the_log(people: People) -> None:
     latest, first = people.json("limits", "log", "api")
     assert [latest["what"], latest["why"]] == ["resume", "over"]
     assert [first["what"], first["why"]] == ["pause", "incident 7"]
-    assert latest["at"] > first["at"]
+    # Both may be of one millisecond, which is as much as is shown.
+    assert latest["at"] >= first["at"]
     assert "@" in first["by"]
 
 
