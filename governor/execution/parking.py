@@ -70,8 +70,7 @@ def rank_of(priority: int, *, high_first: bool) -> int:
 
 def group_of(plan: CallPlan, origin: str) -> Group:
     """The lanes of tasks with these limits from this queue."""
-    shape = tuple(bucket for bucket, _ in plan.rules)
-    return Group(digest((shape, origin)), plan.rules)
+    return Group(_group_name(tuple(bucket for bucket, _ in plan.rules), origin), plan.rules)
 
 
 class Lanes:

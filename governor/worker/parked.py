@@ -78,8 +78,3 @@ class ParkedMessage(Message):
         if not self.acknowledged:
             self._state = state
             self._end(self, end)
-
-
-def ticket_of(message: Any) -> Ticket | None:
-    """What a message was released with; ``None`` for one that the broker has delivered."""
-    return message.ticket if isinstance(message, ParkedMessage) else None
