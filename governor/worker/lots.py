@@ -427,21 +427,23 @@ class Lots:
         if not lots:
             return
         self._look_later()
-        if len(revoked_tasks) == len(self._revoked) or self._outage.on:
+        revoked = set(revoked_tasks)
+        fresh = revoked - self._revoked
+        if not fresh or self._outage.on:
             return
-        fresh = [task_id for task_id in revoked_tasks if task_id not in self._revoked]
-        self._revoked = set(revoked_tasks)
         entries = tuple(entry for task_id in fresh for entry in entries_of(task_id))
         for lot in lots:
             try:
                 taken = self._store.lots.steer(lot.upstream.name, Steering("cancel", entries))
             except StoreUnavailable as exc:
+                # They are sought again at the next look.
                 self._outage.failed(exc)
                 return
             now = self._clock.monotonic()
             for payload in taken:
                 ticket = Ticket("", 0, "", payload, 0, late=True)
                 guarded(partial(self._deliver, lot, ticket, now))
+        self._revoked = revoked
 
     def _adopt_later(self, wait: int) -> None:
         if not self._adopting:
