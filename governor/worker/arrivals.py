@@ -96,7 +96,7 @@ class Arrivals:
         call.header.deferrals += 1
         payload = pack(parked(copy_of(message), call.header))
         if payload is None or self._outage.on:
-            self._fall_back(request, call)
+            self._not_parked(request, call)
             return
         left = 0
         if request.expires is not None:
@@ -122,6 +122,10 @@ class Arrivals:
         if len(arriving) == 1:
             self._loop.soon(partial(self._take_in, call.upstream))
 
+    def _not_parked(self, request: GovernedRequest, call: Call) -> None:
+        call.header.deferrals -= 1  # it is counted where it waits instead
+        self._fall_back(request, call)
+
     def _take_in(self, upstream: str) -> None:
         arriving = self._arriving.pop(upstream, [])
         # Of several that go to the front, the last one stands first.
@@ -136,7 +140,7 @@ class Arrivals:
         except StoreUnavailable as exc:
             self._outage.failed(exc)
             for request, call, _ in arriving:
-                guarded(partial(self._fall_back, request, call))
+                guarded(partial(self._not_parked, request, call))
             return
         self._stats.settled()
         self._outage.answered()
