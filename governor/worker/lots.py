@@ -137,6 +137,9 @@ class Lots:
             if upstream.parking == "store"
         }
         self._groups: dict[tuple[str, int, tuple[str, ...]], tuple[Group, ...]] = {}
+        self._accept = prepare_accept_content(  # type: ignore[no-untyped-call]
+            consumer.app.conf.accept_content
+        )
         self._handler: Callable[[Any], None] | None = None
         self._open = False
         self._saying = False
@@ -274,10 +277,9 @@ class Lots:
                           ticket.entry, lot.upstream.name)  # fmt: skip
             return
         name = lot.upstream.name
-        accept = prepare_accept_content(  # type: ignore[no-untyped-call]
-            self._consumer.app.conf.accept_content
+        message = ParkedMessage(
+            copy, name, ticket, slot, self._accept, self._ended, adopted=adopted
         )
-        message = ParkedMessage(copy, name, ticket, slot, accept, self._ended, adopted=adopted)
         assert self._handler is not None
         self._handler(message)
 
