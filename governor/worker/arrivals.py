@@ -120,13 +120,14 @@ class Arrivals:
         arriving = self._arriving.setdefault(call.upstream, [])
         arriving.append((request, call, arrival))
         if len(arriving) == 1:
-            self._loop.soon(partial(self._take_in, call.upstream))
+            self._loop.soon(partial(self.take_in, call.upstream))
 
     def _not_parked(self, request: GovernedRequest, call: Call) -> None:
         call.header.deferrals -= 1  # it is counted where it waits instead
         self._fall_back(request, call)
 
-    def _take_in(self, upstream: str) -> None:
+    def take_in(self, upstream: str) -> None:
+        """Park whoever is on the way there, now."""
         arriving = self._arriving.pop(upstream, [])
         # Of several that go to the front, the last one stands first.
         front = [one for one in arriving if one[2].front]

@@ -152,6 +152,7 @@ class Gate:
             governor, consumer, loop, self._outage, self.lots.taken_in, self._is_parked,
             self._hand_back,
         )  # fmt: skip
+        self.lots.before_release = self._arrivals.take_in
         governor.store.listen(self.heard)
 
     # ------------------------------------------------------------------ the way in

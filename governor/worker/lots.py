@@ -105,6 +105,9 @@ class Lots:
     Args:
         token: names this worker in what it releases.
         pace: how many places are likely to come free within so many microseconds.
+
+    Attributes:
+        before_release: called with an upstream's name before its lot is asked.
     """
 
     def __init__(  # noqa: PLR0917 - made in one place
@@ -141,6 +144,7 @@ class Lots:
             consumer.app.conf.accept_content
         )
         self._handler: Callable[[Any], None] | None = None
+        self.before_release: Callable[[str], None] = lambda _: None
         self._open = False
         self._saying = False
         self._renewing = False
@@ -201,6 +205,8 @@ class Lots:
         self._places.give_back()
 
     def _release(self, lot: _Lot) -> None:
+        # Who goes back to the front of its lane must be there before the next one is let out.
+        self.before_release(lot.upstream.name)
         lot.asking = False
         now = self._clock.monotonic()
         if now < self._outage.until:
