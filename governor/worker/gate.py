@@ -351,7 +351,17 @@ class Gate:
     def _move_up(self, call: Call, now: int) -> bool:
         """Whether it, which is late, has the slot of the next one of its lane now."""
         released = filter(_was_released, (*self._due, *self._room.requests()))
-        return move_up(call, map(_call, released), now - self._settings.grace)
+        last = move_up(call, map(_call, released), now - self._settings.grace)
+        if last is None:
+            return False
+        without = [one for one in self._due if one.call is last]
+        for request in without:
+            self._due.remove(request)
+        without += self._room.take(lambda one: one.call is last, 1)
+        last.header.reserved = ()
+        for request in without:
+            self._arrivals.park(request, last)
+        return True
 
     def _decide_alone(self, request: GovernedRequest, call: Call) -> bool:
         """The store is away: what the upstream has declared for that."""

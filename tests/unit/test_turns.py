@@ -22,9 +22,9 @@ def call(slot: int, lane: LaneKey = LANE, *, settled: bool = True, places: bool 
 
 
 def test_each_takes_the_slot_of_the_next() -> None:
-    """The late one goes first, those behind it one slot later each, and the last asks again."""
+    """The late one goes first, those behind it one slot later each, and the last goes back."""
     late, *others = (call(slot) for slot in (100, 200, 300, 400))
-    assert move_up(late, [others[2], others[0], late, others[1]], oldest=150)
+    assert move_up(late, [others[2], others[0], late, others[1]], oldest=150) is others[2]
     assert [late.slot, others[0].slot, others[1].slot] == [200, 300, 400]
     assert [one.settled for one in (late, *others)] == [True, True, True, False]
 
