@@ -258,7 +258,11 @@ class Gate:
 
     def enter(self, request: GovernedRequest) -> None:
         """It wants a place in the pool, and asks then."""
-        self._new.append(request)
+        if _was_released(request):
+            # Its body came too late: it is before those that were released after it.
+            self._due.appendleft(request)
+        else:
+            self._new.append(request)
         self._places.acquire(self._occupy, None)
 
     def _released(self, request: GovernedRequest) -> None:
