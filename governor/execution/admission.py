@@ -10,6 +10,7 @@ from governor.clock import Clock
 from governor.errors import StoreUnavailable
 from governor.execution.header import Header
 from governor.execution.in_force import LimitsInForce
+from governor.execution.store_clock import StoreClock
 from governor.policy.decision import (
     Admit,
     Answer,
@@ -105,7 +106,12 @@ def charges_of(
 
 
 class Admission:
-    """The one way to ask: in the worker's gate, in a late body, in a direct call."""
+    """The one way to ask: in the worker's gate, in a late body, in a direct call.
+
+    Attributes:
+        in_force: limits as they are now.
+        store_clock: makes instants of this process of those in answers.
+    """
 
     def __init__(self, store: LimiterStore, settings: Settings, clock: Clock, stats: Stats) -> None:
         self._store = store
@@ -115,6 +121,7 @@ class Admission:
         self._own = MemoryStore(clock.monotonic)
         self._successes: dict[str, int] = {}
         self.in_force = LimitsInForce(store)
+        self.store_clock = StoreClock()
 
     def ask(self, call: Call) -> Answer:
         """Ask once. The call's header and slot are brought up to date with the answer.
@@ -136,9 +143,11 @@ class Admission:
         self._stats.decided(ended - started, len(calls))
         for index, call in enumerate(calls):
             if isinstance(answers[index], Stale):
+                started = self._clock.monotonic()
                 answers[index] = self._ask_again(call)
                 ended = self._clock.monotonic()
-            _note(call, answers[index], ended)
+            answer = answers[index]
+            _note(call, answer, self.store_clock.offset(call.upstream, started, answer.now, ended))
         return answers
 
     def without_store(self, call: Call) -> Answer | None:
@@ -247,8 +256,9 @@ class Admission:
         return charges
 
 
-def _note(call: Call, answer: Answer, now: int) -> None:
-    """Bring ``call`` up to date with its answer, heard at monotonic microseconds ``now``."""
+def _note(call: Call, answer: Answer, offset: int) -> None:
+    """Bring ``call`` up to date with its answer; ``offset`` makes monotonic microseconds of the
+    store's."""
     header = call.header
     if header.first is None:
         header.first = answer.now
@@ -259,13 +269,13 @@ def _note(call: Call, answer: Answer, now: int) -> None:
         header.reserved = answer.reserved
         call.binding = answer.limit
         call.woken = answer.woken
-        call.slot = now + answer.until - answer.now
+        call.slot = answer.until + offset
         # Nothing is left to ask at the slot; a claim is taken there.
         paid = {r.bucket for r in answer.reserved if r.paid and r.slot == answer.until}
         call.settled = call.claim is None and paid.issuperset([c.bucket for c in call.charges])
     elif isinstance(answer, Admit):
         header.reserved = ()
-        call.slot = now - (answer.now - answer.slot)
+        call.slot = answer.slot + offset
         call.settled = call.claim is None and not call.places and not answer.probe
         call.admitted = True
         call.probe = answer.probe

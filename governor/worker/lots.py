@@ -214,17 +214,16 @@ class Lots:
             return
         room = min(1 + self._places.free() + self._pace(self._ahead // 2), _MOST_AT_ONCE)
         try:
-            released = self._ask(lot, room)
+            released, offset = self._ask(lot, room)
         except StoreUnavailable as exc:
             self._outage.failed(exc)
             self._wake(lot, self._outage.until)
             return
         self._outage.answered()
-        now = self._clock.monotonic()
         lot.waiting = released.waiting
         lot.misses = 0 if released.tickets or released.more else lot.misses + 1
         for ticket in released.tickets:
-            guarded(partial(self._deliver, lot, ticket, now + ticket.slot - released.now))
+            guarded(partial(self._deliver, lot, ticket, ticket.slot + offset))
         if released.tickets:
             self._stats.count(lot.upstream.name, "released", len(released.tickets))
             self._renew_later()
@@ -233,17 +232,19 @@ class Lots:
         if released.more:
             self._want(lot)
         elif released.next:
-            wait = released.next - released.now
-            if wait > self._ahead:
-                wait -= self._ahead
+            at = released.next
+            if at - released.now > self._ahead:
+                at -= self._ahead
             late = self._ahead * min(lot.misses, _MOST_MISSES)
-            self._wake(lot, now + wait + late + _EARLY)
+            self._wake(lot, at + offset + late + _EARLY)
 
-    def _ask(self, lot: _Lot, room: int) -> Released:
+    def _ask(self, lot: _Lot, room: int) -> tuple[Released, int]:
+        """The answer, and what makes monotonic instants of its own."""
         upstream = lot.upstream
         in_force = self._governor.admission.in_force
         for _ in range(3):
             left, freed, news = tuple(lot.left[:_MOST_LEFT]), tuple(lot.freed), lot.news
+            asked = self._clock.monotonic()
             released = self._store.lots.release(
                 ReleaseAsk(
                     upstream=upstream.name,
@@ -268,7 +269,9 @@ class Lots:
             if not released.stale:
                 lot.freed.difference_update(freed)
                 lot.news = released.more and news
-                return released
+                return released, self._governor.admission.store_clock.offset(
+                    upstream.name, asked, released.now, self._clock.monotonic()
+                )
             in_force.refresh(upstream.name)
             lot.news = True
         raise StoreUnavailable(f"The limits of {upstream.name} change faster than they are read")
