@@ -110,16 +110,33 @@ class CountedPlaces:
     def clear(self) -> None:
         self._waiting.clear()
 
-    def _apply(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _apply(
+        self, target: Callable[..., Any], *args: Any, callback: Callable[[Any], None], **kwargs: Any
+    ) -> Any:
         self._applied += 1
+        taken = True
+
+        def give_back() -> None:
+            nonlocal taken
+            if taken:
+                taken = False
+                self.give_back()
 
         def counted(*inner: Any, **named: Any) -> Any:
             try:
                 return target(*inner, **named)
-            finally:
-                self.give_back()
+            except BaseException:
+                give_back()
+                raise
 
-        return self._on_apply(counted, *args, **kwargs)
+        def ended(result: Any) -> None:
+            # Whoever is next is decided about after it is known how this one ended.
+            try:
+                callback(result)
+            finally:
+                give_back()
+
+        return self._on_apply(counted, *args, callback=ended, **kwargs)
 
     def _pump(self) -> None:
         if self._pumping:

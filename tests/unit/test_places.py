@@ -74,6 +74,36 @@ def test_who_gives_a_place_back_at_once_lets_the_next_in() -> None:
     assert came == ["next"]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_place_is_given_back_once_its_end_is_heard(fails: bool) -> None:
+    """Who is next is let in after the callback of the one before, or after its exception, and
+    once."""
+    later, pool, told = Later(), Mock(num_processes=1), []
+    applied = pool.on_apply
+    controller = Mock()
+    places = CountedPlaces(controller, pool, later)
+
+    def body() -> None:
+        if fails:
+            raise SystemExit
+
+    controller._process_task.side_effect = lambda _: pool.on_apply(body, callback=told.append)
+    places.acquire(places.run, "one")
+    for name in ("two", "three"):
+        places.acquire(told.append, name)
+    (target,), named = applied.call_args
+    if fails:
+        with pytest.raises(SystemExit):
+            target()
+    else:
+        target()
+        later.run()
+        assert not told
+    named["callback"]("ended")
+    later.run()
+    assert told == ["ended", "two"]
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_work_brought_while_the_loop_empties_its_pipe(
     before: bool, monkeypatch: pytest.MonkeyPatch
