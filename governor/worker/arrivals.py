@@ -87,8 +87,9 @@ class Arrivals:
             return False
         return self._behind.get(call.lane.name, 0) > self._clock.monotonic()
 
-    def park(self, request: GovernedRequest, call: Call, *, front: bool = False) -> None:
-        """Let it wait in the lot; acknowledge its message once it does."""
+    def park(self, request: GovernedRequest, call: Call) -> None:
+        """Let it wait in the lot; acknowledge its message once it does. It goes to the front of its
+        lane when it has had its turn and could not use it."""
         lane = request.lane
         message = request.message
         assert lane is not None
@@ -101,9 +102,6 @@ class Arrivals:
         left = 0
         if request.expires is not None:
             left = max(as_micros(request.expires) - self._clock.wall(), 1)
-        again = isinstance(message, ParkedMessage)
-        # What was adopted has its order already, and no turn that it could not use.
-        first = again and not message.adopted
         arrival = Arrival(
             entry=entry_of(request.id, int(request.request_dict.get("retries") or 0)),
             lane=lane,
@@ -112,8 +110,8 @@ class Arrivals:
             give_up_at=call.header.give_up_at,
             max_wait=call.plan.upstream.max_wait,
             expires_in=left,
-            front=front or first,
-            again=again,
+            front=request.number is not None or call.header.throttles > 0,
+            again=isinstance(message, ParkedMessage),
         )
         # From now on, not from when the store has it: nobody may be asked about in between.
         self._behind[call.lane.name] = self._clock.monotonic() + _BEHIND
@@ -129,8 +127,9 @@ class Arrivals:
     def take_in(self, upstream: str) -> None:
         """Park whoever is on the way there, now."""
         arriving = self._arriving.pop(upstream, [])
-        # Of several that go to the front, the last one stands first.
-        front = [one for one in arriving if one[2].front]
+        # Of several that go to the front, the last one stands first: it is the one that had its
+        # slot first, and before those the one that had it elsewhere.
+        front = sorted((one for one in arriving if one[2].front), key=_number)
         arriving = [one for one in arriving if not one[2].front] + front[::-1]
         for at in range(0, len(arriving), _MOST_AT_ONCE):
             self._take_some_in(upstream, arriving[at : at + _MOST_AT_ONCE])
@@ -151,3 +150,8 @@ class Arrivals:
         if len(self._behind) > _MOST_LANES:
             now = self._clock.monotonic()
             self._behind = {name: until for name, until in self._behind.items() if until > now}
+
+
+def _number(arriving: _Arriving) -> int:
+    number = arriving[0].number
+    return -1 if number is None else number

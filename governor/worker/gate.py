@@ -62,7 +62,7 @@ from governor.worker.places import Places
 from governor.worker.request import GovernedRequest
 from governor.worker.settlement import Settlement
 from governor.worker.task import RUN_KEY
-from governor.worker.turns import move_up
+from governor.worker.turns import move_up, usable
 from governor.worker.waiting import WaitingRoom
 
 _log = logging.getLogger("governor")
@@ -143,6 +143,7 @@ class Gate:
         self.settlement = Settlement(governor, self.funeral, self._holdings, self._outage)
         self._identity = os.urandom(6).hex()
         self._delivery = count()
+        self._numbers = count()
         self._make_known()
         self.lots = Lots(
             governor, consumer, loop, places, self._outage, self._identity, self._pace.within
@@ -243,6 +244,7 @@ class Gate:
             return
         call.version = self._governor.admission.in_force.version(call.upstream)
         call.slot = slot
+        self._number(request)
         call.admitted = True
         call.probe = ticket.probe
         call.settled = call.claim is None
@@ -254,25 +256,41 @@ class Gate:
         if slot > self._clock.monotonic():
             self._room.hold(request, slot)
         else:
+            # Those before it in its lane may be late.
+            self._room.look()
             self._released(request)
 
     def enter(self, request: GovernedRequest) -> None:
         """It wants a place in the pool, and asks then."""
-        if _was_released(request):
-            # Its body came too late: it is before those that were released after it.
-            self._due.appendleft(request)
-        else:
+        if request.number is None:
             self._new.append(request)
+        else:
+            # Its body came too late.
+            self._in_turn(request)
         self._places.acquire(self._occupy, None)
 
     def _released(self, request: GovernedRequest) -> None:
         self._unhold(request)
-        self._due.append(request)
+        self._in_turn(request)
         self._places.acquire(self._occupy, None)
 
+    def _in_turn(self, request: GovernedRequest) -> None:
+        """It is due, before those that got their slots after it."""
+        at = len(self._due)
+        if request.number is not None:
+            later = (place for place, one in enumerate(self._due) if _later(one, request))
+            at = next(later, at)
+        self._due.insert(at, request)
+
     def _occupy(self, _: None) -> None:
-        """A place is ours: decide about whoever is next, then use it or give it back. Called by
-        Celery's semaphore, so nothing may get out."""
+        """A place is ours. Called by Celery's semaphore, so nothing may get out."""
+        # Celery tells of a place before it tells how the body in it has ended. If that came too
+        # late for its call it is still the first of its lane, and if it was refused nobody calls.
+        self._loop.soon(self._use)
+
+    def _use(self) -> None:
+        """Decide about whoever is next, then use our place or give it back. Nothing gets out."""
+        self._room.look()
         waiting = self._due or self._new
         if not waiting:
             # Those it was asked for went back to the broker with a lost connection.
@@ -304,6 +322,8 @@ class Gate:
             self.settlement.waits(request, False)
             return False
         now = self._clock.monotonic()
+        if self._is_late(request, call, now) and not self._takes_turn(request, call, now):
+            return False
         if call.settled and (runs := self._at_its_slot(request, call, now)) is not None:
             return runs
         if not call.header.reserved and self._arrivals.follows(call):
@@ -339,33 +359,60 @@ class Gate:
     def _at_its_slot(self, request: GovernedRequest, call: Call, now: int) -> bool | None:
         """Whether what is charged for its slot runs now; ``None``: it must ask again."""
         assert call.slot is not None
-        released = _was_released(request)
-        late = now > call.slot + self._settings.grace
-        if late and released:
-            late = not self._move_up(call, now)
-        if released and now < call.slot:
+        if now < call.slot:
             self._room.hold(request, call.slot)
             return False
         call.settled = False
-        in_time = call.slot <= now and not late
-        if in_time or released:
+        in_time = now <= call.slot + self._settings.grace
+        if in_time or isinstance(request.message, ParkedMessage):
             call.header.reserved = ()
         return True if in_time else None
 
-    def _move_up(self, call: Call, now: int) -> bool:
-        """Whether it, which is late, has the slot of the next one of its lane now."""
-        released = filter(_was_released, (*self._due, *self._room.requests()))
-        last = move_up(call, map(_call, released), now - self._settings.grace)
-        if last is None:
+    def _is_late(self, request: GovernedRequest, call: Call, now: int) -> bool:
+        """Whether it had a slot in a lane, and could not use it."""
+        if request.number is None or call.slot is None:
             return False
-        without = [one for one in self._due if one.call is last]
-        for request in without:
-            self._due.remove(request)
-        without += self._room.take(lambda one: one.call is last, 1)
-        last.header.reserved = ()
-        for request in without:
-            self._arrivals.park(request, last)
+        if not call.header.reserved:
+            return not call.settled
+        return now > call.slot + self._settings.grace
+
+    def _takes_turn(self, request: GovernedRequest, call: Call, now: int) -> bool:
+        """It is late: whether it may be decided about and overtakes nobody that way. If not, it
+        waits already."""
+        oldest = now - self._settings.grace
+        behind = self._behind(request)
+        last = move_up(call, [_call(other) for other in behind], oldest)
+        if last is not None:
+            loser = next(other for other in behind if other.call is last)
+            self._withdraw(loser)
+            self._park(loser, last)
+        elif any(usable(_call(other), oldest) for other in behind):
+            self._park(request, call)
+            return False
         return True
+
+    def _behind(self, request: GovernedRequest) -> list[GovernedRequest]:
+        """Those of its lane that got their slots after it and have not begun, in that order."""
+        call = _call(request)
+        found = [
+            other for other in (*self._due, *self._room.requests())
+            if _later(other, request) and _call(other).lane == call.lane
+            and _call(other).upstream == call.upstream
+        ]  # fmt: skip
+        return sorted(found, key=lambda other: other.number or 0)
+
+    def _withdraw(self, request: GovernedRequest) -> None:
+        """It waits for no place and no instant any more."""
+        if request in self._due:
+            self._due.remove(request)
+        else:
+            self._room.take(lambda other: other is request, 1)
+        self._unhold(request)
+
+    def _number(self, request: GovernedRequest) -> None:
+        """It has a slot in its lane, after all that have one here."""
+        if request.number is None and request.lane is not None:
+            request.number = next(self._numbers)
 
     def _decide_alone(self, request: GovernedRequest, call: Call) -> bool:
         """The store is away: what the upstream has declared for that."""
@@ -437,6 +484,8 @@ class Gate:
         # Whoever may be woken stays where it can be, as long as the broker is patient with it.
         stays_until = request.received + self._settings.max_countdown
         stays = answer.woken and request.lane is None and len(self._room) < _MOST_HELD
+        if answer.charged:
+            self._number(request)
         if near or (stays and self._clock.monotonic() < stays_until):
             self.settlement.count(request, "held")
             self._hold(request, call.slot if near else min(call.slot, stays_until))
@@ -445,6 +494,7 @@ class Gate:
 
     def _run(self, request: GovernedRequest) -> None:
         call = _call(request)
+        self._number(request)
         if call.header.began is None:
             call.header.began = self._clock.wall()
         request.request_dict[RUN_KEY] = {
@@ -492,7 +542,7 @@ class Gate:
             # It had its turn and could not use it.
             self.settlement.settle(request, ClaimAction.RELEASE)
         call.header.reserved = ()
-        self._arrivals.park(request, call, front=call.header.throttles > 0)
+        self._arrivals.park(request, call)
         for other in self._companions(request, call):
             theirs = _call(other)
             if theirs.admitted:
@@ -502,28 +552,21 @@ class Gate:
 
     def _companions(self, request: GovernedRequest, call: Call) -> list[GovernedRequest]:
         """Who is parked together with it, to keep the order of their lane: those that came before
-        the next one, which will follow without being asked about; and if it was released itself,
-        and is too late, those that were released after it, and are late as well."""
-
-        def same(other: GovernedRequest) -> bool:
-            theirs = _call(other)
-            return theirs.lane == call.lane and theirs.upstream == call.upstream
-
+        the next one, which will follow without being asked about; and if it had a slot, those that
+        got theirs after it."""
         # Who is admitted ahead of its place, or holds something, keeps that.
         found = [
             other for other in self._new
-            if same(other) and not _call(other).header.reserved and not _call(other).admitted
+            if _call(other).lane == call.lane and _call(other).upstream == call.upstream
+            and not _call(other).header.reserved and not _call(other).admitted
         ]  # fmt: skip
         for other in found:
             self._new.remove(other)
-        if isinstance(request.message, ParkedMessage) and not request.message.adopted:
-            released = [other for other in self._due if _was_released(other) and same(other)]
-            for other in released:
-                self._due.remove(other)
-            released += self._room.take(
-                lambda other: _was_released(other) and same(other), _MOST_HELD
-            )
-            found += sorted(released, key=lambda other: _call(other).slot or 0)
+        if request.number is not None:
+            behind = self._behind(request)
+            for other in behind:
+                self._withdraw(other)
+            found += behind
         return found
 
     def _is_parked(self, request: GovernedRequest, call: Call) -> None:
@@ -648,8 +691,10 @@ class Gate:
         self._places.clear()
 
 
-def _was_released(request: GovernedRequest) -> bool:
-    return isinstance(request.message, ParkedMessage) and not request.message.adopted
+def _later(other: GovernedRequest, request: GovernedRequest) -> bool:
+    """Whether it got its slot after ``request``; those of other lanes are in no order."""
+    assert request.number is not None
+    return other.number is not None and other.number > request.number
 
 
 def _priority(message: Any) -> int:

@@ -36,6 +36,7 @@ class GovernedRequest(Request):  # type: ignore[misc]
         received: when it was, in monotonic microseconds.
         outcome: what its call said about the upstream.
         lane: where it waits when it must wait long.
+        number: its place in the order in which those of its lane got slots in this worker.
     """
 
     call: Call | None = None
@@ -49,6 +50,7 @@ class GovernedRequest(Request):  # type: ignore[misc]
     received: int = 0
     outcome: Outcome = Outcome.IGNORED
     lane: Lane | None = None
+    number: int | None = None
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False

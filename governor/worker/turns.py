@@ -1,18 +1,27 @@
-"""The order of released tasks of one lane that come too late for their slots."""
+"""The order of tasks of one lane that have slots here and come too late for them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from governor.execution.admission import Call
 
 
-def move_up(late: Call, released: Iterable[Call], oldest: int) -> Call | None:
-    """Give a call that was released and is late the slot of the next one of its lane, that one the
-    slot of the one after it, and so on: they keep their order, and only the last has none.
+def usable(call: Call, oldest: int) -> bool:
+    """Whether it is charged for a slot that is still good.
 
     Args:
-        released: calls that were released to this worker and have not begun.
+        oldest: slots from then on, in monotonic microseconds, are.
+    """
+    return bool(call.header.reserved) and call.slot is not None and call.slot >= oldest
+
+
+def move_up(late: Call, behind: Sequence[Call], oldest: int) -> Call | None:
+    """Give a call that is late the slot of the next one of its lane, that one the slot of the one
+    after it, and so on: they keep their order, and only the last has none.
+
+    Args:
+        behind: calls of its lane that got their slots after it and have not begun, in that order.
         oldest: slots from then on, in monotonic microseconds, are still good.
 
     Returns:
@@ -20,22 +29,13 @@ def move_up(late: Call, released: Iterable[Call], oldest: int) -> Call | None:
         ``late`` has got no slot. Those in a concurrency limit hold their places by name and do not
         exchange them.
     """
-    others = [
-        call
-        for call in released
-        if call is not late
-        and (call.lane, call.charges) == (late.lane, late.charges)
-        and call.settled
-        and call.slot is not None
-        and call.slot >= oldest
-    ]
+    others = [call for call in behind if call.charges == late.charges and usable(call, oldest)]
     if not others or late.places:
         return None
-    others.sort(key=lambda call: call.slot or 0)
-    slots = [call.slot for call in others]
-    for call, slot in zip([late, *others], slots, strict=False):
-        call.slot = slot
-    late.settled = True
+    slots = sorted((call.slot or 0, call.header.reserved) for call in others)
+    for call, (slot, reserved) in zip([late, *others], slots, strict=False):
+        call.slot, call.header.reserved = slot, reserved
+    late.settled = late.claim is None
     last = others[-1]
-    last.settled = False
+    last.settled, last.header.reserved = False, ()
     return last

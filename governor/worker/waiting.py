@@ -38,6 +38,12 @@ class WaitingRoom:
         """Everyone in it, in no order."""
         return [request for _, _, request in self._heap]
 
+    def look(self) -> None:
+        """Release those whose time has come; a busy loop may be late with it."""
+        now = self._clock.monotonic()
+        while self._heap and self._heap[0][0] <= now:
+            self._release(heapq.heappop(self._heap)[2])
+
     def let_out(self, may_go: Callable[[Any], bool], most: int) -> None:
         """Release those who may go before their time, at most ``most``, first come first."""
         for request in self.take(may_go, most):
@@ -68,6 +74,5 @@ class WaitingRoom:
         now = self._clock.monotonic()
         if self._timer_at is not None and self._timer_at <= now:
             self._timer_at = None
-        while self._heap and self._heap[0][0] <= now:
-            self._release(heapq.heappop(self._heap)[2])
+        self.look()
         self._set_timer()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -113,6 +115,26 @@ def test_a_lane_is_served_in_order_at_its_rate(
     assert sum(line["deferrals"] >= 1 for line in lines) >= 20
     wait_until(lambda: fleet.stats("released"), lambda released: released >= 20)
     assert parked(fleet, "steady") == 0
+
+
+def test_a_worker_that_stood_still_keeps_the_order(make_fleet: Callable[..., Fleet]) -> None:
+    """Released tasks that come too late for their slots run before those that were released after
+    them."""
+    fleet = make_fleet()
+    worker = fleet.worker(concurrency=1)
+    pause_upstream(fleet.limiter_url, "tenants", 3600)
+    for number in range(100):
+        fleet.send("tenants", number, "one")
+    wait_until(lambda: parked(fleet, "tenants"), lambda waiting: waiting == 100)
+    unpause(fleet, "tenants")
+    for reached in range(10, 100, 10):
+        wait_until(lambda: len(numbers(fleet, "tenants")), lambda n, least=reached: n >= least)
+        worker.signal(signal.SIGSTOP)
+        # Longer than the grace: what is released and has not begun is late.
+        threading.Event().wait(0.12)
+        worker.signal(signal.SIGCONT)
+    called = wait_until(lambda: numbers(fleet, "tenants"), lambda called: len(called) == 100)
+    assert called == list(range(100))
 
 
 def test_what_waits_is_in_the_lot_alone(make_fleet: Callable[..., Fleet], redis_url: str) -> None:

@@ -1,4 +1,4 @@
-"""Released tasks that come too late for their slots keep their order."""
+"""Tasks that come too late for their slots keep the order of their lane."""
 
 from __future__ import annotations
 
@@ -7,35 +7,34 @@ import pytest
 from governor import Concurrency, Limit, Upstream
 from governor.execution.admission import Call
 from governor.execution.header import Header
-from governor.policy.decision import LaneKey
+from governor.policy.decision import Reservation
 from governor.policy.plan import CallPlan
 from governor.worker.turns import move_up
 
-LANE = LaneKey("group", "lane")
 
-
-def call(slot: int, lane: LaneKey = LANE, *, settled: bool = True, places: bool = False) -> Call:
+def call(slot: int, *, charged: bool = True, places: bool = False) -> Call:
     limits = [Limit("10/s"), *([Concurrency(3)] if places else [])]
     plan = CallPlan.of("task", Upstream("api", *limits))
     charges = plan.charges((), {})
-    return Call(plan, charges, Header(), slot=slot, settled=settled, lane=lane)
+    reserved = (Reservation(charges[0].bucket, slot, paid=True),) if charged else ()
+    return Call(plan, charges, Header(reserved=reserved), slot=slot, settled=True)
 
 
 def test_each_takes_the_slot_of_the_next() -> None:
     """The late one goes first, those behind it one slot later each, and the last goes back."""
-    late, *others = (call(slot) for slot in (100, 200, 300, 400))
-    assert move_up(late, [others[2], others[0], late, others[1]], oldest=150) is others[2]
-    assert [late.slot, others[0].slot, others[1].slot] == [200, 300, 400]
-    assert [one.settled for one in (late, *others)] == [True, True, True, False]
+    late, *others = calls = [call(slot) for slot in (100, 200, 300, 400)]
+    assert move_up(late, others, oldest=150) is others[2]
+    assert [one.slot for one in calls[:3]] == [200, 300, 400]
+    assert [one.header.reserved[0].slot for one in calls[:3]] == [200, 300, 400]
+    assert [one.settled for one in calls] == [True, True, True, False]
+    assert not others[2].header.reserved
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        # of another lane
-        call(200, LaneKey("group", "another")),
-        # it has to ask itself
-        call(200, settled=False),
+        # it has no slot: it must ask itself
+        call(200, charged=False),
         # late as well
         call(140),
         # it costs something else
@@ -43,7 +42,7 @@ def test_each_takes_the_slot_of_the_next() -> None:
     ],
 )
 def test_no_other_slot_is_taken(other: Call) -> None:
-    """Only slots of its own lane that are still good, for the same charges."""
+    """Only slots that are still good, for the same charges."""
     late = call(100)
     assert not move_up(late, [other], oldest=150)
     assert late.slot == 100

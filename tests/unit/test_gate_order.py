@@ -1,0 +1,230 @@
+"""The order of a lane, with the worker's real gate on a clock that stands wherever it hurts.
+
+A worker may stand still anywhere: between asking and hearing the answer, before it tells its pool
+of a task, before it hears how one has ended. Meanwhile its pool's processes go on.
+"""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from collections import defaultdict, deque
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu.message import Message
+from kombu.serialization import dumps
+
+from governor import GovernedTask, Governor, Limit, Upstream
+from governor.clock import SECOND, seconds
+from governor.policy.lot import ReleaseAsk, Released
+from governor.stores.memory import MemoryStore
+from governor.testing.clock import FakeClock
+from governor.worker.gate import Gate
+from governor.worker.outcomes import NotNow
+from governor.worker.request import GovernedRequest
+from governor.worker.task import RUN_KEY
+
+TASKS = 40
+RATE = 50
+GRACE = SECOND // 20
+MILLI = SECOND // 1_000
+
+
+class SimulatedLoop:
+    """Runs what is brought and what is due, one thing at a time, and moves the clock there."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self._brought: deque[Callable[[], None]] = deque()
+        self._timed: list[tuple[int, int, Callable[[], None]]] = []
+        self._number = count()
+
+    def soon(self, work: Callable[[], None]) -> None:
+        self._brought.append(work)
+
+    def at(self, moment: int, work: Callable[[], None]) -> None:
+        heapq.heappush(self._timed, (moment, next(self._number), work))
+
+    def here(self) -> bool:
+        return True
+
+    def drain(self) -> None:
+        pass
+
+    def forget(self) -> None:
+        self._timed.clear()
+
+    def turn(self) -> None:
+        if self._brought:
+            self._brought.popleft()()
+            return
+        moment, _, work = heapq.heappop(self._timed)
+        self._clock.now = max(self._clock.now, moment)
+        work()
+
+
+class SimulatedPool:
+    """Places, and processes whose time goes on while the worker's stands still. As with Celery's
+    prefork pool a place is free before the worker hears how its body has ended."""
+
+    def __init__(self, world: World, places: int) -> None:
+        self._world = world
+        self._free = places
+        self._waiting: deque[tuple[Callable[[Any], None], Any]] = deque()
+
+    def acquire(self, occupant: Callable[[Any], None], request: Any) -> None:
+        if self._free:
+            self._free -= 1
+            occupant(request)
+        else:
+            self._waiting.append((occupant, request))
+
+    def give_back(self) -> None:
+        self._world.loop.soon(self._release)
+
+    def free(self) -> int:
+        return self._free
+
+    def clear(self) -> None:
+        self._waiting.clear()
+
+    def run(self, request: GovernedRequest) -> None:
+        world = self._world
+        begins = world.clock.now + world.random.choice([MILLI // 5, MILLI // 5, world.stall()])
+        run = request.request_dict[RUN_KEY]
+        if begins > run["until"]:
+            world.loop.at(begins, lambda: self._ended(request, NotNow()))
+        else:
+            number, tenant = request.args
+            world.began[tenant].append(number)
+            world.calls.append(begins)
+            world.loop.at(begins + 2 * MILLI, lambda: self._ended(request, None))
+
+    def _ended(self, request: GovernedRequest, exc: Exception | None) -> None:
+        self._release()
+        self._world.maybe_stands_still()
+        if exc is None:
+            request.acknowledge()
+            return
+        try:
+            raise exc
+        except NotNow:
+            kind, value, trace = sys.exc_info()
+        info = SimpleNamespace(exception=value, type=kind, traceback=str(trace), internal=False)
+        request.on_failure(info)
+
+    def _release(self) -> None:
+        if self._waiting:
+            occupant, request = self._waiting.popleft()
+            occupant(request)
+        else:
+            self._free += 1
+
+
+class World:
+    """One worker, its store, and a producer."""
+
+    def __init__(self, random: Random, hold: int, folder: Path) -> None:
+        self.random = random
+        self.clock = FakeClock()
+        self.loop = SimulatedLoop(self.clock)
+        self.began: dict[str, list[int]] = defaultdict(list)
+        self.calls: list[int] = []
+        self.quiet = True
+        self.store = MemoryStore(self.clock.monotonic)
+        self._release = self.store.lots.release
+        self.store.lots.release = self._delayed  # type: ignore[method-assign]
+        self.app = Celery("app", broker="memory://", backend="cache+memory://")
+        self.app.conf.update(
+            governor_redis_url="redis://unused", governor_hold=hold,
+            governor_grace=seconds(GRACE), governor_spill_dir=str(folder),
+        )  # fmt: skip
+        governor = Governor(self.app, clock=self.clock, store=self.store)
+        api = Upstream("api", Limit(f"{RATE}/s"), fair_by="tenant")
+
+        @self.app.task(base=GovernedTask, upstream=api, idempotent=True, name="call", shared=False)
+        def call(number: int, tenant: str) -> None:
+            """Never executed: the pool is simulated."""
+
+        consumer = SimpleNamespace(
+            app=self.app,
+            qos=SimpleNamespace(increment_eventually=int, decrement_eventually=int),
+            connection=self.app.connection_for_read(),
+            create_task_handler=lambda: self.received,
+        )
+        pool = SimulatedPool(self, 1)
+        self.gate = Gate(governor, consumer, self.loop, pool, pool.run, counted=False)
+        governor.gate = self.gate
+        # The thread of the dead letters has nothing to do, and times of its own.
+        self.loop.forget()
+        self.gate.lots.begin()
+
+    def stall(self) -> int:
+        """Microseconds: nothing, less than the grace, more than it."""
+        return 0 if self.quiet else self.random.choice([0, MILLI, GRACE // 2, 3 * GRACE])
+
+    def maybe_stands_still(self) -> None:
+        if self.random.random() < 0.1:
+            self.clock.advance(self.stall())
+
+    def _delayed(self, ask: ReleaseAsk) -> Released:
+        self.maybe_stands_still()
+        released = self._release(ask)
+        self.maybe_stands_still()
+        return released
+
+    def send(self, number: int, tenant: str) -> None:
+        """Deliver a task from the broker."""
+        sent = self.app.amqp.as_task_v2(f"{tenant}{number}", "call", (number, tenant), {})
+        content_type, encoding, body = dumps(sent.body, "json")
+        message = Message(
+            body, content_type=content_type, content_encoding=encoding, headers=sent.headers,
+            delivery_info={"exchange": "", "routing_key": "celery"}, accept={"application/json"},
+            channel=SimpleNamespace(basic_ack=lambda *_, **__: None, no_ack_consumers=None),
+        )  # fmt: skip
+        self.received(message)
+
+    def received(self, message: Any) -> None:
+        """What Celery does with a message."""
+        self.gate.on_request(
+            GovernedRequest(
+                message, app=self.app, task=self.app.tasks["call"], hostname="simulated",
+                on_ack=message.ack_log_error, on_reject=message.reject_log_error,
+            )
+        )  # fmt: skip
+
+    def run(self) -> None:
+        """Until every task has begun."""
+        for _ in range(200_000):
+            if sum(map(len, self.began.values())) >= self.expected:
+                return
+            self.loop.turn()
+            self.maybe_stands_still()
+        pytest.fail(f"only {dict(self.began)} began")
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_worker_that_stands_still_keeps_the_order(seed: int, tmp_path: Path) -> None:
+    """Wherever a worker of one place stands still, bodies of a lane begin in its order, and every
+    task begins once."""
+    world = World(Random(seed), seed // 2 % 2, tmp_path)
+    names = "ab"[: 1 + seed % 2]
+    for number in range(TASKS):
+        for tenant in names:
+            world.send(number, tenant)
+    world.quiet = False
+    world.expected = TASKS * len(names)
+    world.run()
+    assert world.began == {tenant: list(range(TASKS)) for tenant in names}
+    # A call may begin until its slot's grace is over, and slots are as far apart as the rate says.
+    calls = sorted(world.calls)
+    for span in range(1, len(calls)):
+        least = span * SECOND // RATE - GRACE
+        assert min(b - a for a, b in zip(calls, calls[span:], strict=False)) >= least, span
