@@ -164,9 +164,18 @@ _NOT_PARKED = "{0} is not parked: governor explain {0} asks the workers and the 
 @_tasks
 @_why
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@_json
 @click.pass_obj
 @options.exit_codes
-def cancel(environment: Environment, task_ids: tuple[str, ...], why: str, yes: bool) -> int:
+def cancel(
+    environment: Environment,
+    /,
+    *,
+    task_ids: tuple[str, ...],
+    why: str,
+    yes: bool,
+    as_json: bool,
+) -> int:
     """Take parked tasks out. They do not run, and their results say REVOKED, as after `celery
     control revoke`.
 
@@ -176,9 +185,9 @@ def cancel(environment: Environment, task_ids: tuple[str, ...], why: str, yes: b
     Example:
       governor waiting cancel 7b0c1c1e-58d4-4b3e-a8f5-0d4c6f3a9c11 --why "sent by mistake"
     """
-    work = _Work(environment, task_ids)
+    work = _Work(environment, task_ids, as_json=as_json)
     if not work.tasks:
-        return work.code()
+        return work.report("cancelled")
     waiting_view.preview(work.tasks)
     if not yes and not _confirmed(len(work.tasks)):
         return USAGE
@@ -189,16 +198,17 @@ def cancel(environment: Environment, task_ids: tuple[str, ...], why: str, yes: b
                     break
                 work.did(work.steering.cancel(work.tasks[at : at + AT_ONCE], why))
     finally:
-        work.report("cancelled")
-    return INTERRUPTED if heard else work.code()
+        code = work.report("cancelled")
+    return INTERRUPTED if heard else code
 
 
 @waiting.command("front")
 @_tasks
 @_why
+@_json
 @click.pass_obj
 @options.exit_codes
-def front(environment: Environment, task_ids: tuple[str, ...], why: str) -> int:
+def front(environment: Environment, task_ids: tuple[str, ...], why: str, as_json: bool) -> int:
     """Let parked tasks be the first of their lanes, in the order in which they are named.
 
     Their lanes get no further turns for it.
@@ -207,11 +217,10 @@ def front(environment: Environment, task_ids: tuple[str, ...], why: str) -> int:
     Example:
       governor waiting front 7b0c1c1e-58d4-4b3e-a8f5-0d4c6f3a9c11 --why "they called"
     """
-    work = _Work(environment, task_ids)
+    work = _Work(environment, task_ids, as_json=as_json)
     if work.tasks:
         work.did(work.steering.front(work.tasks, why))
-        work.report("at the front of its lane" if len(work.tasks) == 1 else "at the front")
-    return work.code()
+    return work.report("at the front of its lane" if len(work.tasks) == 1 else "at the front")
 
 
 @waiting.command("move")
@@ -222,6 +231,7 @@ def front(environment: Environment, task_ids: tuple[str, ...], why: str) -> int:
 )  # fmt: skip
 @click.option("--tenant", metavar="NAME", help="Whose turns they take; for upstreams with fair_by.")
 @_why
+@_json
 @click.pass_obj
 @options.exit_codes
 def move(
@@ -232,6 +242,7 @@ def move(
     priority: int | None,
     tenant: str | None,
     why: str,
+    as_json: bool,
 ) -> int:
     """Let parked tasks wait at the end of the lane of another priority, or of another tenant.
 
@@ -246,30 +257,30 @@ def move(
     rank = None
     if priority is not None:
         rank = rank_of(priority, high_first=environment.high_first())
-    work = _Work(environment, task_ids)
+    work = _Work(environment, task_ids, as_json=as_json)
     if work.tasks:
         work.did(work.steering.move(work.tasks, why, rank=rank, tenant=tenant))
-        work.report("moved")
-    return work.code()
+    return work.report("moved")
 
 
 class _Work:
     """The tasks a command was given: those that are parked, and what becomes of them."""
 
-    def __init__(self, environment: Environment, task_ids: Sequence[str]) -> None:
+    def __init__(self, environment: Environment, task_ids: Sequence[str], *, as_json: bool) -> None:
         standing = environment.standing()
         parked = environment.parked(standing)
         self.steering = environment.parked_steering(standing, options.actor())
         self.tasks: list[Parked] = []
-        self._failed = False
+        self._as_json = as_json
         self._done = Steered()
+        self._not_done: dict[str, str] = {}
         with _progress("Looking for the tasks …"):
             for task_id in dict.fromkeys(task_ids):
                 found = parked.find(task_id)
                 if found is None:
-                    self._fail(_NOT_PARKED.format(task_id))
+                    self._leave(task_id, _NOT_PARKED.format(task_id))
                 elif found.released:
-                    self._fail(_RELEASED.format(task_id))
+                    self._leave(task_id, _RELEASED.format(task_id))
                 else:
                     self.tasks.append(found)
 
@@ -279,23 +290,31 @@ class _Work:
         self._done.gone += steered.gone
         self._done.problems |= steered.problems
 
-    def report(self, said: str) -> None:
-        """Say what was done, and of which tasks it was not."""
-        click.echo(f"{len(self._done.done)} {said}.")
+    def report(self, said: str) -> int:
+        """Say what was done, and of which tasks it was not: the exit code."""
+        done, problems = self._done.done, self._done.problems
+        if self.tasks and not self._as_json:
+            click.echo(f"{len(done)} {said}.")
         for task in self._done.gone:
-            self._fail(f"{task.task_id}: it waits there already, or was released meanwhile")
-        for task_id, problem in self._done.problems.items():
-            self._fail(f"{task_id}: {problem}")
+            why = f"{task.task_id}: it waits there already, or was released meanwhile"
+            self._leave(task.task_id, why)
+        for task_id, problem in problems.items():
+            click.echo(printing.printable(f"{task_id}: {problem}"), err=True)
+        if self._as_json:
+            printing.as_json(
+                {
+                    "done": [task.task_id for task in done],
+                    "not_done": self._not_done,
+                    "problems": problems,
+                }
+            )
+        if not self.tasks:
+            return NOTHING_MATCHED
+        return SOME_FAILED if self._not_done or problems else DONE
 
-    def code(self) -> int:
-        """The exit code."""
-        if not self._failed:
-            return DONE
-        return SOME_FAILED if self.tasks else NOTHING_MATCHED
-
-    def _fail(self, said: str) -> None:
-        self._failed = True
-        click.echo(printing.printable(said), err=True)
+    def _leave(self, task_id: str, why: str) -> None:
+        self._not_done[task_id] = why
+        click.echo(printing.printable(why), err=True)
 
 
 _RELEASED = "{0} is released already: stop it with celery -A APP control revoke {0}"

@@ -30,6 +30,7 @@ from governor.policy.lot import (
     LaneView,
     LotView,
     ReleaseAsk,
+    Steering,
     Waiting,
 )
 from governor.policy.outcome import Outcome
@@ -99,6 +100,9 @@ class People:
         groups = (group_of(governance.plan, "celery"),)
         ask = ReleaseAsk("payments", groups, room, 0, 60 * SECOND, f"t{self.clock.wall()}")
         return [ticket.entry for ticket in self.store.lots.release(ask).tickets]
+
+    def gone(self, task_id: str) -> None:
+        self.store.lots.steer("payments", Steering("cancel", (task_id,)))
 
     def pause(self, until: int = FOREVER) -> None:
         self.store.change(Change("payments", "pause", "", str(until), "ann@host", "incident 7"))
@@ -556,7 +560,42 @@ def test_ctrl_c_ends_between_two_hundreds(people: People, monkeypatch: pytest.Mo
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_what_was_done_for_programs(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --json stdout is one object: what was done, what was not and why, and what could not be
+    done besides; everything else is on stderr."""
+    for task_id in ("t0", "t1", "t2"):
+        people.park(task_id)
+    people.park("t3", payload=b"\xff")
+    assert people.release() == ["t0"]
+    monkeypatch.setattr(waiting_module.waiting_view, "preview", lambda _: people.gone("t1"))
+    done = people.run("cancel", "t0", "t1", "t2", "t3", "t9", *WHY, "--yes", "--json")
+    assert done.exit_code == 1
+    told = json.loads(done.stdout)
+    assert told["done"] == ["t2", "t3"]
+    assert list(told["not_done"]) == ["t0", "t9", "t1"]
+    assert told["not_done"]["t1"] == "t1: it waits there already, or was released meanwhile"
+    assert list(told["problems"]) == ["t3"]
+    nothing = people.run("cancel", "t9", *WHY, "--json")
+    assert nothing.exit_code == 4
+    assert json.loads(nothing.stdout)["not_done"]["t9"].startswith("t9 is not parked")
+
+
+def test_a_question_is_not_json(people: People) -> None:
+    """A refused question leaves stdout empty, also with --json."""
+    people.park("t")
+    refused = people.run("cancel", "t", *WHY, "--json")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+
+
 # ---------------------------------------------------------------------------- front and move
+
+
+@pytest.mark.parametrize("what", [("front",), ("move", "--priority", "1")])
+def test_what_was_steered_for_programs(people: People, what: tuple[str, ...]) -> None:
+    """With --json stdout is one object here too."""
+    people.park("t0", rank=5)
+    told = people.json(*what, "t0", *WHY)
+    assert told == {"done": ["t0"], "not_done": {}, "problems": {}}
 
 
 def test_to_the_front(people: People) -> None:
