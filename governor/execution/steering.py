@@ -27,7 +27,10 @@ from governor.execution.standing import (
     when,
 )
 from governor.policy.adaptive import WHOLE, Share
+from governor.policy.adjustment import Adjustment, paced
 from governor.policy.breaker import written
+from governor.policy.decision import Charge
+from governor.policy.plan import CallPlan
 from governor.ports import Change, LimiterStore
 
 
@@ -47,12 +50,14 @@ class Steered:
     Attributes:
         notes: what a person should know about it.
         changes: what is written to the store.
+        adjustments: what is written before, of meters.
     """
 
     upstream: str
     differences: tuple[Difference, ...]
     changes: tuple[Change, ...]
     notes: tuple[str, ...] = ()
+    adjustments: tuple[Adjustment, ...] = ()
 
 
 class Steering:
@@ -182,8 +187,9 @@ class Steering:
         )
 
     def resume(self, upstream: str, key: Key | None, why: str) -> Steered:
-        """The end of a pause, also of one that the upstream asked for. Rates that adapt begin at
-        their floor, and grow from there.
+        """The end of a pause, also of one that the upstream asked for. Its leaky buckets begin
+        without a burst: those that everybody shares, or those of the key. Rates that adapt begin
+        at their floor, and grow from there.
 
         Raises:
             NothingMatched: there is no such upstream, or it is not paused.
@@ -191,8 +197,10 @@ class Steering:
         """
         rates = self._standing.upstream(upstream).adaptive
         begins = "" if rates is None else str(rates.floor)
-        buckets = [*self._buckets(upstream, key).values()] or [""]
-        found = [p for p in pauses(self._store.look(upstream, ())) if p.bucket in buckets]
+        keyed = self._buckets(upstream, key)
+        buckets = [*keyed.values()] or [""]
+        look = self._store.look(upstream, ())
+        found = [p for p in pauses(look) if p.bucket in buckets]
         if not found:
             shown = "" if key is None else f" for {key[0]}={key[1]}"
             raise NothingMatched(f"{upstream} is not paused{shown}")
@@ -203,7 +211,23 @@ class Steering:
                 self._change(upstream, "resume", p.bucket, "" if p.bucket else begins, why)
                 for p in found
             ),
+            adjustments=self._paced(upstream, keyed, numbers_of(look.in_force)),
         )
+
+    def _paced(
+        self,
+        upstream: str,
+        keyed: Mapping[Declared, str],
+        changes: Mapping[str, Mapping[str, Any]],
+    ) -> tuple[Adjustment, ...]:
+        """What takes the burst out of the leaky buckets of a key; without one, out of those that
+        everybody shares."""
+        declared = self._standing.limits(upstream)
+        limits = keyed or {each: each.bucket for each in declared if each.rule.per is None}
+        rules = tuple((bucket, each.changed(changes)) for each, bucket in limits.items())
+        plan = CallPlan("", self._standing.upstream(upstream), rules, None).leaving_reserve()
+        charges = (rule.charge_on(bucket, 1) for bucket, rule in plan.rules)
+        return tuple(paced(charge) for charge in charges if isinstance(charge, Charge))
 
     def _change(
         self, upstream: str, what: Literal["pause", "resume"], bucket: str, value: str, why: str
@@ -217,6 +241,8 @@ class Steering:
         Raises:
             StoreUnavailable: any of them may have been written.
         """
+        if steered.adjustments:
+            self._store.adjust(steered.upstream, steered.adjustments)
         for change in steered.changes:
             self._store.change(change)
 

@@ -32,6 +32,16 @@ class Adjustment:
     reset: int = 0
 
 
+def paced(charge: Charge) -> Adjustment:
+    """What leaves a bucket room for one call: no burst is saved up in it, and what was charged
+    already stays.
+
+    Args:
+        charge: one call of cost 1.
+    """
+    return Adjustment(replace(charge, interval=charge.capacity - charge.interval), used=1)
+
+
 def bucket(tat: int, adjustment: Adjustment, charge: Charge, now: int) -> int:
     """A leaky bucket's TAT after the correction."""
     if adjustment.more:

@@ -17,7 +17,7 @@ from typing import Any
 
 from governor.clock import SECOND
 from governor.policy.adaptive import WHOLE, AdaptivePolicy
-from governor.policy.adjustment import Adjustment
+from governor.policy.adjustment import Adjustment, paced
 from governor.policy.breaker import BreakerPolicy
 from governor.policy.decision import (
     Admit,
@@ -737,6 +737,22 @@ class LimiterStoreConformance:
             store.adjust("api", [Adjustment(charge, used=0, tolerance=1)])
             answers = [store.admit(ask(charge, hold=0, max_wait=10**12)) for _ in range(2)]
             assert [type(answer) for answer in answers] == [Admit, Wait], charge
+
+    def test_a_burst_is_taken_back(self, harness: StoreHarness) -> None:
+        """A bucket that has saved up a burst goes on with its rate, from a call now on; a slot that
+        was promised before stays promised."""
+        for bucket in ("s", "s:a"):
+            charge = Charge(bucket, "10/s", interval=100 * MS, capacity=500 * MS)
+            store = self._empty(harness)
+            store.adjust("api", [paced(charge)])
+            waits = [store.admit(ask(charge)) for _ in range(3)]
+            assert isinstance(waits[0], Admit)
+            slots = [wait.until - wait.now for wait in waits if isinstance(wait, Wait)]
+            assert slots == [100 * MS, 200 * MS]
+            store.adjust("api", [paced(charge)])
+            late = store.admit(ask(charge))
+            assert isinstance(late, Wait)
+            assert late.until - late.now == 300 * MS
 
     def _quota(self, harness: StoreHarness) -> QuotaCharge:
         start = harness.store.settle(Settlement("api")).now + 3600 * SECOND

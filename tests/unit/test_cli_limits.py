@@ -438,6 +438,61 @@ def test_adaptive_rates_resume_at_their_floor(people: People) -> None:
     assert people.json("payments")[0]["adaptive"]["share"] == 0.1006
 
 
+def mail(people: People) -> None:
+    """A task whose upstream keeps a reserve and has bursts, one for each account."""
+    declared = Upstream(
+        "mail",
+        Limit("10/s", burst=10, margin=0),
+        Limit("10/s", burst=6, per="account", margin=0),
+        reserve=0.1,
+        urgent=(9,),
+    )
+
+    @people.app.task(shared=False, base=GovernedTask, upstream=declared, name="send")
+    def send(account: str) -> None: ...
+
+    people.store.settle(Settlement("mail"))
+    people.clock.advance(HOUR)
+
+
+def sent(people: People, account: str, *, urgent: bool) -> int:
+    """How many of ten calls go at once."""
+    governance = people.governor.governance("send")
+    assert governance is not None
+    in_force = LimitsInForce(people.store)
+    in_force.refresh("mail")
+    plan = governance.plan if urgent else governance.plan.leaving_reserve()
+    charges = in_force.plan(plan).charges((account,), {})
+    asked = Ask("mail", charges, 0, 0, 0, 0, version=in_force.version("mail"))
+    return sum(isinstance(people.store.admit(asked), Admit) for _ in range(10))
+
+
+# of ten calls, one each fifth of a second, those that go at 5/s, and less the reserve
+@pytest.mark.parametrize(("urgent", "calls"), [(True, 10), (False, 9)])
+def test_a_pause_saves_up_no_burst(people: People, urgent: bool, calls: int) -> None:
+    """A resumed upstream delivers its rate, that which is in force, from the first call on; so does
+    what leaves its reserve."""
+    mail(people)
+    people.run("set", "mail", "10/s", "--rate", "5/s", "--yes", *WHY)
+    people.run("pause", "mail", *WHY)
+    people.clock.advance(HOUR)
+    people.run("resume", "mail", *WHY)
+    went = []
+    for account in "abcdefghij":
+        went.append(sent(people, account, urgent=urgent))
+        people.clock.advance(SECOND // 5)
+    assert (went[0], max(went), sum(went)) == (1, 1, calls)
+
+
+def test_a_pause_of_a_key_saves_up_no_burst(people: People) -> None:
+    """The buckets of a resumed key have none; others keep theirs."""
+    mail(people)
+    people.run("pause", "mail", "--key", "account=a", *WHY)
+    people.clock.advance(HOUR)
+    people.run("resume", "mail", "--key", "account=a", *WHY)
+    assert [sent(people, account, urgent=True) for account in "ab"] == [1, 6]
+
+
 def test_pausing_one_key(people: People) -> None:
     """Only calls of that value wait; its bucket is found as a worker finds it."""
     done = people.run("pause", "payments", "--key", "account=a", "--for", "10m", *WHY)

@@ -98,7 +98,9 @@ class People:
         governance = self.governor.governance("charge")
         assert governance is not None
         groups = (group_of(governance.plan, "celery"),)
-        ask = ReleaseAsk("payments", groups, room, 0, 60 * SECOND, f"t{self.clock.wall()}")
+        version = self.store.in_force("payments").version
+        token = f"t{self.clock.wall()}"
+        ask = ReleaseAsk("payments", groups, room, 0, 60 * SECOND, token, version)
         return [ticket.entry for ticket in self.store.lots.release(ask).tickets]
 
     def gone(self, task_id: str) -> None:
@@ -174,6 +176,18 @@ def test_an_upstream_that_is_held_up(people: People) -> None:
     people.store.settle(Settlement("payments", outcome=Outcome.FAILED, breaker=policy))
     assert "breaker open\tbreaker open until" in people.run("payments").stdout
     assert people.json("payments")[0]["held_up"]["by"] == "breaker"
+
+
+def test_after_a_pause_they_leave_at_the_rate(people: People) -> None:
+    """However long the upstream was paused, no burst of parked tasks leaves when it is resumed."""
+    for n in range(5):
+        people.park(f"t{n}", f"account{n}")
+    people.run("pause", "payments", "--reason", "incident 7", command=limits)
+    people.clock.advance(3600 * SECOND)
+    people.run("resume", "payments", "--reason", "over", command=limits)
+    for _ in range(3):
+        assert len(people.release(5)) == 1
+        people.clock.advance(SECOND // 1_000)
 
 
 def test_who_takes_turns(people: People) -> None:
