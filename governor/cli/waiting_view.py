@@ -20,7 +20,10 @@ from governor.execution.parking import rank_of
 from governor.execution.standing import FOREVER, said_breaker, said_pause
 
 _LOTS = ("upstream", "waiting", "released", "oldest", "rate", "drained in", "state")
-_TURNS = ("upstream", "tenant", "waiting", "oldest", "turns", "blocked")
+_TURNS = (
+    "upstream", "tenant", "waiting", "oldest", "turns", "estimated rate", "estimated drain",
+    "blocked",
+)  # fmt: skip
 _LANES = ("upstream", "lane", "tenant", "rank", "waiting", "oldest", "turns", "blocked")
 
 
@@ -96,12 +99,15 @@ def _lot_row(one: Shown) -> tuple[object, ...]:
     found = one.standing
     if found.lot is None:
         return found.name, *("?",) * 5, "the limiter store is not reachable"
-    rate = found.rate
     oldest = None if found.oldest is None else found.lot.now - found.oldest
     return (
-        found.name, found.lot.waiting, found.lot.out, span(oldest),
-        "–" if rate is None else f"{rate:.3g}/s", _said_drain(found), _said_state(found),
+        found.name, found.lot.waiting, found.lot.out, span(oldest), _said_rate(found.rate),
+        _said_drain(found), _said_state(found),
     )  # fmt: skip
+
+
+def _said_rate(rate: float | None) -> str:
+    return "–" if rate is None else f"{rate:.3g}/s"
 
 
 def _said_drain(found: LotStanding) -> str:
@@ -131,9 +137,11 @@ def _turns_rows(found: Sequence[Shown], by: str) -> Iterator[tuple[object, ...]]
             lane = turns.lane
             own = () if lane is None else (lane.name,)
             rank = () if lane is None else (lane.rank,)
+            drain = "unknown" if turns.drain is None else span(turns.drain)
+            estimated = (_said_rate(turns.rate), drain) if lane is None else ()
             yield (
                 one.standing.name, *own, turns.tenant, *rank, turns.waiting,
-                span(now - turns.oldest), f"{turns.share:.0%} (weight {turns.weight})",
+                span(now - turns.oldest), f"{turns.share:.0%} (weight {turns.weight})", *estimated,
                 _said_blocked(turns.blocked_until, turns.blocked_by, now),
             )  # fmt: skip
 
@@ -232,7 +240,12 @@ def lot_as_json(one: Shown, by: str | None) -> dict[str, Any]:
 def _turns_as_json(turns: Turns) -> dict[str, Any]:
     said: dict[str, Any] = {"tenant": turns.tenant}
     if turns.lane is None:
-        said["lanes"] = turns.lanes
+        rate, drain = turns.rate, turns.drain
+        said |= {
+            "lanes": turns.lanes,
+            "rate_estimate": None if rate is None else round(rate, 3),
+            "drain_seconds_estimate": None if drain is None else drain / SECOND,
+        }
     else:
         said |= {"lane": turns.lane.name, "rank": turns.lane.rank}
     return {

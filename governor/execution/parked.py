@@ -4,7 +4,7 @@ come. Nothing is decided here."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
@@ -47,6 +47,8 @@ class Turns:
         blocked_until: store time before which no task of it can go, 0: nothing of its own holds it
             up, or nobody knows until when.
         blocked_by: what of its own holds it up, as far as that is known.
+        rate: tasks of a fairness key released in a second, if it has its share of the turns of
+            those that nothing holds up, at the rate of lately; ``None``: none, or nobody knows.
     """
 
     tenant: str
@@ -58,6 +60,12 @@ class Turns:
     share: float
     blocked_until: int
     blocked_by: str
+    rate: float | None = None
+
+    @property
+    def drain(self) -> int | None:
+        """Microseconds until all that wait are released at that rate; ``None``: nobody knows."""
+        return None if self.rate is None else int(self.waiting / self.rate * SECOND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +201,11 @@ class ParkedTasks:
         for each in found.lot.lanes:
             flows.setdefault(each.lane.flow, []).append(each)
         total = sum(_weights(found.lot.lanes).values())
-        turns = (self._turns(found, lanes, None, total) for lanes in flows.values())
+        rates = self._rates(found)
+        turns = (
+            replace(self._turns(found, lanes, None, total), rate=rates.get(flow))
+            for flow, lanes in flows.items()
+        )
         return tuple(sorted(turns, key=lambda one: (-one.waiting, one.tenant)))
 
     def find(self, task_id: str) -> Parked | None:
@@ -267,6 +279,21 @@ class ParkedTasks:
             blocked_until=blocked,
             blocked_by=self._blocked_by(held, found.upstream),
         )
+
+    def _rates(self, found: LotStanding) -> dict[str, float]:
+        """See :attr:`Turns.rate`; of the fairness keys that nothing holds up."""
+        if found.lot is None or found.rate is None or found.held_up is not None:
+            return {}
+        going = _weights(
+            [
+                each
+                for each in found.lot.lanes
+                if each.blocked_until <= found.lot.now
+                and self._standing.declares(found.name, each.lane.buckets)
+            ]
+        )
+        total = sum(going.values())
+        return {flow: found.rate * weight / total for flow, weight in going.items()}
 
     def _blocked_by(self, each: LaneView, view: UpstreamView) -> str:
         """What of its own holds a lane up: the pause of one of its keys, its limits, or that no

@@ -205,11 +205,45 @@ def test_who_takes_turns(people: People) -> None:
     assert big["blocked_by"] == "1/s per account"
     assert big["blocked_until"] == "2026-01-01T01:00:01.000+00:00"
     plain = people.run("payments", "--by", "tenant").stdout
-    assert "75% (weight 3)\tfor 1 s (1/s per account)" in plain
+    assert "75% (weight 3)\t–\tunknown\tfor 1 s (1/s per account)" in plain
     (view,) = people.json("payments", "--by", "lane")
     assert {one["lane"][:3] for one in view["lanes"]} == {"000", "009"}
     few = people.run("payments", "--by", "lane", "--limit", "1")
     assert "1 of 2 shown" in few.stderr
+
+
+def test_how_fast_each_tenant_is_likely_to_leave(people: People) -> None:
+    """The upstream's rate is shared by weight among the tenants that nothing of their own holds up;
+    of the others nothing is expected, nor of anybody while the upstream is paused."""
+
+    def told() -> dict[str, tuple[float | None, float | None]]:
+        (view,) = people.json("payments", "--by", "tenant")
+        return {
+            one["tenant"]: (one["rate_estimate"], one["drain_seconds_estimate"])
+            for one in view["tenants"]
+        }
+
+    for n in range(4):
+        found = people.park(f"big{n}", "big")
+        people.park(f"small{n}", "small")
+    assert told() == {"big": (None, None), "small": (None, None)}
+    assert len(people.release(9)) == 2
+    people.clock.advance(SECOND // 2)
+    people.park("late0", "late")
+    people.park("late1", "late")
+    assert people.release(9) == ["late0"]  # and the next of it is held up
+    people.clock.advance(SECOND // 2)
+    people.release(0)  # finds that the others' time has come
+    older = replace(found, buckets=("s", "old"), group="old", flow="old", tenant="old")
+    people.store.lots.park("payments", [Arrival("u", older, (1, 1), b"")])
+    assert told() == {
+        "big": (2.25, 1.333333), "small": (0.75, 4.0), "late": (None, None), "old": (None, None),
+    }  # fmt: skip
+    plain = people.run("payments", "--by", "tenant").stdout
+    assert "(weight 3)\t2.25/s\t1.33 s\t\n" in plain
+    assert "(weight 1)\t–\tunknown\tfor 0.5 s" in plain
+    people.pause()
+    assert {*told().values()} == {(None, None)}
 
 
 def test_without_names_keys_are_called_by_their_digests(people: People) -> None:
