@@ -12,7 +12,6 @@ import click
 from celery import Celery
 from celery.app.utils import find_app
 
-from governor.clock import SECOND
 from governor.deadletter.repository import SqlDeadLetters
 from governor.errors import ConfigurationError
 from governor.execution.parked import ParkedTasks
@@ -23,8 +22,8 @@ from governor.governor import Governor
 from governor.ports import MessageCopy
 from governor.redaction import Redactor
 from governor.settings import Settings
-from governor.worker.messages import BUDGET, Publisher
-from governor.worker.revocation import revoke
+from governor.worker.messages import Publisher, bounded_connection
+from governor.worker.revocation import announce, revoke
 
 
 class Environment:
@@ -128,6 +127,7 @@ class Environment:
             standing,
             shown=governor.redactor.text,
             revoke=partial(revoke, governor.app),
+            announce=partial(announce, governor.app),
             by=by,
         )
 
@@ -143,12 +143,7 @@ class Environment:
             Exception: whatever the broker's client raises.
         """
         app = self.loaded
-        budget = BUDGET / SECOND
-        options = dict(app.conf.broker_transport_options or {})
-        options |= {"socket_timeout": budget, "socket_connect_timeout": budget}
-        with app.connection_for_write(
-            transport_options=options, connect_timeout=budget
-        ) as connection:
+        with bounded_connection(app) as connection:
             connection.connect()  # once: asking a broker that is away would try for ever
             return (
                 app.control.broadcast(

@@ -47,6 +47,7 @@ class ParkedSteering:
         shown: hides secrets in a tenant's name.
         revoke: tells the result backend that a task was revoked; without a message it knows the
             id only. Raises :class:`UnreadableMessage` before anything is written.
+        announce: tells those who watch Celery's events that tasks were revoked.
         by: who does it.
     """
 
@@ -57,17 +58,19 @@ class ParkedSteering:
         *,
         shown: Callable[[str], str],
         revoke: Callable[[str, MessageCopy | None], None],
+        announce: Callable[[Sequence[Parked]], None],
         by: str,
     ) -> None:
         self._lots = store.lots
         self._standing = standing
         self._lanes = Lanes(shown)
         self._revoke = revoke
+        self._announce = announce
         self._by = by
 
     def cancel(self, parked: Sequence[Parked], why: str) -> Steered:
-        """Take tasks out, and make their results revoked. Give it few at a time: what was taken
-        out is told to the result backend afterwards."""
+        """Take tasks out, make their results revoked, and announce it. Give it few at a time: what
+        was taken out is told to the result backend afterwards."""
         steered = Steered()
         for upstream, tasks in _by_upstream(parked):
             before = len(steered.done)
@@ -76,6 +79,11 @@ class ParkedSteering:
                 problem = self._revoked(task)
                 if problem:
                     steered.problems[task.task_id] = problem
+        problem = self._announced(steered.done)
+        if problem:
+            for task in steered.done:
+                known = steered.problems.get(task.task_id)
+                steered.problems[task.task_id] = f"{known}; {problem}" if known else problem
         return steered
 
     def front(self, parked: Sequence[Parked], why: str) -> Steered:
@@ -143,6 +151,15 @@ class ParkedSteering:
             return f"its result could not be written ({type(error).__name__})"
         if message is None:
             return "its message cannot be read: a chord it was part of does not hear of it"
+        return ""
+
+    def _announced(self, tasks: Sequence[Parked]) -> str:
+        """Announce that they were revoked; what was in the way of it."""
+        try:
+            self._announce(tasks)
+        except Exception as error:  # noqa: BLE001 - whatever the broker's client raises
+            # Its text may hold a password.
+            return f"its task-revoked event could not be sent ({type(error).__name__})"
         return ""
 
 

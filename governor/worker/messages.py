@@ -17,6 +17,25 @@ BUDGET = 2 * SECOND
 """Microseconds a publish may take."""
 
 
+def bounded_connection(app: Celery, **options: Any) -> Any:
+    """A connection to the app's broker on which nobody waits longer than :data:`BUDGET`.
+
+    Args:
+        options: further ones of the transport.
+    """
+    budget = BUDGET / SECOND
+    # Each transport takes those that it knows.
+    bounds = ("socket_timeout", "socket_connect_timeout", "read_timeout", "write_timeout")
+    return app.connection_for_write(
+        transport_options={
+            **(app.conf.broker_transport_options or {}),
+            **dict.fromkeys(bounds, budget),
+            **options,
+        },
+        connect_timeout=budget,
+    )
+
+
 def copy_of(message: Message) -> MessageCopy:
     """The message as it was published. The broker's own additions are left out; so is
     ``expiration``, which comes back as a text of milliseconds and would be multiplied."""
@@ -80,14 +99,8 @@ class Publisher:
 
     def _connected(self) -> Any:
         if self._producer is None:
-            budget = BUDGET / SECOND
-            options = dict(self._app.conf.broker_transport_options or {})
             # Without confirmation, RabbitMQ's "published" only means "written to a socket".
-            options |= {"confirm_publish": True}
-            options |= {"socket_timeout": budget, "socket_connect_timeout": budget}
-            connection = self._app.connection_for_write(
-                transport_options=options, connect_timeout=budget
-            )
+            connection = bounded_connection(self._app, confirm_publish=True)
             connection.connect()
             self._producer = connection.Producer(auto_declare=False)
         return self._producer

@@ -1,8 +1,10 @@
-"""A task that was taken out before it ran: its result says so, as when a worker meets a revoked
-one."""
+"""A task that was taken out before it ran: its result and Celery's events say so, as when a worker
+meets a revoked one."""
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery
@@ -13,8 +15,10 @@ from kombu.exceptions import KombuError
 from kombu.message import Message
 from kombu.serialization import prepare_accept_content
 
+from governor.execution.parked import Parked
 from governor.execution.parked_steering import UnreadableMessage
 from governor.ports import MessageCopy
+from governor.worker.messages import bounded_connection
 
 _REASON = "revoked"
 """What Celery calls it."""
@@ -41,6 +45,28 @@ def revoke(app: Celery, task_id: str, copy: MessageCopy | None) -> None:
     backend.mark_as_revoked(
         task_id, _REASON, request=Context(request), store_result=not ignored or kept
     )
+
+
+def announce(app: Celery, tasks: Sequence[Parked]) -> None:
+    """Send a ``task-revoked`` event of each task whose type sends events. Whether workers send
+    theirs is an option of each of them (``-E``), which nobody else knows.
+
+    Raises:
+        Exception: whatever the broker's client raises; some of them may have been sent.
+    """
+    types = app.tasks
+    wanted = [task for task in tasks if getattr(types.get(task.task), "send_events", True)]
+    if not wanted:
+        return
+    with bounded_connection(app) as connection:
+        connection.connect()  # once: to send through a broker that is away would try for ever
+        dispatcher = app.events.Dispatcher(
+            connection, hostname=f"governor@{socket.gethostname()}", buffer_while_offline=False
+        )
+        for task in wanted:
+            dispatcher.send(
+                "task-revoked", uuid=task.task_id, terminated=False, signum=None, expired=False
+            )
 
 
 def _request(app: Celery, copy: MessageCopy) -> dict[str, Any]:

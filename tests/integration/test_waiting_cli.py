@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
+import redis
 from celery import chord
 from celery.exceptions import ChordError, TaskRevokedError
 
@@ -80,6 +82,28 @@ def test_parked_tasks_are_looked_at_and_steered(shop: Fleet) -> None:
     assert [task_id for task_id in ran if task_id in {"b0", "a2"}] == ["b0", "a2"]
     assert sorted(ran) == left
     assert shop.command("waiting", "show", "a4").returncode == 4
+
+
+def test_who_watches_events_hears_of_a_cancelled_task(shop: Fleet) -> None:
+    """A monitor that follows the broker's events is told that the task is revoked."""
+    shop.send("order", "a", task_id="t")
+    parked(shop, 1)
+    heard: list[dict[str, Any]] = []
+    with shop.app.connection() as connection, redis.Redis.from_url(shop.broker_url) as client:
+        receiver = shop.app.events.Receiver(connection, {"task-revoked": heard.append})
+        watching = client.pubsub_numpat()
+
+        def watch() -> None:
+            for _ in receiver.itercapture(timeout=TIMEOUT):
+                if heard:
+                    return
+
+        monitor = Thread(target=watch)
+        monitor.start()
+        wait_until(lambda: client.pubsub_numpat() > watching)
+        run(shop, "waiting", "cancel", "t", "--yes", *WHY)
+        monitor.join()
+    assert [event["uuid"] for event in heard] == ["t"]
 
 
 def test_a_chord_hears_that_a_member_was_cancelled(shop: Fleet) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -38,6 +40,7 @@ from governor.ports import Change, MessageCopy, Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 from governor.testing.conformance_lot import FAST, group, lane, task
+from governor.worker import messages as messages_module
 
 WHY = ("--why", "sent twice")
 
@@ -542,6 +545,46 @@ def test_a_result_backend_that_is_away(people: People, monkeypatch: pytest.Monke
     done = people.run("cancel", "t", *WHY, "--yes")
     assert done.exit_code == 1
     assert "its result could not be written (ConnectionError)" in done.stderr
+    assert "secret" not in done.output
+
+
+def test_who_watches_events_hears_of_it(people: People) -> None:
+    """A task-revoked event is sent of each cancelled task as a worker sends it, but not of a type
+    that sends none."""
+    with people.app.connection() as connection:
+        queue = people.app.events.Receiver(connection).queue(connection.default_channel)
+        queue.declare()
+        for task_id in ("t0", "t1", "t2"):
+            people.park(task_id)
+        people.run("cancel", "t0", "t1", *WHY, "--yes")
+        people.app.tasks["charge"].send_events = False
+        assert people.run("cancel", "t2", *WHY, "--yes").exit_code == 0
+        heard = []
+        while (sent := queue.get(no_ack=True)) is not None:
+            heard.append(sent.payload)
+    assert [(event["type"], event["uuid"]) for event in heard] == [
+        ("task-revoked", "t0"), ("task-revoked", "t1")
+    ]  # fmt: skip
+
+
+def test_a_broker_that_does_not_answer(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for any longer than a publish may take: the task is cancelled, and that no
+    event was sent is said beside what else was in the way."""
+    monkeypatch.setattr(messages_module, "BUDGET", SECOND // 20)
+    people.app.conf.broker_connection_timeout = 60
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        people.app.conf.broker_url = f"amqp://guest:secret@127.0.0.1:{silent.getsockname()[1]}"
+        people.park("t0")
+        people.park("t1", payload=b"\xff")
+        done = people.run("cancel", "t0", "t1", *WHY, "--yes")
+    assert done.exit_code == 1
+    assert "2 cancelled" in done.stdout
+    assert [people.state(task_id) for task_id in ("t0", "t1")] == ["REVOKED", "REVOKED"]
+    assert time.monotonic() - began < 30
+    said = sorted(line for line in done.stderr.splitlines() if "task-revoked event" in line)
+    assert [line.partition(":")[0] for line in said] == ["t0", "t1"]
+    assert "its message cannot be read" in said[1]
     assert "secret" not in done.output
 
 
