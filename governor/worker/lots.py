@@ -419,12 +419,15 @@ class Lots:
             if not alive:
                 continue
             self._renew_later()
-            if self._outage.on:
+            # Nobody else may ask for a long time.
+            if self._clock.monotonic() < self._outage.until:
                 continue
             try:
                 self._store.lots.renew(lot.upstream.name, alive, self._settings.claim_lease)
             except StoreUnavailable as exc:
                 self._outage.failed(exc)
+            else:
+                self._outage.answered()
 
     def _look_later(self) -> None:
         if not self._looking:
@@ -440,7 +443,8 @@ class Lots:
         self._look_later()
         revoked = set(revoked_tasks)
         fresh = revoked - self._revoked
-        if not fresh or self._outage.on:
+        # Nobody else may ask for a long time.
+        if not fresh or self._clock.monotonic() < self._outage.until:
             return
         entries = tuple(entry for task_id in fresh for entry in entries_of(task_id))
         for lot in lots:
@@ -450,6 +454,7 @@ class Lots:
                 # They are sought again at the next look.
                 self._outage.failed(exc)
                 return
+            self._outage.answered()
             now = self._clock.monotonic()
             for payload in taken:
                 ticket = Ticket("", 0, "", payload, 0, late=True)
