@@ -69,10 +69,12 @@ def corrections(
     """
     if isinstance(cost, bool) or not isinstance(cost, int) or cost < 0:
         raise DeclarationError("cost", f"{cost!r} is not a cost", "Give an integer, 0 or more")
+    counts = _some(plan)
+    counts = (*counts, *(counts[index] for _, _, index in plan.held_back))
     found = []
-    for (_, limit), charge, counts in zip(plan.limits, charged, _some(plan), strict=True):
+    for (_, limit), charge, counted in zip(plan.rules, charged, counts, strict=True):
         more = cost - (charge.cost if before is None else before)
-        if counts and more:
+        if counted and more:
             found.append(Adjustment(limit.charge_on(charge.bucket, 1), more))
     return tuple(found)
 

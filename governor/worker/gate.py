@@ -501,6 +501,7 @@ class Gate:
             "until": self._governor.admission.good_until(call),
             "began": call.header.began,
             "throttles": call.header.throttles,
+            "leaves_reserve": bool(call.plan.held_back),
         }
         if call.claim is not None or (call.places and call.admitted):
             self._holdings.add(

@@ -33,7 +33,8 @@ from governor.policy.upstream import Upstream
 from governor.worker.outcomes import Again, BodyDied, NotNow
 
 RUN_KEY = "governor_run"
-"""Where the worker's gate tells the body until when its admission is good."""
+"""Where the worker's gate tells the body until when its admission is good, and what else it has
+to know of it."""
 
 _STORE_AGAIN = SECOND
 """When a task is started again whose call inside found the limiter store away."""
@@ -107,6 +108,9 @@ class GovernedTask(Task):  # type: ignore[misc]
         if governance is None:
             raise DeclarationError("upstream", f"task {self.name} has none", "Add upstream=…")
         plan = governance.plan
+        admitted = getattr(request, RUN_KEY, None)
+        if admitted is not None and admitted["leaves_reserve"]:
+            plan = plan.leaving_reserve()
         header = Header.from_message({NAME: getattr(request, NAME, None)})
         charged = charges_of(plan, header, request.args or (), request.kwargs or {})
         before = getattr(request, "governor_cost", None)

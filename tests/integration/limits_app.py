@@ -33,6 +33,7 @@ counted = Upstream("counted", Window(5, per_seconds=2))
 fragile = Upstream("fragile", breaker=Breaker(2, of=4, open_for=1.0, ramp=1))
 opened = Upstream("opened", Limit("5/s"), store_down="open")
 inner = Upstream("inner", Limit("10/s"))
+metered = Upstream("metered", Limit("1/min", burst=60, margin=0), reserve=0.5, urgent=(9,))
 shared = Upstream("shared", Limit("20/s", burst=2), store_down="local")
 
 
@@ -82,3 +83,10 @@ def calls_inside(self: Any, number: int) -> int:
     with inner.call():
         write(self, "ended", number=number)
     return number
+
+
+@app.task(bind=True, base=GovernedTask, upstream=metered, idempotent=True)
+def costs(self: Any, cost: int) -> int:
+    """Its call turns out to cost that much."""
+    self.settle(cost=cost)
+    return cost

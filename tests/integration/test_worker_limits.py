@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from governor.demo.redis_server import PrivateRedis
+from governor.keys import DEFAULT_PREFIX, state_key
 from governor.ports import Change, Reason
 from governor.stores.redis import RedisStore
 from tests.integration.fleet import Fleet, wait_until
@@ -193,3 +194,24 @@ def test_a_call_inside_that_has_to_wait_makes_its_task_wait(
     # Each is told the next slot, and who does not get it the one after: nobody asks in a loop.
     assert len(lines) - len(made) <= 6 * 7
     assert not fleet.dead()
+
+
+def test_a_task_settles_what_leaves_the_reserve(
+    make_fleet: Callable[..., Fleet], redis_url: str
+) -> None:
+    """What a task turned out to cost is charged to the limit and to what its reserve leaves; of an
+    urgent one to the limit alone."""
+    minute = 60_000_000
+    state = state_key(DEFAULT_PREFIX, "metered")
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        client.hset(state, "since", str(time.time_ns() // 1_000 - 180 * minute))
+        fleet = make_fleet()
+        fleet.worker()
+        for cost, options, charged in ((20, {}, [20, 20]), (10, {"priority": 9}, [30, 20])):
+            fleet.send("costs", cost, **options).get(timeout=TIMEOUT)
+            now = time.time_ns() // 1_000
+            limit, less = (
+                int(value) - now for value in client.hmget(state, ["b:m", "b:less.m"]) if value
+            )
+            # In calls, of which what the reserve leaves takes two minutes each.
+            assert [round(limit / minute), round(less / minute / 2)] == charged

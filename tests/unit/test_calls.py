@@ -492,13 +492,19 @@ def test_settling_a_bucket_moves_the_next_slot() -> None:
 # ---------------------------------------------------------------------- within a governed task
 
 
-def run(world: World, body: Any, *, idempotent: bool = False, header: Any = None) -> Any:
+OWN = Upstream("own", Limit("1000/s", burst=100), TOKENS)
+
+
+def run(
+    world: World, body: Any, *, idempotent: bool = False, header: Any = None, own: Upstream = OWN,
+    leaves_reserve: bool = False,
+) -> Any:  # fmt: skip
     """Run a body as a worker's pool would."""
     options: dict[str, Any] = {"shared": False, "base": GovernedTask, "name": "task"}
-    own = Upstream("own", Limit("1000/s", burst=100), TOKENS)
     task = world.app.task(bind=True, upstream=own, idempotent=idempotent, **options)(body)
     now = world.clock.monotonic()
     admitted = {"until": now, "began": world.clock.wall(), "throttles": 0}
+    admitted["leaves_reserve"] = leaves_reserve
     task.push_request(
         called_directly=False, is_eager=False, retries=0, governor_run=admitted, governor=header,
         args=(), kwargs={"text": "12345"},
@@ -666,6 +672,30 @@ def test_a_task_settles_its_own_cost(header: Any, charged: int) -> None:
 
     run(world, body, header=header)
     assert sent == [20 - charged, -18]
+
+
+# whether the task leaves the reserve, the buckets that are corrected
+RESERVED = [(True, ["t", "less.t"]), (False, ["t"])]
+
+
+@pytest.mark.parametrize(("leaves_reserve", "buckets"), RESERVED)
+def test_what_leaves_the_reserve_is_corrected_too(leaves_reserve: bool, buckets: list[str]) -> None:
+    """A task that was charged to what the reserve leaves has that charge corrected like the limit's
+    own; an urgent one was not charged to it."""
+    world = World()
+    estimated = Limit("1000/s", burst=100, cost=length, name="t")
+    own = Upstream("own", Limit("1000/s", burst=100), estimated, reserve=0.1, urgent=(9,))
+    sent: list[list[tuple[str, int]]] = []
+    world.store.adjust = lambda _, wanted: sent.append(  # type: ignore[method-assign]
+        [(each.charge.bucket, each.more) for each in wanted]
+    )
+
+    def body(self: Any, text: str = "") -> None:
+        self.settle(cost=20)
+        self.settle(cost=2)
+
+    run(world, body, own=own, leaves_reserve=leaves_reserve)
+    assert sent == [[(bucket, more) for bucket in buckets] for more in (15, -18)]
 
 
 def test_an_ungoverned_task_has_nothing_to_settle() -> None:
