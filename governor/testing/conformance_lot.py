@@ -218,6 +218,19 @@ class ParkingLotConformance:
         assert isinstance(harness.store.admit(ask(charges[0], lane=other)), Admit)
         assert isinstance(harness.store.admit(ask(*charges, lane=key)), Park)
 
+    def test_who_has_gone_holds_nobody_up(self, harness: StoreHarness) -> None:
+        """When the last task of a group is released, a new arrival is let go, though others wait
+        in another group."""
+        lots = self._lots(harness)
+        here, there = lane(FAST, "a", rank=5), lane(FAST, "b", group="another")
+        lots.park("api", [task("t0", here), task("t1", there), task("t2", there)])
+        groups = (group(FAST), group(FAST, "another"))
+        released = lots.release(ReleaseAsk("api", groups, 2, 0, 30 * SECOND, "t"))
+        assert [t.entry for t in released.tickets] == ["t1", "t0"]
+        charge = FAST[0].charge_on(here.buckets[0], 1)
+        key = LaneKey(here.group, here.name)
+        assert isinstance(harness.store.admit(ask(charge, lane=key)), Admit)
+
     def test_people_steer(self, harness: StoreHarness) -> None:
         """A waiting task can be taken out, go to the front or to another lane, with a record."""
         lots = self._lots(harness)

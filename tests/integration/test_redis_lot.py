@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from governor.clock import SECOND
+from governor.errors import StoreUnavailable
 from governor.policy.adaptive import AdaptivePolicy
 from governor.policy.breaker import BreakerPolicy
 from governor.policy.decision import Ask, LaneKey
@@ -231,3 +232,25 @@ def test_a_lot_that_lost_a_part_goes_on(scripted: ScriptedRedis, part: str) -> N
     released = lots.release(question).tickets
     assert [t.entry for t in released if not t.late] == ["task-2"]
     assert [t.payload for t in released if t.late] == ([] if part == "queue" else [b""])
+
+
+def test_a_limit_that_cannot_be_read_loses_no_task(scripted: ScriptedRedis) -> None:
+    """When a limit cannot be read, what was released before is told, and all the others wait on in
+    their order."""
+    lots = scripted.store.lots
+    scripted.store.settle(Settlement("api"))
+    scripted.advance(3600 * SECOND)
+    well, broken = lane("accounts", "a", 0, "a"), lane("accounts", "b", 5, "b")
+    lots.park("api", [arrival(1, well, 1), *(arrival(n, broken, 1) for n in (2, 3, 4))])
+    key = f"gov:{{api}}:{broken.buckets[1]}"
+    scripted.client.rpush(key, "not a meter")
+    question = ReleaseAsk("api", (GROUPS["accounts"],), 5, 0, SECOND, "t")
+    released = lots.release(question)
+    assert [t.entry for t in released.tickets] == ["task-1"]
+    assert released.more
+    with pytest.raises(StoreUnavailable):
+        lots.release(question)
+    scripted.client.delete(key)
+    assert [t.entry for t in lots.release(question).tickets] == ["task-2"]
+    left = [lots.find("api", f"task-{n}") for n in (3, 4)]
+    assert [waiting and waiting.position for waiting in left] == [1, 2]

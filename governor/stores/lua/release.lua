@@ -25,7 +25,8 @@
 --                       q  four boundaries
 -- Reply {now, next, more, waiting, stale}, then for each released task entry, slot, n, value: n is
 --       1 for a probe, 2 for one that is late, else 0; value is as in the lot
-local call, match, format, ceil = redis.call, string.match, string.format, math.ceil
+local call, match, format = redis.call, string.match, string.format
+local ceil, max, min, ipairs, pairs, unpack = math.ceil, math.max, math.min, ipairs, pairs, unpack
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 local state, lot, lanes, flows, out = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -48,9 +49,9 @@ if ARGV[16] ~= '0' then
 end
 if (known[1] or '0') ~= ARGV[6] then return {now, 0, 0, waiting, 1} end
 
--- The tags of flows, and what is known of lanes, are read once, and written once at the end.
+-- The tags of flows are read once, and written once at the end.
 local virtual = tonumber(call('HGET', flows, '-') or 0)
-local tags, moved, facts = {}, {}, {}
+local tags, moved = {}, {}
 local function tag_of(flow)
   local tag = tags[flow]
   if not tag then
@@ -58,14 +59,6 @@ local function tag_of(flow)
     tags[flow] = tag
   end
   return tag
-end
-local function facts_of(lane)
-  local fact = facts[lane]
-  if not fact then
-    fact = {queue = prefix .. '@q:' .. lane, first = 1, taken = 0}
-    facts[lane] = fact
-  end
-  return fact
 end
 local function record_of(lane)
   local group, flow, rest = match(call('HGET', lanes, lane) or '',
@@ -85,7 +78,7 @@ local function buckets_of(fact, lane)
 end
 local function make_ready(ready, lane)
   local _, flow = record_of(lane)
-  call('ZADD', ready, math.max(virtual, tag_of(flow)), lane)
+  call('ZADD', ready, max(virtual, tag_of(flow)), lane)
 end
 
 local freed, paused, any_paused = {}, {}, false
@@ -110,15 +103,15 @@ for _, entry in ipairs(call('ZRANGEBYSCORE', out, '-inf', now, 'LIMIT', 0, ARGV[
   end
 end
 
--- For each group what admit is given for a call of its first lane, and the lanes whose turn comes
--- next, in order. Of those only as many are read as can be served or passed.
+-- For each group what admit is given for a call of its first lane, the lanes whose turn comes next, in
+-- order, and what is known of them. Of those only as many are read as can be served or passed.
 local window = room + 1
 local more = 0
 local groups = {}
 for k = 7, #KEYS, 2 do
   local limits, args, names = {}, {}, {state}
   local g = {ready = KEYS[k], blocked = KEYS[k + 1], limits = limits, args = args, names = names,
-    put = {}, gone = {}, costs = false, leases = false, plain = 0}
+    facts = {}, gone = {}, costs = false, leases = false, plain = 0}
   groups[#groups + 1] = g
   for i = 1, ARGV[at] do
     local limit = {kind = ARGV[at + 1], bucket = ARGV[at + 2], per = ARGV[at + 3] == '1',
@@ -209,12 +202,15 @@ end
 local function write_turns(g)
   if g.gone[1] then call('ZREM', g.ready, unpack(g.gone)) end
   local put = {}
-  for lane, tag in pairs(g.put) do
-    put[#put + 1] = tag
-    put[#put + 1] = lane
+  for lane, fact in pairs(g.facts) do
+    if fact.tag then
+      put[#put + 1] = fact.tag
+      put[#put + 1] = lane
+      fact.tag = false
+    end
   end
   if put[1] then call('ZADD', g.ready, unpack(put)) end
-  g.put, g.gone = {}, {}
+  g.gone = {}
 end
 
 local function read_turns(g)
@@ -229,8 +225,8 @@ local function read_turns(g)
   g.edge_tag, g.edge = g.tags[#g.tags], g.lanes[#g.lanes]
 end
 
-local function come_later(g, lane, tag)
-  g.put[lane] = tag
+local function come_later(g, lane, fact, tag)
+  fact.tag = tag
   if not g.whole and (tag > g.edge_tag or (tag == g.edge_tag and lane > g.edge)) then return end
   local low, high = g.head, #g.lanes + 1
   while low < high do
@@ -242,17 +238,68 @@ local function come_later(g, lane, tag)
   table.insert(g.tags, low, tag)
 end
 
-local function first_of(fact)
-  local entry = fact.ids and fact.ids[fact.first]
-  if not entry then
-    if fact.taken > 0 then
-      call('LTRIM', fact.queue, fact.taken, -1)
-      fact.taken = 0
+local reply = {now, 0, 0, 0, 0}
+local released, held, late = 0, {}, 0
+local next_at = nil
+local function wait_until(moment)
+  if not next_at or moment < next_at then next_at = moment end
+end
+local successes, passed = ARGV[7], 0
+local failure = nil
+
+-- Takes the first entries of the lanes whose turn comes next out of their queues, and reads them and
+-- the tags of their flows. A command for each lane is most of what a lane costs, so it has this one
+-- only. As many lanes are read as had their turn so far, and one more, so that not much is read for
+-- nothing; and no more than 16, because a long answer is slow to take in. What does not go is put back
+-- at the end. The names in a fact are of the entries taken out, the lane's first is the last of them.
+local at_once, none = 16, {}
+local function read_ahead(g)
+  local left = #g.lanes - g.head + 1
+  local share = max(1, min(at_once, ceil((room - released) / left)))
+  local read, entries = {}, {}
+  for i = g.head, g.head + min(released + passed, room - released, left - 1, at_once - 1) do
+    local lane = g.lanes[i]
+    local fact = g.facts[lane]
+    if not fact then
+      fact = {names = none, value = false, costs = '', deadline = 0, flow = '', weight = 1, tag = false}
+      g.facts[lane] = fact
     end
-    fact.ids, fact.first = call('LRANGE', fact.queue, 0, math.min(room, 15)), 1
-    entry = fact.ids[1]
+    if not fact.value then
+      local names = fact.names
+      if not names[1] then
+        local queue = prefix .. '@q:' .. lane
+        if share == 1 then
+          names = {call('LPOP', queue) or nil}
+        else
+          names = call('LPOP', queue, share) or none
+        end
+        for e = 1, #names / 2 do
+          names[e], names[#names + 1 - e] = names[#names + 1 - e], names[e]
+        end
+        fact.names = names
+      end
+      if names[1] then
+        read[#read + 1] = fact
+        entries[#entries + 1] = names[#names]
+      end
+    end
   end
-  return entry
+  if not read[1] then return end
+  local unknown = {}
+  for i, value in ipairs(call('HMGET', lot, unpack(entries))) do
+    local fact = read[i]
+    fact.value = value or '|1|1|0|?|1\n'
+    local costs, deadline, flow, weight = match(fact.value, '^[^|]*|([^|]*)|(%d+)|%d+|([^|]*)|(%d+)\n')
+    fact.costs, fact.deadline, fact.flow, fact.weight = costs, deadline + 0, flow, weight
+    if not tags[flow] then
+      tags[flow] = 0
+      unknown[#unknown + 1] = flow
+    end
+  end
+  if not unknown[1] then return end
+  for i, tag in ipairs(call('HMGET', flows, unpack(unknown))) do
+    if tag then tags[unknown[i]] = tag + 0 end
+  end
 end
 
 -- What the call of a lane's first is charged.
@@ -287,7 +334,7 @@ end
 -- meters are read and written once.
 local quiet = known[4] and not (known[5] and known[5] + 0 > now)
   and not (ARGV[8] ~= '' and known[6]) and not (ARGV[9] ~= '' and known[7])
-local since = math.min(tonumber(known[4] or 0), now)
+local since = min(tonumber(known[4] or 0), now)
 local meters, poured = {}, {}
 local function write_meters()
   if next(poured) then
@@ -328,14 +375,6 @@ local function admit_plainly(g)
   return until_
 end
 
-local reply = {now, 0, 0, 0, 0}
-local released, held, late = 0, {}, 0
-local next_at = nil
-local function wait_until(moment)
-  if not next_at or moment < next_at then next_at = moment end
-end
-local successes, passed = ARGV[7], 0
-
 for _, g in ipairs(groups) do read_turns(g) end
 while true do
   local g, tag, lane
@@ -348,27 +387,26 @@ while true do
     end
   end
   if not g then break end
-  local fact = facts_of(lane)
-  local entry = first_of(fact)
-  if fact.entry ~= entry then
-    fact.entry = entry
-    fact.value = call('HGET', lot, entry) or '|1|1|0|?|1\n'
-    fact.costs, fact.deadline, fact.flow, fact.weight =
-      match(fact.value, '^[^|]*|([^|]*)|(%d+)|%d+|([^|]*)|(%d+)\n')
+  local fact = g.facts[lane]
+  if not (fact and fact.value) then
+    read_ahead(g)
+    fact = g.facts[lane]
   end
-  local flow_tag = entry and tag_of(fact.flow)
+  local entry = fact.names[#fact.names]
+  local flow_tag = entry and tags[fact.flow]
   if not entry then
-    -- Its queue is gone, which only an eviction can do.
+    -- Its last has just gone; or its queue is gone, which only an eviction can do.
     g.head = g.head + 1
     g.gone[#g.gone + 1] = lane
+    g.facts[lane] = nil
   elseif flow_tag > tag then
     g.head = g.head + 1
-    come_later(g, lane, flow_tag)
+    come_later(g, lane, fact, flow_tag)
   elseif released >= room or passed >= ARGV[11] + 0 then
     more = 1
     break
   else
-    local costs, deadline = fact.costs, fact.deadline + 0
+    local costs, deadline = fact.costs, fact.deadline
     local slot, n, number, woken, not_before = nil, 0, 0, false, 0
     if deadline > 0 and deadline <= now then
       slot, n = now, 2
@@ -378,7 +416,7 @@ while true do
       if costs ~= g.costs then price(g, costs) end
       if any_paused then
         for _, bucket in ipairs(buckets_of(fact, lane)) do
-          not_before = math.max(not_before, paused[bucket] or 0)
+          not_before = max(not_before, paused[bucket] or 0)
         end
       end
       local answer = quiet and g.plain > 0 and not_before == 0 and admit_plainly(g)
@@ -397,7 +435,13 @@ while true do
           successes = '0'
         end
         if g.leases then args[10] = ARGV[4] .. '.' .. released end
-        answer = admit(g.names, args)
+        local decided
+        decided, answer = pcall(admit, g.names, args)
+        if not decided then
+          -- Raised here, it would lose what was taken out of queues.
+          failure = answer
+          break
+        end
       end
       if type(answer) == 'number' then
         slot = answer
@@ -415,7 +459,7 @@ while true do
           if number > 0 and g.limits[number].per or number == 0 and answer[3] == not_before then
             g.head = g.head + 1
             g.gone[#g.gone + 1] = lane
-            g.put[lane] = nil
+            fact.tag = false
             call('ZADD', g.blocked, moment, lane)
             if woken then
               local stuck = prefix .. '@s:' .. buckets_of(fact, lane)[number]
@@ -442,23 +486,33 @@ while true do
         tags[fact.flow] = flow_tag
         moved[fact.flow] = true
       end
-      fact.first, fact.taken = fact.first + 1, fact.taken + 1
+      fact.names[#fact.names], fact.value = nil, false
       g.head = g.head + 1
-      if first_of(fact) then
-        come_later(g, lane, math.max(tag, flow_tag))
-      else
-        g.gone[#g.gone + 1] = lane
-        g.put[lane] = nil
-      end
+      come_later(g, lane, fact, max(tag, flow_tag))
     end
   end
 end
 
 write_meters()
-for _, fact in pairs(facts) do
-  if fact.taken > 0 then call('LTRIM', fact.queue, fact.taken, -1) end
-end
 for _, g in ipairs(groups) do
+  local drained, queues = {}, {}
+  for lane, fact in pairs(g.facts) do
+    local queue = prefix .. '@q:' .. lane
+    if fact.names[1] then
+      call('LPUSH', queue, unpack(fact.names))
+    else
+      drained[#drained + 1] = lane
+      queues[#queues + 1] = queue
+    end
+  end
+  if queues[1] and call('EXISTS', unpack(queues)) < #queues then
+    for i, lane in ipairs(drained) do
+      if call('EXISTS', queues[i]) == 0 then
+        g.gone[#g.gone + 1] = lane
+        g.facts[lane].tag = false
+      end
+    end
+  end
   write_turns(g)
   local blocked = call('ZRANGE', g.blocked, 0, 0, 'WITHSCORES')
   if blocked[2] then wait_until(blocked[2] + 0) end
@@ -490,6 +544,11 @@ if released > late then
     began, counted, earlier = began + ARGV[14], 0, counted
   end
   call('HSET', state, 'released', format('%.0f|%d|%d', began, counted + released - late, earlier))
+end
+-- What has gone is told first. Whoever asks again is told of the failure.
+if failure then
+  if released == 0 then error(failure, 0) end
+  more = 1
 end
 reply[2], reply[3], reply[4] = next_at or 0, more, waiting
 return reply
