@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from statistics import median
 from typing import Any
 
@@ -26,8 +27,12 @@ _ROUND = 20
 _FAST = "1000000/s"
 _LIMITS: tuple[Rule, ...] = (Limit(_FAST, burst=1_000_000),)
 _OWN: tuple[Rule, ...] = (*_LIMITS, Limit("100000/s", burst=100_000, per="account"))
-_PAYLOAD = b"x" * 600
-"""About as long as a message of Celery without arguments."""
+
+
+def _payload(number: int) -> bytes:
+    """About as long as a message of Celery without arguments, and like none before it: equal ones
+    would be one string to the script."""
+    return Random(number).randbytes(300).hex().encode()
 
 
 class _Lot:
@@ -50,7 +55,7 @@ class _Lot:
         ]
         costs = (1,) * len(limits)
         self.park_us = self._park([
-            Arrival(f"{name}-{n:036}", made[n % lanes], costs, _PAYLOAD) for n in range(tasks)
+            Arrival(f"{name}-{n:036}", made[n % lanes], costs, _payload(n)) for n in range(tasks)
         ])  # fmt: skip
 
     def _park(self, arrivals: list[Arrival]) -> float:
