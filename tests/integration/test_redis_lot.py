@@ -254,3 +254,24 @@ def test_a_limit_that_cannot_be_read_loses_no_task(scripted: ScriptedRedis) -> N
     assert [t.entry for t in lots.release(question).tickets] == ["task-2"]
     left = [lots.find("api", f"task-{n}") for n in (3, 4)]
     assert [waiting and waiting.position for waiting in left] == [1, 2]
+
+
+def test_a_full_store_can_be_emptied(scripted: ScriptedRedis) -> None:
+    """A server that takes no writes for want of memory still releases what waits, all of it and in
+    order: a script's first write decides whether it may go on, and this one takes away."""
+    lots = scripted.store.lots
+    scripted.store.settle(Settlement("api"))
+    scripted.advance(3600 * SECOND)
+    fast = Group("plain", (("s", Limit("1000000/s", burst=1_000_000)),))
+    lots.park("api", [arrival(n, lane("plain", "a", 0, "a"), 1) for n in range(60)])
+    scripted.client.config_set("maxmemory", 1)
+    gone: list[str] = []
+    try:
+        with pytest.raises(StoreUnavailable):
+            lots.park("api", [arrival(60, lane("plain", "a", 0, "a"), 1)])
+        while len(gone) < 60:
+            asked = ReleaseAsk("api", (fast,), 25, 0, SECOND, "t", left=tuple(gone[-25:]))
+            gone += [ticket.entry for ticket in lots.release(asked).tickets]
+    finally:
+        scripted.client.config_set("maxmemory", 0)
+    assert gone == [f"task-{n}" for n in range(60)]
