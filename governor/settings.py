@@ -109,7 +109,7 @@ def load(conf: Mapping[str, Any], known: Iterable[str]) -> Settings:
         routes=_routes(get("routes", {})),
         upstreams=_upstreams(get("upstreams", ())),
         hold=duration("hold", 1.0, 0, 60),
-        grace=duration("grace", 0.05, 0, 10),
+        grace=duration("grace", 0.05, 0.005, 10),
         timeout=timeout,
         max_countdown=max_countdown,
         inline_wait=duration("inline_wait", 10.0, 0, 3600),
