@@ -31,6 +31,7 @@ class Settings:
 
     Attributes:
         folder: for the ledger, statistics and logs.
+        broker_url: of the broker; Redis is the broker without one.
         rate: of the one upstream, as in ``Limit``.
         hold: ``governor_hold``, seconds.
         governed: whether there is a governor at all.
@@ -40,6 +41,7 @@ class Settings:
 
     redis_url: str
     folder: str
+    broker_url: str = ""
     rate: str = "1000000/s"
     burst: int = 1_000_000
     hold: float = 1.0
@@ -58,7 +60,8 @@ class Settings:
 
 def build(settings: Settings) -> Celery:
     """The app: ``plain`` tasks, and governed ones unless there is no governor."""
-    app = Celery("benchmark", broker=settings.redis_url, backend=settings.redis_url)
+    broker = settings.broker_url or settings.redis_url
+    app = Celery("benchmark", broker=broker, backend=settings.redis_url)
     app.conf.update(
         broker_connection_retry_on_startup=True,
         worker_enable_remote_control=False,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import redis
 from celery import Celery
@@ -23,6 +23,10 @@ from benchmarks.app import NUMBER, Settings, build
 from governor.demo.child_process import ChildProcess
 from governor.demo.redis_server import PrivateRedis
 from governor.keys import DEFAULT_PREFIX, lot_key, state_key
+from tests.servers.rabbitmq import PrivateRabbitMQ, missing
+
+Broker = Literal["redis", "rabbitmq"]
+BROKERS: tuple[Broker, ...] = get_args(Broker)
 
 _START_SECONDS = 30.0
 _POLL_SECONDS = 0.005
@@ -33,16 +37,23 @@ class Fleet:
     ``with`` block.
 
     Args:
-        settings: of the workers and the producer, without the Redis URL and the folder.
+        broker: Redis is the limiter's store in any case.
+        settings: of the workers and the producer, without the URLs and the folder.
     """
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, broker: Broker = "redis", **settings: Any) -> None:
         self._stack = ExitStack()
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="governor-bench-"))
         self.folder = Path(folder)
         server = self._stack.enter_context(PrivateRedis(self.folder))
         self.redis = redis.Redis.from_url(server.url)
         self._stack.callback(self.redis.close)
+        if broker == "rabbitmq":
+            if reason := missing():
+                raise RuntimeError(reason)
+            own = self.folder / "rabbitmq"
+            own.mkdir()
+            settings["broker_url"] = self._stack.enter_context(PrivateRabbitMQ(own)).url()
         self.settings = Settings(redis_url=server.url, folder=folder, **settings)
         self._app: Celery | None = None
 
@@ -94,14 +105,25 @@ class Fleet:
         wait_until(lambda: waiting in log.read_text(errors="replace"), log)
         return process
 
-    def send(self, task: str, count: int, *args: object, queue: str = "celery") -> list[str]:
+    def send(
+        self, task: str, count: int, *args: object, queue: str = "celery", **options: object
+    ) -> list[str]:
         """Publish ``count`` tasks over one connection; their ids."""
         with self.app.producer_or_acquire() as producer:
             signature = self.app.tasks[task].s(*args)
-            return [signature.apply_async(producer=producer, queue=queue).id for _ in range(count)]
+            options |= {"producer": producer, "queue": queue}
+            return [signature.apply_async(**options).id for _ in range(count)]
+
+    def queued(self) -> int:
+        """Messages in the default queue that no worker has taken."""
+        if not self.settings.broker_url:
+            return int(self.redis.llen("celery"))
+        with self.app.connection_or_acquire() as connection:
+            channel = connection.default_channel
+            return int(channel.queue_declare("celery", passive=True).message_count)
 
     def drained(self, *queues: str) -> bool:
-        """Whether the queues are empty and every message is acknowledged."""
+        """Whether the queues of a Redis broker are empty and every message is acknowledged."""
         return not (self.redis.exists(*(queues or ("celery",)), "unacked"))
 
     def parked(self) -> int:

@@ -1,26 +1,33 @@
-"""Tasks that stay parked: how fast they get there, and what they take meanwhile."""
+"""Tasks that stay parked: how fast they get there, and what they take there."""
 
 from __future__ import annotations
 
 import os
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.fleet import Fleet, wait_until
+from benchmarks.fleet import Broker, Fleet, wait_until
 from benchmarks.parking.probes import Messages, Stamps, processor_seconds, resident, rounded
 from governor.clock import SECOND
+from governor.demo.child_process import ChildProcess
 from governor.keys import DEFAULT_PREFIX, lot_key
 from governor.stores.redis import RedisStore
 
 _IDLE_SECONDS = 10.0
 _SETTLE_SECONDS = 2.0
+_LOOK_SECONDS = 0.02
+_MONTH = 30 * 86_400.0
+_LONG_AGO = "2000-01-01T00:00:00+00:00"
 _WARM = 100
 """Tasks parked before anything is compared, so that scripts and modules are loaded."""
 
 
 def parked(tasks: int) -> dict[str, Any]:
     """One real worker parks them all: an upstream of one call an hour."""
-    with Fleet(rate="1/h", burst=1, max_wait=30 * 86_400.0) as fleet:
+    with Fleet(rate="1/h", burst=1, max_wait=_MONTH) as fleet:
         worker = fleet.worker()
         messages = Messages(fleet, "governed.stamp")
         time.sleep(_SETTLE_SECONDS)
@@ -33,20 +40,9 @@ def parked(tasks: int) -> dict[str, Any]:
         bytes_before = _used(fleet)
         messages.send(range(1_000, 1_000 + tasks), to="shelf")
         broker_bytes = (_used(fleet) - bytes_before) / tasks
-        samples = [(time.monotonic(), waiting)]
         fleet.redis.rename("shelf", "celery")
-        spent = processor_seconds(worker)
-
-        def done() -> bool:
-            time.sleep(0.02)
-            samples.append((time.monotonic(), fleet.parked()))
-            return samples[-1][1] >= waiting + tasks
-
-        wait_until(done, timeout=60 + tasks / 150)
+        wait_until(lambda: fleet.parked() >= waiting + tasks, timeout=60 + tasks / 150)
         wait_until(fleet.drained)
-        spent = processor_seconds(worker) - spent
-        began, first = next(sample for sample in samples if sample[1] > waiting)
-        ended, last = samples[-1]
         time.sleep(_SETTLE_SECONDS)
         full = resident(worker)
         bytes_after = _used(fleet)
@@ -56,8 +52,6 @@ def parked(tasks: int) -> dict[str, Any]:
         idle = processor_seconds(worker) - idle
         return rounded({
             "tasks": tasks,
-            "parked_per_second": (last - first) / (ended - began),
-            "worker_cpu_us_per_task": 1e6 * spent / tasks,
             "rss_ready_mb": fresh,
             "rss_growth_mb": full - fresh,
             "rss_growth_after_warm_up_mb": full - warm,
@@ -70,23 +64,59 @@ def parked(tasks: int) -> dict[str, Any]:
         })  # fmt: skip
 
 
-def taken(tasks: int) -> dict[str, Any]:
-    """What Celery alone can do: a worker without a governor takes messages that have expired, and
-    acknowledges them."""
-    with Fleet(governed=False) as fleet:
-        messages = Messages(fleet, "plain.stamp", expires=-60)
-        messages.send(range(1, 1 + tasks), to="shelf")
+def parked_from(broker: Broker, tasks: int) -> dict[str, Any]:
+    """How fast one real worker parks them."""
+    with Fleet(broker=broker, rate="1/h", burst=1, max_wait=_MONTH) as fleet:
         worker = fleet.worker()
+        fleet.send("governed.stamp", _WARM)
+        wait_until(lambda: fleet.parked() == _WARM)
+        return _emptied(fleet, worker, "governed.stamp", tasks)
+
+
+def taken(broker: Broker, tasks: int) -> dict[str, Any]:
+    """What Celery alone can do: a worker without a governor takes messages that have expired, and
+    acknowledges them.
+
+    From RabbitMQ only its processor time says something. Most of the time it stands still: its
+    prefetch window is full, and its acknowledgements wait for its loop, which nothing wakes.
+    """
+    with Fleet(broker=broker, governed=False) as fleet:
+        # RabbitMQ itself drops what was published with an expiry.
+        headers = {"expires": _LONG_AGO}
+        return _emptied(fleet, fleet.worker(), "plain.stamp", tasks, headers=headers)
+
+
+def _emptied(
+    fleet: Fleet, worker: ChildProcess, task: str, tasks: int, **options: object
+) -> dict[str, Any]:
+    """How fast a worker empties a queue of so many messages, but for the few that it has taken
+    when it is empty."""
+    with _halted(worker):
+        fleet.send(task, tasks, **options)
         spent = processor_seconds(worker)
-        began = time.monotonic()
-        fleet.redis.rename("shelf", "celery")
-        wait_until(fleet.drained, timeout=60 + tasks / 150)
-        seconds = time.monotonic() - began
-        spent = processor_seconds(worker) - spent
-        return rounded({
-            "per_second": tasks / seconds,
-            "worker_cpu_us_per_task": 1e6 * spent / tasks,
-        })  # fmt: skip
+    began = time.monotonic()
+
+    def done() -> bool:
+        time.sleep(_LOOK_SECONDS)
+        return not fleet.queued()
+
+    wait_until(done, timeout=60 + tasks / 150)
+    seconds = time.monotonic() - began
+    spent = processor_seconds(worker) - spent
+    return rounded({
+        "per_second": tasks / seconds,
+        "worker_cpu_us_per_task": 1e6 * spent / tasks,
+    })  # fmt: skip
+
+
+@contextmanager
+def _halted(worker: ChildProcess) -> Iterator[None]:
+    """The worker's main process stands still, and takes no message."""
+    worker.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        worker.signal(signal.SIGCONT)
 
 
 def countdown(tasks: int, full: int) -> dict[str, Any]:
