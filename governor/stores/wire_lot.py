@@ -7,6 +7,7 @@ A lane is kept as ``group, flow, rank, weight, tenant, origin, bucket, bucket, â
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from governor import keys
@@ -67,20 +68,26 @@ def park(prefix: str, upstream: str, arrivals: Sequence[Arrival]) -> Words:
     names = parts(prefix, upstream)
     arguments: list[object] = [keys.channel(prefix, upstream)]
     for arrival in arrivals:
-        lane = arrival.lane
-        name = lane.name
-        names += [
-            ready_key(prefix, upstream, lane.group),
-            queue_key(prefix, upstream, name),
-        ]
+        ready, queue, name, kept, turns = _lane_words(prefix, upstream, arrival.lane)
+        names += (ready, queue)
         patience = -arrival.max_wait if arrival.give_up_at is None else arrival.give_up_at
         arguments += (
-            arrival.entry, name, record(lane), _turns(lane), ",".join(map(str, arrival.costs)),
-            patience, arrival.expires_in, 2 if arrival.behind else int(arrival.front),
-            int(arrival.again),
+            arrival.entry, name, kept, turns, ",".join(map(str, arrival.costs)), patience,
+            arrival.expires_in, 2 if arrival.behind else int(arrival.front), int(arrival.again),
             arrival.payload.decode("utf-8", "surrogateescape"),
         )  # fmt: skip
     return names, arguments
+
+
+# Many are parked one after the other in a lane, and its name is a digest.
+@lru_cache(maxsize=4_096)
+def _lane_words(prefix: str, upstream: str, lane: Lane) -> tuple[str, str, str, str, str]:
+    """What is always the same of who is parked in a lane: two keys, and its words."""
+    name = lane.name
+    return (
+        ready_key(prefix, upstream, lane.group), queue_key(prefix, upstream, name), name,
+        record(lane), _turns(lane),
+    )  # fmt: skip
 
 
 def parked(reply: list[int]) -> Parking:
