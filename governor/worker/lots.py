@@ -3,8 +3,9 @@
     a place is free → release (many in one call) → hand to Celery like a message → run
                                                  → acknowledge → told to the lot
 
-There is one timer for each lot, at the next instant at which something may go, and news: a place
-of a concurrency limit came free, a limit was raised, a pause ended, a first task was parked.
+There is one timer for each lot, at the next instant at which something may go, or a little later
+where something just went, and news: a place of a concurrency limit came free, a limit was raised, a
+pause ended, a first task was parked.
 Several workers have the same timer. The one that finds something keeps it; one that finds nothing
 comes a little later the next time, so that it is not asked in vain and still there when the other
 is busy or gone.
