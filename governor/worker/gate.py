@@ -62,7 +62,7 @@ from governor.worker.places import Places
 from governor.worker.request import GovernedRequest
 from governor.worker.settlement import Settlement
 from governor.worker.task import RUN_KEY
-from governor.worker.turns import move_up, usable
+from governor.worker.turns import Turns, move_up, usable
 from governor.worker.waiting import WaitingRoom
 
 _log = logging.getLogger("governor")
@@ -130,20 +130,19 @@ class Gate:
         self._epoch = 0
         self._pace = Pace()
         self._advances = Advances(governor.settings.grace)
-        # Who wants a place. Slots do not wait: those whose slot has come go first.
-        self._due: deque[GovernedRequest] = deque()
+        # Who wants a place and has had no slot.
         self._new: deque[GovernedRequest] = deque()
         # Claims whose body has not begun, as far as is known: no more of them than places.
         self._handed_on: list[tuple[GovernedRequest, Any]] = []
         self.outgoing = Outgoing(governor)
         self._room = WaitingRoom(loop, governor.clock, self._released)
+        self._turns = Turns(self._room)
         self._outage = StoreOutage(governor.clock)
         self._holdings = governor.holdings
         self.funeral = Funeral(governor, loop)
         self.settlement = Settlement(governor, self.funeral, self._holdings, self._outage)
         self._identity = os.urandom(6).hex()
         self._delivery = count()
-        self._numbers = count()
         self._make_known()
         self.lots = Lots(
             governor, consumer, loop, places, self._outage, self._identity, self._pace.within
@@ -244,7 +243,7 @@ class Gate:
             return
         call.version = self._governor.admission.in_force.version(call.upstream)
         call.slot = slot
-        self._number(request)
+        self._turns.number(request)
         call.admitted = True
         call.probe = ticket.probe
         call.settled = call.claim is None
@@ -266,21 +265,13 @@ class Gate:
             self._new.append(request)
         else:
             # Its body came too late.
-            self._in_turn(request)
+            self._turns.add(request)
         self._places.acquire(self._occupy, None)
 
     def _released(self, request: GovernedRequest) -> None:
         self._unhold(request)
-        self._in_turn(request)
+        self._turns.add(request)
         self._places.acquire(self._occupy, None)
-
-    def _in_turn(self, request: GovernedRequest) -> None:
-        """It is due, before those that got their slots after it."""
-        at = len(self._due)
-        if request.number is not None:
-            later = (place for place, one in enumerate(self._due) if _later(one, request))
-            at = next(later, at)
-        self._due.insert(at, request)
 
     def _occupy(self, _: None) -> None:
         """A place is ours. Called by Celery's semaphore, so nothing may get out."""
@@ -291,7 +282,8 @@ class Gate:
     def _use(self) -> None:
         """Decide about whoever is next, then use our place or give it back. Nothing gets out."""
         self._room.look()
-        waiting = self._due or self._new
+        # Slots do not wait: those whose slot has come go first.
+        waiting = self._turns.due or self._new
         if not waiting:
             # Those it was asked for went back to the broker with a lost connection.
             self._places.give_back()
@@ -380,7 +372,7 @@ class Gate:
         """It is late: whether it may be decided about and overtakes nobody that way. If not, it
         waits already."""
         oldest = now - self._settings.grace
-        behind = self._behind(request)
+        behind = self._turns.behind(request)
         last = move_up(call, [_call(other) for other in behind], oldest)
         if last is not None:
             loser = next(other for other in behind if other.call is last)
@@ -391,28 +383,10 @@ class Gate:
             return False
         return True
 
-    def _behind(self, request: GovernedRequest) -> list[GovernedRequest]:
-        """Those of its lane that got their slots after it and have not begun, in that order."""
-        call = _call(request)
-        found = [
-            other for other in (*self._due, *self._room.requests())
-            if _later(other, request) and _call(other).lane == call.lane
-            and _call(other).upstream == call.upstream
-        ]  # fmt: skip
-        return sorted(found, key=lambda other: other.number or 0)
-
     def _withdraw(self, request: GovernedRequest) -> None:
         """It waits for no place and no instant any more."""
-        if request in self._due:
-            self._due.remove(request)
-        else:
-            self._room.take(lambda other: other is request, 1)
+        self._turns.withdraw(request)
         self._unhold(request)
-
-    def _number(self, request: GovernedRequest) -> None:
-        """It has a slot in its lane, after all that have one here."""
-        if request.number is None and request.lane is not None:
-            request.number = next(self._numbers)
 
     def _decide_alone(self, request: GovernedRequest, call: Call) -> bool:
         """The store is away: what the upstream has declared for that."""
@@ -485,7 +459,7 @@ class Gate:
         stays_until = request.received + self._settings.max_countdown
         stays = answer.woken and request.lane is None and len(self._room) < _MOST_HELD
         if answer.charged:
-            self._number(request)
+            self._turns.number(request)
         if near or (stays and self._clock.monotonic() < stays_until):
             self.settlement.count(request, "held")
             self._hold(request, call.slot if near else min(call.slot, stays_until))
@@ -494,7 +468,7 @@ class Gate:
 
     def _run(self, request: GovernedRequest) -> None:
         call = _call(request)
-        self._number(request)
+        self._turns.number(request)
         if call.header.began is None:
             call.header.began = self._clock.wall()
         request.request_dict[RUN_KEY] = {
@@ -564,7 +538,7 @@ class Gate:
         for other in found:
             self._new.remove(other)
         if request.number is not None:
-            behind = self._behind(request)
+            behind = self._turns.behind(request)
             for other in behind:
                 self._withdraw(other)
             found += behind
@@ -669,7 +643,7 @@ class Gate:
 
     def waiting(self) -> list[dict[str, Any]]:
         """Who waits in this worker, for people; see :mod:`governor.worker.description`."""
-        return waiting_here(self._room.requests(), [*self._due, *self._new], self._clock)
+        return waiting_here(self._room.requests(), [*self._turns.due, *self._new], self._clock)
 
     # ------------------------------------------------------------------ the worker's life
 
@@ -684,18 +658,12 @@ class Gate:
                 self.settlement.settle(request, ClaimAction.RELEASE)
         self._handed_on.clear()
         self.lots.give_back()
-        for request in (*self._room.clear(), *self._due, *self._new):
+        for request in (*self._room.clear(), *self._turns.due, *self._new):
             request.held = False
             self.settlement.waits(request, False)
-        self._due.clear()
+        self._turns.due.clear()
         self._new.clear()
         self._places.clear()
-
-
-def _later(other: GovernedRequest, request: GovernedRequest) -> bool:
-    """Whether it got its slot after ``request``; those of other lanes are in no order."""
-    assert request.number is not None
-    return other.number is not None and other.number > request.number
 
 
 def _priority(message: Any) -> int:

@@ -1,10 +1,67 @@
-"""The order of tasks of one lane that have slots here and come too late for them."""
+"""The order of tasks of one lane that have slots in this worker, also when they come too late for
+them."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from itertools import count
 
 from governor.execution.admission import Call
+from governor.worker.request import GovernedRequest
+from governor.worker.waiting import WaitingRoom
+
+
+class Turns:
+    """Who had a slot here and has not begun: a place in the order for each, whether its slot is
+    ahead of it or it wants a place in the pool.
+
+    Attributes:
+        due: those that want a place. In a lane, who had its slot first comes first; slots of
+            different lanes go as they come.
+    """
+
+    def __init__(self, room: WaitingRoom) -> None:
+        self.due: deque[GovernedRequest] = deque()
+        self._room = room
+        self._numbers = count()
+
+    def number(self, request: GovernedRequest) -> None:
+        """It has a slot in its lane, after all that have one here."""
+        if request.number is None and request.lane is not None:
+            request.number = next(self._numbers)
+
+    def add(self, request: GovernedRequest) -> None:
+        """It is due."""
+        at = len(self.due)
+        if request.number is not None:
+            later = (place for place, one in enumerate(self.due) if _later(one, request))
+            at = next(later, at)
+        self.due.insert(at, request)
+
+    def behind(self, request: GovernedRequest) -> list[GovernedRequest]:
+        """Those of its lane that got their slots after it, in that order."""
+        call = request.call
+        assert call is not None
+        where = call.upstream, call.lane
+        found = [
+            other for other in (*self.due, *self._room.requests())
+            if _later(other, request) and (other.call.upstream, other.call.lane) == where
+        ]  # fmt: skip
+        return sorted(found, key=lambda other: other.number or 0)
+
+    def withdraw(self, request: GovernedRequest) -> None:
+        """It waits for no place and no instant any more."""
+        if request in self.due:
+            self.due.remove(request)
+        else:
+            self._room.take(lambda other: other is request, 1)
+
+
+def _later(other: GovernedRequest, request: GovernedRequest) -> bool:
+    """Whether it got its slot after ``request``."""
+    assert request.number is not None
+    return other.number is not None and other.number > request.number
 
 
 def usable(call: Call, oldest: int) -> bool:
