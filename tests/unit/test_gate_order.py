@@ -6,11 +6,9 @@ of a task, before it hears how one has ended. Meanwhile its pool's processes go 
 
 from __future__ import annotations
 
-import heapq
 import sys
 from collections import defaultdict, deque
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -30,44 +28,12 @@ from governor.worker.gate import Gate
 from governor.worker.outcomes import NotNow
 from governor.worker.request import GovernedRequest
 from governor.worker.task import RUN_KEY
+from tests.unit.simulated_loop import SimulatedLoop
 
 TASKS = 40
 RATE = 50
 GRACE = SECOND // 20
 MILLI = SECOND // 1_000
-
-
-class SimulatedLoop:
-    """Runs what is brought and what is due, one thing at a time, and moves the clock there."""
-
-    def __init__(self, clock: FakeClock) -> None:
-        self._clock = clock
-        self._brought: deque[Callable[[], None]] = deque()
-        self._timed: list[tuple[int, int, Callable[[], None]]] = []
-        self._number = count()
-
-    def soon(self, work: Callable[[], None]) -> None:
-        self._brought.append(work)
-
-    def at(self, moment: int, work: Callable[[], None]) -> None:
-        heapq.heappush(self._timed, (moment, next(self._number), work))
-
-    def here(self) -> bool:
-        return True
-
-    def drain(self) -> None:
-        pass
-
-    def forget(self) -> None:
-        self._timed.clear()
-
-    def turn(self) -> None:
-        if self._brought:
-            self._brought.popleft()()
-            return
-        moment, _, work = heapq.heappop(self._timed)
-        self._clock.now = max(self._clock.now, moment)
-        work()
 
 
 class SimulatedPool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 from unittest.mock import Mock, patch
 
@@ -21,27 +19,10 @@ from governor.testing.clock import FakeClock
 from governor.worker.lots import Lots
 from governor.worker.outage import StoreOutage
 from governor.worker.parked import ParkedMessage
+from tests.unit.simulated_loop import SimulatedLoop
 
 RATE = 1_000
 AHEAD = SECOND // 20
-
-
-class _Loop:
-    """Runs what is due, and moves the clock to it."""
-
-    def __init__(self, clock: FakeClock) -> None:
-        self._clock = clock
-        self._timed: list[tuple[int, int, Callable[[], None]]] = []
-        self._number = count()
-
-    def at(self, moment: int, work: Callable[[], None]) -> None:
-        heapq.heappush(self._timed, (moment, next(self._number), work))
-
-    def run_until(self, moment: int) -> None:
-        while self._timed and self._timed[0][0] <= moment:
-            at, _, work = heapq.heappop(self._timed)
-            self._clock.now = max(self._clock.now, at)
-            work()
 
 
 class _Places:
@@ -87,13 +68,12 @@ def test_slots_that_are_close_go_with_one_question() -> None:
 
     consumer = Mock(app=app)
     consumer.create_task_handler.return_value = handle
-    loop: Any = _Loop(clock)
+    loop = SimulatedLoop(clock)
     places: Any = _Places()
     lots = Lots(governor, consumer, loop, places, StoreOutage(clock), "w", lambda _: RATE)
-    began = clock.now
     with patch.object(store.lots, "release", wraps=store.lots.release) as release:
         lots.begin()
-        loop.run_until(began + SECOND // 2)
+        loop.run_for(SECOND // 2)
     assert len(left) >= RATE // 2
     assert release.call_count <= 1 + SECOND // AHEAD
     # Nobody was asked before about the first ones, whose slots are within this time.

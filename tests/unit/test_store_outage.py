@@ -19,35 +19,11 @@ from governor.ports import MessageCopy, Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 from governor.worker import lots as lots_module
-from governor.worker.loop import Work
 from governor.worker.lots import Lots
 from governor.worker.outage import StoreOutage
+from tests.unit.simulated_loop import SimulatedLoop
 
 HOUR = 3600 * SECOND
-
-
-class Timers:
-    """A loop whose time is the clock's."""
-
-    def __init__(self, clock: FakeClock) -> None:
-        self._clock = clock
-        self._set: list[tuple[int, Work]] = []
-
-    def at(self, moment: int, work: Work) -> None:
-        self._set.append((moment, work))
-
-    def soon(self, work: Work) -> None:
-        self.at(self._clock.now, work)
-
-    def run(self, micros: int) -> None:
-        """Let so much time pass."""
-        end = self._clock.now + micros
-        while due := [timer for timer in self._set if timer[0] <= end]:
-            timer = min(due, key=lambda one: one[0])
-            self._set.remove(timer)
-            self._clock.now = max(self._clock.now, timer[0])
-            timer[1]()
-        self._clock.now = end
 
 
 class Worker:
@@ -55,7 +31,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.timers = Timers(self.clock)
+        self.loop = SimulatedLoop(self.clock)
         self.store = MemoryStore(self.clock.wall)
         self.app = Celery("lots", broker="memory://", set_as_current=False)
         self.app.conf.governor_redis_url = "redis://127.0.0.1:1/0"
@@ -74,7 +50,7 @@ class Worker:
         places.free.return_value = 0
         places.acquire.side_effect = lambda occupant, lot: occupant(lot)
         self.lots = Lots(
-            self.governor, consumer, self.timers, places, StoreOutage(self.clock), "w", lambda _: 0
+            self.governor, consumer, self.loop, places, StoreOutage(self.clock), "w", lambda _: 0
         )  # type: ignore[arg-type]
         self.store.settle(Settlement("api"))
         self.clock.advance(HOUR)
@@ -123,9 +99,9 @@ def test_what_was_revoked_while_the_store_was_away_leaves_the_lot(
     with monkeypatch.context() as gone:
         gone.setattr(worker.store.lots, "steer", away)
         revoked.add("t0")
-        worker.timers.run(3 * SECOND)
+        worker.loop.run_for(3 * SECOND)
     assert worker.handed == []
-    worker.timers.run(3 * SECOND)
+    worker.loop.run_for(3 * SECOND)
     assert worker.handed == ["t0"]
     assert worker.store.lots.waiting("api")[0] == 1
 
@@ -140,7 +116,7 @@ def test_a_lease_goes_on_after_the_store_was_away(
     third = worker.governor.settings.claim_lease // 3
     with monkeypatch.context() as gone:
         gone.setattr(worker.store.lots, "renew", away)
-        worker.timers.run(third + 1)
-    worker.timers.run(third)
+        worker.loop.run_for(third + 1)
+    worker.loop.run_for(third)
     worker.clock.advance(third)
     assert worker.taken_by_others() == []
