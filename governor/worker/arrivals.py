@@ -17,6 +17,7 @@ from governor.execution.parking import Lanes, entry_of, pack, rank_of
 from governor.governor import Governor
 from governor.policy.decision import LaneKey
 from governor.policy.lot import Arrival, Lane, Parking
+from governor.worker.backpressure import Backpressure
 from governor.worker.loop import Loop, guarded
 from governor.worker.messages import copy_of
 from governor.worker.origins import Origins
@@ -50,6 +51,7 @@ class Arrivals:
         consumer: Any,
         loop: Loop,
         outage: StoreOutage,
+        backpressure: Backpressure,
         taken_in: Callable[[str, Parking, Iterable[GovernedRequest]], None],
         parked: Callable[[GovernedRequest, Call], None],
         fall_back: Callable[[GovernedRequest, Call], None],
@@ -59,12 +61,15 @@ class Arrivals:
         self._clock = governor.clock
         self._loop = loop
         self._outage = outage
+        self._backpressure = backpressure
         self._taken_in = taken_in
         self._parked = parked
         self._fall_back = fall_back
         self._lanes = Lanes(governor.redactor.text)
         self._origins = Origins(consumer)
         self._arriving: dict[str, list[_Arriving]] = {}
+        # Tasks in each lot when the last ones were parked here.
+        self._waiting: dict[str, int] = {}
         # Until when, in monotonic microseconds, others of a lane follow.
         self._behind: dict[str, int] = {}
 
@@ -118,19 +123,37 @@ class Arrivals:
         arriving = self._arriving.setdefault(call.upstream, [])
         arriving.append((request, call, arrival))
         if len(arriving) == 1:
-            self._loop.soon(partial(self.take_in, call.upstream))
+            self._take_in_later(call.upstream)
 
     def _not_parked(self, request: GovernedRequest, call: Call) -> None:
         call.header.deferrals -= 1  # it is counted where it waits instead
         self._fall_back(request, call)
 
-    def take_in(self, upstream: str) -> None:
-        """Park whoever is on the way there, now."""
-        arriving = self._arriving.pop(upstream, [])
+    def _take_in_later(self, upstream: str) -> None:
+        now = self._clock.monotonic()
+        pause = self._backpressure.pause(self._waiting.get(upstream, 0), now)
+        # Celery's acknowledgements wait for its loop, which a timer of its does not wake.
+        take_in = partial(self._loop.soon, partial(self._take_in, upstream))
+        if pause:
+            self._loop.at(now + pause, take_in)
+        else:
+            take_in()
+
+    def take_back(self, upstream: str) -> None:
+        """Park those on their way to the front of their lanes, now."""
+        arriving = self._arriving.get(upstream, [])
         # Of several that go to the front, the last one stands first: it is the one that had its
         # slot first, and before those the one that had it elsewhere.
         front = sorted((one for one in arriving if one[2].front), key=_number)
-        arriving = [one for one in arriving if not one[2].front] + front[::-1]
+        if front:
+            self._arriving[upstream] = [one for one in arriving if not one[2].front]
+            self._take_all_in(upstream, front[::-1])
+
+    def _take_in(self, upstream: str) -> None:
+        self.take_back(upstream)
+        self._take_all_in(upstream, self._arriving.pop(upstream, []))
+
+    def _take_all_in(self, upstream: str, arriving: list[_Arriving]) -> None:
         for at in range(0, len(arriving), _MOST_AT_ONCE):
             self._take_some_in(upstream, arriving[at : at + _MOST_AT_ONCE])
 
@@ -144,6 +167,7 @@ class Arrivals:
             return
         self._stats.settled()
         self._outage.answered()
+        self._waiting[upstream] = parking.waiting
         self._taken_in(upstream, parking, [request for request, *_ in arriving])
         for request, call, _ in arriving:
             guarded(partial(self._parked, request, call))

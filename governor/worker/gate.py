@@ -49,6 +49,7 @@ from governor.ports import ClaimAction, Reason
 from governor.ports import Settlement as Renewal
 from governor.worker.advance import Advances
 from governor.worker.arrivals import Arrivals
+from governor.worker.backpressure import Backpressure
 from governor.worker.description import waiting_here
 from governor.worker.ends import Ends
 from governor.worker.funeral import Funeral
@@ -129,6 +130,7 @@ class Gate:
         self._counted = counted
         self._epoch = 0
         self._pace = Pace()
+        self._backpressure = Backpressure()
         self._advances = Advances(governor.settings.grace)
         # Who wants a place and has had no slot.
         self._new: deque[GovernedRequest] = deque()
@@ -149,10 +151,10 @@ class Gate:
         )
         self.ends = Ends(governor, loop, self.settlement, self.lots, self.outgoing, self)
         self._arrivals = Arrivals(
-            governor, consumer, loop, self._outage, self.lots.taken_in, self._is_parked,
-            self._hand_back,
+            governor, consumer, loop, self._outage, self._backpressure, self.lots.taken_in,
+            self._is_parked, self._hand_back,
         )  # fmt: skip
-        self.lots.before_release = self._arrivals.take_in
+        self.lots.before_release = self._arrivals.take_back
         governor.store.listen(self.heard)
 
     # ------------------------------------------------------------------ the way in
@@ -289,7 +291,10 @@ class Gate:
             self._places.give_back()
             return
         request = waiting.popleft()
-        self._pace.tick(self._clock.monotonic())
+        now = self._clock.monotonic()
+        self._pace.tick(now)
+        if request.number is not None:
+            self._backpressure.told(_call(request).slot or now, now)
         if request.epoch != self._epoch:
             # Its message went back to the broker with a lost connection.
             self._places.give_back()
