@@ -134,6 +134,8 @@ class Gate:
         self._advances = Advances(governor.settings.grace)
         # Who wants a place and has had no slot.
         self._new: deque[GovernedRequest] = deque()
+        # Monotonic microseconds until which the body that was handed on last may begin.
+        self._good_until = 0
         # Claims whose body has not begun, as far as is known: no more of them than places.
         self._handed_on: list[tuple[GovernedRequest, Any]] = []
         self.outgoing = Outgoing(governor)
@@ -277,9 +279,12 @@ class Gate:
 
     def _occupy(self, _: None) -> None:
         """A place is ours. Called by Celery's semaphore, so nothing may get out."""
-        # Celery tells of a place before it tells how the body in it has ended. If that came too
-        # late for its call it is still the first of its lane, and if it was refused nobody calls.
-        self._loop.soon(self._use)
+        if self._clock.monotonic() > self._good_until:
+            # Celery tells of a place before it tells how the body in it has ended. That may have
+            # come too late for its call, and is still the first of its lane.
+            self._loop.soon(self._use)
+        else:
+            self._use()
 
     def _use(self) -> None:
         """Decide about whoever is next, then use our place or give it back. Nothing gets out."""
@@ -476,8 +481,9 @@ class Gate:
         self._turns.number(request)
         if call.header.began is None:
             call.header.began = self._clock.wall()
+        self._good_until = self._governor.admission.good_until(call)
         request.request_dict[RUN_KEY] = {
-            "until": self._governor.admission.good_until(call),
+            "until": self._good_until,
             "began": call.header.began,
             "throttles": call.header.throttles,
             "leaves_reserve": bool(call.plan.held_back),
