@@ -81,7 +81,8 @@ class _Lot:
         waiting: tasks in it, as far as is known.
         asking: a place in the pool was asked for, to release something into.
         timer: monotonic microseconds of the next question.
-        misses: questions in a row that released nothing.
+        misses: how many times in a row the timer came in vain.
+        timed: the next question is the timer's.
         freed, news: see :class:`~governor.policy.lot.ReleaseAsk`.
         out: what was released to this worker and has not ended, and the requests made of it.
         silent: of those, the ones that will not end here.
@@ -93,6 +94,7 @@ class _Lot:
     asking: bool = False
     timer: int | None = None
     misses: int = 0
+    timed: bool = False
     freed: set[str] = field(default_factory=set)
     news: bool = False
     out: dict[str, GovernedRequest | None] = field(default_factory=dict)
@@ -222,7 +224,11 @@ class Lots:
             return
         self._outage.answered()
         lot.waiting = released.waiting
-        lot.misses = 0 if released.tickets or released.more else lot.misses + 1
+        if released.tickets or released.more:
+            lot.misses = 0
+        elif lot.timed:
+            lot.misses += 1
+        lot.timed = False
         for ticket in released.tickets:
             guarded(partial(self._deliver, lot, ticket, ticket.slot + offset))
         if released.tickets:
@@ -407,6 +413,7 @@ class Lots:
     def _woken(self, lot: _Lot, moment: int) -> None:
         if lot.timer == moment:
             lot.timer = None
+            lot.timed = True
             self._want(lot)
 
     def _renew_later(self) -> None:
