@@ -75,6 +75,7 @@ class Fleet:
         self.dead_letters = watched_dead_letters(database_url)
         self._stack.callback(self.dead_letters.close)
         self._stack.callback(self.app.close)
+        self._stack.callback(self._forget_results)
 
     def worker(self, pool: str = "prefork", **options: Any) -> WorkerProcess:
         """Start a worker of two places; it is ready when this returns."""
@@ -127,6 +128,12 @@ class Fleet:
 
     def close(self) -> None:
         self._stack.close()
+
+    def _forget_results(self) -> None:
+        """Celery's results unsubscribe when they are collected, and would connect for it again."""
+        results = self.app.backend.result_consumer
+        results.stop()
+        results.subscribed_to.clear()
 
 
 def watched_dead_letters(database_url: str) -> SqlDeadLetters:
