@@ -67,7 +67,7 @@ def store_of(url: str) -> RedisStore:
 
 def admission_of(url: str) -> Admission:
     """The admission of a worker, with its own store."""
-    app = Celery("benchmark", broker=url)
+    app = Celery("benchmark", broker=url, set_as_current=False)
     return Governor(app, store=store_of(url)).admission
 
 

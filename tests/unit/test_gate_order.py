@@ -107,7 +107,7 @@ class World:
         self.store = MemoryStore(self.clock.monotonic)
         self._release = self.store.lots.release
         self.store.lots.release = self._delayed  # type: ignore[method-assign]
-        self.app = Celery("app", broker="memory://", backend="cache+memory://")
+        self.app = Celery("app", broker="memory://", set_as_current=False)
         self.app.conf.update(
             governor_redis_url="redis://unused", governor_hold=hold,
             governor_grace=seconds(GRACE), governor_spill_dir=str(folder),
