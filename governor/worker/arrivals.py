@@ -17,7 +17,6 @@ from governor.execution.parking import Lanes, entry_of, pack, rank_of
 from governor.governor import Governor
 from governor.policy.decision import LaneKey
 from governor.policy.lot import Arrival, Lane, Parking
-from governor.worker.backpressure import Backpressure
 from governor.worker.loop import Loop, guarded
 from governor.worker.messages import copy_of
 from governor.worker.origins import Origins
@@ -40,6 +39,7 @@ class Arrivals:
     """Parks for one worker.
 
     Args:
+        pause: for how many microseconds new arrivals of an upstream wait here.
         taken_in: told of requests that wait in an upstream's lot now.
         parked: told of each of them, to acknowledge it.
         fall_back: does something else about one that could not be parked.
@@ -51,7 +51,7 @@ class Arrivals:
         consumer: Any,
         loop: Loop,
         outage: StoreOutage,
-        backpressure: Backpressure,
+        pause: Callable[[str], int],
         taken_in: Callable[[str, Parking, Iterable[GovernedRequest]], None],
         parked: Callable[[GovernedRequest, Call], None],
         fall_back: Callable[[GovernedRequest, Call], None],
@@ -61,15 +61,13 @@ class Arrivals:
         self._clock = governor.clock
         self._loop = loop
         self._outage = outage
-        self._backpressure = backpressure
+        self._pause = pause
         self._taken_in = taken_in
         self._parked = parked
         self._fall_back = fall_back
         self._lanes = Lanes(governor.redactor.text)
         self._origins = Origins(consumer)
         self._arriving: dict[str, list[_Arriving]] = {}
-        # Tasks in each lot when the last ones were parked here.
-        self._waiting: dict[str, int] = {}
         # Until when, in monotonic microseconds, others of a lane follow.
         self._behind: dict[str, int] = {}
 
@@ -130,12 +128,10 @@ class Arrivals:
         self._fall_back(request, call)
 
     def _take_in_later(self, upstream: str) -> None:
-        now = self._clock.monotonic()
-        pause = self._backpressure.pause(self._waiting.get(upstream, 0), now)
         # Celery's acknowledgements wait for its loop, which a timer of its does not wake.
         take_in = partial(self._loop.soon, partial(self._take_in, upstream))
-        if pause:
-            self._loop.at(now + pause, take_in)
+        if pause := self._pause(upstream):
+            self._loop.at(self._clock.monotonic() + pause, take_in)
         else:
             take_in()
 
@@ -167,7 +163,6 @@ class Arrivals:
             return
         self._stats.settled()
         self._outage.answered()
-        self._waiting[upstream] = parking.waiting
         self._taken_in(upstream, parking, [request for request, *_ in arriving])
         for request, call, _ in arriving:
             guarded(partial(self._parked, request, call))

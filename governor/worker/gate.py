@@ -153,7 +153,7 @@ class Gate:
         )
         self.ends = Ends(governor, loop, self.settlement, self.lots, self.outgoing, self)
         self._arrivals = Arrivals(
-            governor, consumer, loop, self._outage, self._backpressure, self.lots.taken_in,
+            governor, consumer, loop, self._outage, self._arrivals_wait, self.lots.taken_in,
             self._is_parked, self._hand_back,
         )  # fmt: skip
         self.lots.before_release = self._arrivals.take_back
@@ -314,6 +314,9 @@ class Gate:
             guarded(partial(self._run, request))
         else:
             self._places.give_back()
+
+    def _arrivals_wait(self, upstream: str) -> int:
+        return self._backpressure.pause(self.lots.waiting(upstream), self._clock.monotonic())
 
     # ------------------------------------------------------------------ the decision
 
@@ -524,17 +527,13 @@ class Gate:
             self._hand_back(request, call)
             return
         self._advances.drop(call.upstream)
-        if call.admitted:
-            # It had its turn and could not use it.
-            self.settlement.settle(request, ClaimAction.RELEASE)
-        call.header.reserved = ()
-        self._arrivals.park(request, call)
-        for other in self._companions(request, call):
-            theirs = _call(other)
-            if theirs.admitted:
-                self.settlement.settle(other, ClaimAction.RELEASE)
-            theirs.header.reserved = ()
-            self._arrivals.park(other, theirs)
+        for one in (request, *self._companions(request, call)):
+            its = _call(one)
+            if its.admitted:
+                # It had its turn and could not use it.
+                self.settlement.settle(one, ClaimAction.RELEASE)
+            its.header.reserved = ()
+            self._arrivals.park(one, its)
 
     def _companions(self, request: GovernedRequest, call: Call) -> list[GovernedRequest]:
         """Who is parked together with it, to keep the order of their lane: those that came before

@@ -164,6 +164,10 @@ class Lots:
             self._want(lot)
         self._adopt_later(_LOOK)
 
+    def waiting(self, upstream: str) -> int:
+        """Tasks in its lot, as far as is known here."""
+        return self._lots[upstream].waiting
+
     def taken_in(
         self, upstream: str, parking: Parking, requests: Iterable[GovernedRequest]
     ) -> None:
