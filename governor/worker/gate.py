@@ -53,6 +53,7 @@ from governor.worker.backpressure import Backpressure
 from governor.worker.description import waiting_here
 from governor.worker.ends import Ends
 from governor.worker.funeral import Funeral
+from governor.worker.lane_order import LaneOrder, move_up, usable
 from governor.worker.loop import Loop, guarded
 from governor.worker.lots import Lots
 from governor.worker.messages import copy_of
@@ -63,7 +64,6 @@ from governor.worker.places import Places
 from governor.worker.request import GovernedRequest
 from governor.worker.settlement import Settlement
 from governor.worker.task import RUN_KEY
-from governor.worker.turns import Turns, move_up, usable
 from governor.worker.waiting import WaitingRoom
 
 _log = logging.getLogger("governor")
@@ -140,7 +140,7 @@ class Gate:
         self._handed_on: list[tuple[GovernedRequest, Any]] = []
         self.outgoing = Outgoing(governor)
         self._room = WaitingRoom(loop, governor.clock, self._released)
-        self._turns = Turns(self._room)
+        self._order = LaneOrder(self._room)
         self._outage = StoreOutage(governor.clock)
         self._holdings = governor.holdings
         self.funeral = Funeral(governor, loop)
@@ -247,7 +247,7 @@ class Gate:
             return
         call.version = self._governor.admission.in_force.version(call.upstream)
         call.slot = slot
-        self._turns.number(request)
+        self._order.number(request)
         call.admitted = True
         call.probe = ticket.probe
         call.settled = call.claim is None
@@ -269,12 +269,12 @@ class Gate:
             self._new.append(request)
         else:
             # Its body came too late.
-            self._turns.add(request)
+            self._order.add(request)
         self._places.acquire(self._occupy, None)
 
     def _released(self, request: GovernedRequest) -> None:
         self._unhold(request)
-        self._turns.add(request)
+        self._order.add(request)
         self._places.acquire(self._occupy, None)
 
     def _occupy(self, _: None) -> None:
@@ -290,7 +290,7 @@ class Gate:
         """Decide about whoever is next, then use our place or give it back. Nothing gets out."""
         self._room.look()
         # Slots do not wait: those whose slot has come go first.
-        waiting = self._turns.due or self._new
+        waiting = self._order.due or self._new
         if not waiting:
             # Those it was asked for went back to the broker with a lost connection.
             self._places.give_back()
@@ -385,7 +385,7 @@ class Gate:
         """It is late: whether it may be decided about and overtakes nobody that way. If not, it
         waits already."""
         oldest = now - self._settings.grace
-        behind = self._turns.behind(request)
+        behind = self._order.behind(request)
         last = move_up(call, [_call(other) for other in behind], oldest)
         if last is not None:
             loser = next(other for other in behind if other.call is last)
@@ -398,7 +398,7 @@ class Gate:
 
     def _withdraw(self, request: GovernedRequest) -> None:
         """It waits for no place and no instant any more."""
-        self._turns.withdraw(request)
+        self._order.withdraw(request)
         self._unhold(request)
 
     def _decide_alone(self, request: GovernedRequest, call: Call) -> bool:
@@ -472,7 +472,7 @@ class Gate:
         stays_until = request.received + self._settings.max_countdown
         stays = answer.woken and request.lane is None and len(self._room) < _MOST_HELD
         if answer.charged:
-            self._turns.number(request)
+            self._order.number(request)
         if near or (stays and self._clock.monotonic() < stays_until):
             self.settlement.count(request, "held")
             self._hold(request, call.slot if near else min(call.slot, stays_until))
@@ -481,7 +481,7 @@ class Gate:
 
     def _run(self, request: GovernedRequest) -> None:
         call = _call(request)
-        self._turns.number(request)
+        self._order.number(request)
         if call.header.began is None:
             call.header.began = self._clock.wall()
         self._good_until = self._governor.admission.good_until(call)
@@ -548,7 +548,7 @@ class Gate:
         for other in found:
             self._new.remove(other)
         if request.number is not None:
-            behind = self._turns.behind(request)
+            behind = self._order.behind(request)
             for other in behind:
                 self._withdraw(other)
             found += behind
@@ -653,7 +653,7 @@ class Gate:
 
     def waiting(self) -> list[dict[str, Any]]:
         """Who waits in this worker, for people; see :mod:`governor.worker.description`."""
-        return waiting_here(self._room.requests(), [*self._turns.due, *self._new], self._clock)
+        return waiting_here(self._room.requests(), [*self._order.due, *self._new], self._clock)
 
     # ------------------------------------------------------------------ the worker's life
 
@@ -668,10 +668,10 @@ class Gate:
                 self.settlement.settle(request, ClaimAction.RELEASE)
         self._handed_on.clear()
         self.lots.give_back()
-        for request in (*self._room.clear(), *self._turns.due, *self._new):
+        for request in (*self._room.clear(), *self._order.due, *self._new):
             request.held = False
             self.settlement.waits(request, False)
-        self._turns.due.clear()
+        self._order.due.clear()
         self._new.clear()
         self._places.clear()
 

@@ -12,7 +12,7 @@ from governor.worker.request import GovernedRequest
 from governor.worker.waiting import WaitingRoom
 
 
-class Turns:
+class LaneOrder:
     """Who had a slot here and has not begun: a place in the order for each, whether its slot is
     ahead of it or it wants a place in the pool.
 

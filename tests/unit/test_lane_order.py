@@ -9,7 +9,7 @@ from governor.execution.admission import Call
 from governor.execution.header import Header
 from governor.policy.decision import Reservation
 from governor.policy.plan import CallPlan
-from governor.worker.turns import move_up
+from governor.worker.lane_order import move_up
 
 
 def call(slot: int, *, charged: bool = True, places: bool = False) -> Call:
