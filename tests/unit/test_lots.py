@@ -1,101 +1,175 @@
-"""When a worker asks what may leave the parking lot."""
+"""The worker's end of the parking lots: when it asks what may leave, and how it goes on after the
+store was away."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import Mock
 
+import pytest
 from celery import Celery
 
 from governor import GovernedTask, Governor, Limit, Upstream
 from governor.clock import SECOND
-from governor.execution.header import Header
-from governor.execution.parking import Lanes, pack
+from governor.errors import StoreUnavailable
+from governor.execution.parking import Lanes, group_of, pack
 from governor.policy.lot import Arrival, ReleaseAsk, Released
-from governor.ports import MessageCopy
+from governor.ports import MessageCopy, Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
+from governor.worker import lots as lots_module
 from governor.worker.lots import Lots
 from governor.worker.outage import StoreOutage
 from governor.worker.parked import ParkedMessage
 from tests.unit.simulated_loop import SimulatedLoop
 
 AHEAD = SECOND // 20
+HOUR = 3600 * SECOND
 
 
-class _Worker:
-    """A worker that asks what may leave a lot of so many tasks as go in a second.
-
-    Args:
-        places: those that are always free.
+class Worker:
+    """The lots of a worker whose places are always free.
 
     Attributes:
-        left: microseconds before its slot at which each task was released.
+        handed: the ids of the tasks it hands to Celery.
+        early: microseconds before its slot at which each of them was released.
         asked: how many questions there were.
     """
 
     def __init__(self, rate: int, places: int) -> None:
-        self.left: list[int] = []
+        self.handed: list[str] = []
+        self.early: list[int] = []
         self.asked = 0
-        self._clock = FakeClock()
-        self._store = MemoryStore(self._clock.wall)
-        app = Celery(broker="redis://unused", set_as_current=False)
-        governor = Governor(app, clock=self._clock, store=self._store)
+        self.clock = FakeClock()
+        self.loop = SimulatedLoop(self.clock)
+        self.store = MemoryStore(self.clock.wall)
+        self.app = Celery("lots", broker="memory://", set_as_current=False)
+        self.app.conf.governor_redis_url = "redis://unused"
+        self.governor = Governor(self.app, clock=self.clock, store=self.store)
         upstream = Upstream("api", Limit(f"{rate}/s", burst=1))
 
-        @app.task(name="call", base=GovernedTask, upstream=upstream)
-        def call() -> None:
-            """Nothing."""
+        @self.app.task(shared=False, base=GovernedTask, upstream=upstream, name="call")
+        def call() -> None: ...
 
-        governance = governor.governance(call.name)
+        governance = self.governor.governance("call")
         assert governance is not None
-        plan = governance.plan
-        charges = plan.charges((), {})
-        lane, _ = Lanes(str).of_task(plan, charges, Header(), (), {}, "celery", 0)
-        payload = pack(MessageCopy(b"[]", {}, {}, "", "celery"))
-        assert payload is not None
-        numbers = map(str, range(rate))
-        self._store.lots.park(
-            "api", [Arrival(n, lane, (1,), payload, max_wait=60 * SECOND) for n in numbers]
-        )
-        self._release = self._store.lots.release
-        self._store.lots.release = self._counted  # type: ignore[method-assign]
-        consumer = Mock(app=app)
+        self._plan = governance.plan
+        self._release = self.store.lots.release
+        self.store.lots.release = self._counted  # type: ignore[method-assign]
+        consumer = Mock(app=self.app)
         consumer.create_task_handler.return_value = self._handle
-        self._loop = SimulatedLoop(self._clock)
         free: Any = Mock(free=Mock(return_value=places - 1))
-        free.acquire = lambda occupant, request: occupant(request)
-        outage = StoreOutage(self._clock)
-        self._lots = Lots(governor, consumer, self._loop, free, outage, "w", lambda _: 0)
+        free.acquire = lambda occupant, lot: occupant(lot)
+        outage = StoreOutage(self.clock)
+        self.lots = Lots(self.governor, consumer, self.loop, free, outage, "w", lambda _: 0)
+        self.store.settle(Settlement("api"))
+        self.clock.advance(HOUR)
+        self.lots.begin()
 
-    def run_for(self, micros: int) -> None:
-        self._lots.begin()
-        self._loop.run_for(micros)
+    def park(self, *task_ids: str) -> None:
+        lane, _ = Lanes(str).of(self._plan, "celery", ["s"], None, 0)
+        arrivals = []
+        for task_id in task_ids:
+            copy = MessageCopy(
+                json.dumps([[], {}, {}]).encode(), {"id": task_id, "task": "call"},
+                {"content_type": "application/json", "content_encoding": "utf-8"}, "", "celery",
+            )  # fmt: skip
+            payload = pack(copy)
+            assert payload is not None
+            arrivals.append(Arrival(task_id, lane, (1,), payload))
+        self.lots.taken_in("api", self.store.lots.park("api", arrivals), [])
+
+    def taken_by_others(self) -> list[str]:
+        """What another worker would be given: the leases that ran out among them."""
+        groups = (group_of(self._plan, "celery"),)
+        asked = ReleaseAsk("api", groups, 9, 0, SECOND, "other")
+        return [ticket.entry for ticket in self.store.lots.release(asked).tickets]
 
     def _counted(self, ask: ReleaseAsk) -> Released:
         self.asked += 1
         return self._release(ask)
 
     def _handle(self, message: ParkedMessage) -> None:
-        self.left.append(message.slot - self._clock.now)
+        self.handed.append(message.headers["id"])
+        self.early.append(message.slot - self.clock.now)
 
 
-def test_slots_that_are_close_go_with_one_question() -> None:
+@pytest.fixture
+def make_worker() -> Iterator[Callable[..., Worker]]:
+    """Makes workers of an upstream with so many calls a second."""
+    made: list[Worker] = []
+
+    def make(rate: int, places: int = 1) -> Worker:
+        made.append(Worker(rate, places))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        worker.app.close()
+
+
+def away(*_: Any) -> None:
+    raise StoreUnavailable
+
+
+def test_slots_that_are_close_go_with_one_question(make_worker: Callable[..., Worker]) -> None:
     """At a high rate a worker asks at most once in half of the time by which tasks are let out
     before their slots, and none of them comes later than that."""
     rate = 1_000
-    worker = _Worker(rate, places=rate)
-    worker.run_for(SECOND // 2)
-    assert len(worker.left) >= rate // 2
-    assert worker.asked <= 1 + SECOND // AHEAD
+    worker = make_worker(rate, places=rate)
+    before = worker.asked
+    worker.park(*map(str, range(rate)))
+    worker.loop.run_for(SECOND // 2)
+    assert len(worker.early) >= rate // 2
+    assert worker.asked - before <= 1 + SECOND // AHEAD
     # Nobody was asked before about the first ones, whose slots are within this time.
-    assert min(worker.left[AHEAD * rate // SECOND :]) >= AHEAD // 2
+    assert min(worker.early[AHEAD * rate // SECOND :]) >= AHEAD // 2
 
 
-def test_who_finds_something_asks_in_time() -> None:
+def test_who_finds_something_asks_in_time(make_worker: Callable[..., Worker]) -> None:
     """A worker with few places asks several times in a row, the last time in vain. It asks again
     before the next slot, so that none is lost."""
-    worker = _Worker(100, places=3)
-    worker.run_for(SECOND // 2)
-    assert len(worker.left) >= 50
-    assert min(worker.left[1:]) > 0
+    worker = make_worker(100, places=3)
+    worker.park(*map(str, range(100)))
+    worker.loop.run_for(SECOND // 2)
+    assert len(worker.early) >= 50
+    assert min(worker.early[1:]) > 0
+
+
+def test_what_was_revoked_while_the_store_was_away_leaves_the_lot(
+    make_worker: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A revocation that came while the store did not answer is heard of when it does again."""
+    worker = make_worker(10)
+    revoked: set[str] = set()
+    monkeypatch.setattr(lots_module, "revoked_tasks", revoked)
+    worker.store.settle(Settlement("api", pause=HOUR))
+    worker.park("t0")
+    worker.park("t1")
+    with monkeypatch.context() as gone:
+        gone.setattr(worker.store.lots, "steer", away)
+        revoked.add("t0")
+        worker.loop.run_for(3 * SECOND)
+    assert worker.handed == []
+    worker.loop.run_for(3 * SECOND)
+    assert worker.handed == ["t0"]
+    assert worker.store.lots.waiting("api")[0] == 1
+
+
+def test_a_lease_goes_on_after_the_store_was_away(
+    make_worker: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A released task whose lease was not renewed once, because the store did not answer, stays its
+    worker's: the next renewal is made, also when nobody else has asked the store meanwhile."""
+    worker = make_worker(10)
+    worker.park("t0")
+    assert worker.handed == ["t0"]
+    third = worker.governor.settings.claim_lease // 3
+    with monkeypatch.context() as gone:
+        gone.setattr(worker.store.lots, "renew", away)
+        worker.loop.run_for(third + 1)
+    worker.loop.run_for(third)
+    worker.clock.advance(third)
+    assert worker.taken_by_others() == []
