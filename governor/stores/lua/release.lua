@@ -26,7 +26,7 @@
 -- Reply {now, next, more, waiting, stale}, then for each released task entry, slot, n, value: n is
 --       1 for a probe, 2 for one that is late, else 0; value is as in the lot
 local call, match, format = redis.call, string.match, string.format
-local ceil, max, min, ipairs, pairs, unpack = math.ceil, math.max, math.min, ipairs, pairs, unpack
+local ceil, max, min = math.ceil, math.max, math.min
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 local state, lot, lanes, flows, out = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -398,7 +398,6 @@ while true do
     -- Its last has just gone; or its queue is gone, which only an eviction can do.
     g.head = g.head + 1
     g.gone[#g.gone + 1] = lane
-    g.facts[lane] = nil
   elseif flow_tag > tag then
     g.head = g.head + 1
     come_later(g, lane, fact, flow_tag)
