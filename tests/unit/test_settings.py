@@ -33,6 +33,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**REDIS, "governor_hold": "1"}, "governor_hold"),
     # longer than anybody should block
     ({**REDIS, "governor_timeout": 60}, "governor_timeout"),
+    # no body would begin
+    ({**REDIS, "governor_grace": 0}, "governor_grace"),
     # longer than the broker's patience: the task would run several times
     ({**REDIS, "governor_max_countdown": 4000}, "visibility_timeout"),
     # a list of pairs
