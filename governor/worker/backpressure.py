@@ -1,9 +1,8 @@
 """Running goes before taking in.
 
-A worker that takes messages in as fast as it can has no time left to run what it has released:
-while a backlog was parked at full speed, up to a third of a limit's rate was lost
-(``benchmarks.parking makespan``). So arrivals wait while released tasks come late to their places,
-and the prefetch window, which they fill, makes the broker wait.
+A worker that takes messages in as fast as it can has no time left to run what it has released, and
+slots come to nothing (see makespan in docs/benchmarks.md). So arrivals wait while released tasks
+come late to their places, and the prefetch window, which they fill, makes the broker wait.
 """
 
 from __future__ import annotations
