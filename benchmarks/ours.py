@@ -97,6 +97,10 @@ class Ours(Peer):
         self._grace = self._new.grace / SECOND
         self._forget()
 
+    def close(self) -> None:
+        """Close the connection; a process that ends needs not."""
+        self._store.close()
+
     def try_acquire(self) -> bool:
         now = time.monotonic()
         if now < self._slot:
