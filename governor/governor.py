@@ -23,7 +23,6 @@ from governor.errors import ConfigurationError, DeclarationError, GovernorError
 from governor.execution.admission import Admission
 from governor.execution.corrections import Corrections
 from governor.execution.door import Door
-from governor.execution.early import EarlyParking, ParkingProducer
 from governor.execution.header import NAME, Header
 from governor.execution.holdings import Holdings
 from governor.policy.limits import Limit
@@ -40,9 +39,6 @@ _log = logging.getLogger("governor")
 
 # Named, not imported: the bootstep is an interface and lies above this module.
 _BOOTSTEP = "governor.worker.bootsteps:GateStep"
-
-_ARGUMENTS = 3
-"""Positional arguments of ``send_task`` that are the task's: its name, args and kwargs."""
 
 _publishing: ContextVar[Any] = ContextVar("governor_publishing", default=None)
 """The governed app that is publishing in this context."""
@@ -145,13 +141,6 @@ class Governor:
     def door(self) -> Door:
         """Refuses what would only wait."""
         return Door(self.store, self.clock)
-
-    @cached_property
-    def early(self) -> EarlyParking:
-        """Parks what a producer sends, where that is declared."""
-        return EarlyParking(
-            self.store, self.clock, self.door, self.redactor.text, lambda: self.app.amqp.queues
-        )
 
     @cached_property
     def redactor(self) -> Redactor:
@@ -287,27 +276,6 @@ def _shed(app: Celery, task: Any) -> None:
         governor.door.check(upstream)
 
 
-def _parks_early(app: Celery, task: Any, args: tuple[Any, ...], kwargs: Any) -> CallPlan | None:
-    """The plan of a task that is to be parked rather than published. Not what a running task
-    publishes, what comes later anyway, and what is sent in a way of the caller's own."""
-    governor: Governor = app.governor
-    own = len(args) > _ARGUMENTS or any(kwargs.get(n) for n in ("eta", "countdown", "connection"))
-    if own or app.current_worker_task is not None:
-        return None
-    try:
-        governance = governor.governance(str(task))
-        plan = None if governance is None else governance.plan
-        if plan is None or not plan.upstream.park_early or not governor.early.wanted(plan):
-            return None
-    except GovernorError:
-        # Said where the message is stamped, and when the worker starts.
-        return None
-    except Exception:
-        _log.exception("Task %s is published: it is not known whether to park it", task)
-        return None
-    return plan
-
-
 def _name_publisher(app: Celery) -> None:
     """Celery's hook hears of every app of the process and is not told whose message it sees."""
     send_task = app.send_task
@@ -318,13 +286,7 @@ def _name_publisher(app: Celery) -> None:
         _shed(app, task)
         mark = _publishing.set(app)
         try:
-            plan = _parks_early(app, task, args, kwargs)
-            if plan is None:
-                return send_task(*args, **kwargs)
-            given = kwargs.pop("producer", None), kwargs.pop("publisher", None)
-            with app.producer_or_acquire(given[0] or given[1]) as producer:
-                kwargs["producer"] = ParkingProducer(app.governor.early, plan, producer)
-                return send_task(*args, **kwargs)
+            return send_task(*args, **kwargs)
         finally:
             _publishing.reset(mark)
 

@@ -38,10 +38,6 @@ class Door:
         if drain is not None and drain * SECOND > upstream.max_wait:
             raise Overloaded(upstream.name, waiting, drain, "max_wait")
 
-    def waits(self, upstream: Upstream) -> bool:
-        """Whether tasks are parked there, as far as is known."""
-        return self._look(upstream.name)[0] > 0
-
     def _look(self, upstream: str) -> tuple[int, float | None]:
         now = self._clock.monotonic()
         seen = self._seen.get(upstream)

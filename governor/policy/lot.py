@@ -87,8 +87,6 @@ class Arrival:
         payload: its message.
         front: it has had its turn and stands before the others.
         again: it comes back from being released.
-        behind: it is taken in only behind others of its lane. They are waited for already, so
-            that nobody has to be told.
     """
 
     entry: str
@@ -100,7 +98,6 @@ class Arrival:
     expires_in: int = 0
     front: bool = False
     again: bool = False
-    behind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +105,7 @@ class Parking:
     """What became of arrivals.
 
     Attributes:
-        kept: of each, whether it waits here now; otherwise it did already, or had nobody to wait
-            behind.
+        kept: of each, whether it waits here now; otherwise it did already.
         waiting: tasks in all lanes.
         fresh: a lane has begun to wait, whose first instant nobody knows yet.
     """
@@ -329,10 +325,9 @@ class Lot:
         fresh = False
         for arrival in arrivals:
             entry, lane = arrival.entry, arrival.lane
+            here = True
             if entry in self._entries:
                 here = arrival.again and bool(self._out.pop(entry, 0))
-            else:
-                here = not arrival.behind or lane.name in self._queues
             kept.append(here)
             if not here:
                 continue

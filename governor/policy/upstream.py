@@ -115,16 +115,14 @@ class Upstream:
             longer than ``max_wait``; by default it never does.
         parking: where tasks wait longer than a worker holds them: in the limiter ``"store"``, or
             in the ``"broker"``, with a countdown.
-        park_early: while tasks are parked, producers park the next ones of the same lanes
-            themselves instead of publishing them.
 
     Raises:
         DeclarationError: naming the field and the remedy.
     """
 
     __slots__ = (
-        "adaptive", "breaker", "fair_by", "limits", "max_wait", "max_waiting", "name", "park_early",
-        "parking", "reserve", "store_down", "urgent", "weights",
+        "adaptive", "breaker", "fair_by", "limits", "max_wait", "max_waiting", "name", "parking",
+         "reserve", "store_down", "urgent", "weights",
     )  # fmt: skip
 
     def __init__(
@@ -141,7 +139,6 @@ class Upstream:
         urgent: Iterable[int] = (),
         max_waiting: int | None = None,
         parking: Parking = "store",
-        park_early: bool = False,
     ) -> None:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise DeclarationError(
@@ -168,12 +165,6 @@ class Upstream:
             raise DeclarationError(
                 "parking", f"{parking!r} is no place to wait", 'Give "store" or "broker"'
             )
-        if park_early not in {True, False} or (park_early and parking != "store"):
-            raise DeclarationError(
-                "park_early",
-                f"{park_early!r} with parking={parking!r} parks nothing",
-                'Give True or False, and True with parking="store" only',
-            )
         if max_waiting is not None:
             _integer("max_waiting", max_waiting, 1, 100_000_000)
         self.fair_by = fair_by
@@ -181,7 +172,6 @@ class Upstream:
         self.reserve, self.urgent = _reserve(reserve, urgent)
         self.max_waiting = max_waiting
         self.parking = parking
-        self.park_early = park_early
         self.name = name
         self.breaker = None if breaker is None else breaker.policy
         self.adaptive = None if adaptive is None else adaptive.policy

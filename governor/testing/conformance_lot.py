@@ -72,19 +72,6 @@ class ParkingLotConformance:
         assert lots.park("api", [arrival]).kept == (False,)
         assert self._released(lots, FAST) == []
 
-    def test_some_are_parked_only_behind_others(self, harness: StoreHarness) -> None:
-        """Who may only wait behind others of its lane is not taken in where nobody waits."""
-        lots = self._lots(harness)
-        mine, other = lane(PER_ACCOUNT, "mine"), lane(PER_ACCOUNT, "other")
-        lots.park("api", [task("other", other)])
-        assert lots.park("api", [task("first", mine, behind=True)]).kept == (False,)
-        arrivals = [task("first", mine), task("second", mine, behind=True)]
-        assert lots.park("api", arrivals).kept == (True, True)
-        assert lots.park("api", [task("second", mine, behind=True)]).kept == (False,)
-        assert lots.waiting("api")[0] == 3
-        assert [t.payload for t in self._released(lots, PER_ACCOUNT)] == [b"other", b"first"]
-        assert lots.park("api", [task("third", other, behind=True)]).kept == (False,)
-
     def test_release_is_admission(self, harness: StoreHarness) -> None:
         """No more are released than the limits allow, and the next instant is exact."""
         lots = self._lots(harness)

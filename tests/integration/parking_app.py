@@ -32,7 +32,6 @@ hourly = Upstream("hourly", Limit("1/h"), max_wait=86_400)
 brief = Upstream("brief", Limit("1/min"), max_wait=2)
 reserved = Upstream("reserved", Limit("20/s"), reserve=0.25, urgent=(9,))
 deferred = Upstream("deferred", Limit("1/10s"), parking="broker")
-early = Upstream("early", Limit("50/s"), park_early=True)
 busy = Upstream("busy", Limit("1000/s", burst=100), Concurrency(2, per="account"))
 
 
@@ -69,6 +68,6 @@ def total(numbers: list[int]) -> int:
 shifting = Upstream("shifting", Limit(os.environ.get("SHIFTING", "1/h"), burst=1))
 
 
-for each in (shifting, steady, tenants, hourly, brief, reserved, deferred, early, busy):
+for each in (shifting, steady, tenants, hourly, brief, reserved, deferred, busy):
     governed(each)
 governed(steady, idempotent=False)

@@ -137,7 +137,6 @@ def test_lua_releases_as_the_specification(
                         expires_in=4 * SECOND if which % 7 == 0 else 0,
                         front=also,
                         again=yes,
-                        behind=not also and which % 5 == 0,
                     )
                 )
             results = [store.lots.park("api", fresh) for store in both]

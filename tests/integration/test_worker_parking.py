@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import celery
 import pytest
 import redis
-from celery import Celery
 from kombu import Connection
 from kombu.transport.native_delayed_delivery import MAX_LEVEL, level_name
 
-from governor import GovernedTask, Governor, Limit, Upstream
 from governor.demo.redis_server import PrivateRedis
 from governor.ports import Change, Reason
 from governor.stores.redis import RedisStore
@@ -47,28 +43,6 @@ def make_fleet(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Fleet]]
     yield make
     for fleet in made:
         fleet.close()
-
-
-@pytest.fixture
-def producer() -> Iterator[Callable[[Fleet], Any]]:
-    """Makes the task ``early`` of a producer that knows its upstream. It is closed when the results
-    of the test are gone, which talk to Redis once more."""
-    with ExitStack() as stack:
-
-        def make(fleet: Fleet) -> Any:
-            app = Celery("producer", broker=fleet.broker_url, backend=fleet.backend_url)
-            stack.callback(app.close)
-            app.conf.update(governor_redis_url=fleet.limiter_url, governor_timeout=PATIENT)
-            stack.callback(Governor(app).store.close)
-            upstream = Upstream("early", Limit("50/s"), park_early=True)
-
-            @app.task(base=GovernedTask, upstream=upstream, name=f"{MODULE}.early", shared=False)
-            def early(number: int = 0, account: str = "", seconds: float = 0.0) -> int:
-                raise AssertionError
-
-            return early
-
-        yield make
 
 
 def store_time(fleet: Fleet) -> int:
@@ -351,40 +325,6 @@ def test_a_deferred_task_waits_in_a_broker_that_can_delay(
     (line,) = fleet.ledger("deferred")
     assert (line["deferrals"], line["route"]) == (2, ["shop", "shop.orders"])
     assert delayed(rabbitmq_url) == 0
-
-
-@pytest.mark.parametrize(
-    "broker", ["redis_url", pytest.param("rabbitmq_url", marks=pytest.mark.rabbitmq)]
-)
-def test_producers_park_behind_those_that_wait(
-    make_fleet: Callable[..., Fleet],
-    producer: Callable[[Fleet], Any],
-    broker: str,
-    request: pytest.FixtureRequest,
-) -> None:
-    """With park_early the tasks of a lane that waits never are in the broker. They run once, in
-    order, and a chord of them has its body called."""
-    fleet = make_fleet(request.getfixturevalue(broker))
-    worker = fleet.worker(concurrency=1)
-    pause_upstream(fleet.limiter_url, "early", 3600)
-    fleet.send("early", 0)
-    wait_until(lambda: parked(fleet, "early"), lambda waiting: waiting == 1)
-    assert worker.terminate() == 0
-    task = producer(fleet)
-    results = [task.delay(number) for number in range(1, 20)]
-    chord = celery.chord([task.s(number) for number in range(20, 25)])
-    total = chord(task.app.signature(f"{MODULE}.total"))
-    with Connection(fleet.broker_url) as connection:
-        channel = connection.default_channel
-        queue = channel.queue_declare("celery", durable=True, auto_delete=False)
-        assert queue.message_count == 0
-    assert parked(fleet, "early") == 25
-    fleet.worker(concurrency=1)
-    unpause(fleet, "early")
-    assert [result.get(timeout=TIMEOUT) for result in results] == list(range(1, 20))
-    assert total.get(timeout=TIMEOUT) == sum(range(20, 25))
-    assert numbers(fleet, "early") == list(range(25))
-    wait_until(lambda: fleet.stats("released"), lambda released: released == 25)
 
 
 def delayed(rabbitmq_url: str) -> int:

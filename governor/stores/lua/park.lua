@@ -15,7 +15,7 @@
 -- ARGV  1 channel   where workers are told that tasks wait
 --       then for each arrival: entry, lane, record of the lane, "flow|weight", costs ("1,1"), patience (µs:
 --       the instant after which it does not wait, or minus the longest wait, or 0), µs until it
---       expires or 0, front (0 | 1, or 2: only behind others of its lane), again (0 | 1), message
+--       expires or 0, front (0 | 1), again (0 | 1), message
 -- Reply {now, waiting, fresh, kept..}
 local call, format = redis.call, string.format
 local time = call('TIME')
@@ -29,8 +29,6 @@ for a = 2, #ARGV, 10 do
   local here = 1
   if call('HEXISTS', KEYS[2], entry) == 1 then
     here = ARGV[a + 8] == '1' and call('ZREM', KEYS[5], entry) or 0
-  elseif ARGV[a + 7] == '2' then
-    here = call('EXISTS', KEYS[k + 1])
   end
   kept[#kept + 1] = here
   if here == 1 then
