@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from billiard.einfo import ExceptionInfo
 from celery.exceptions import Ignore, Retry
 
 from governor.errors import GovernorError
@@ -56,7 +57,7 @@ class BodyDied(GovernorError):
     """The body raised what would have taken the worker down with it.
 
     Attributes:
-        kind: ``MemoryError`` or ``SystemExit``.
+        kind: name of the exception's class, like ``MemoryError`` or ``SystemExit``.
     """
 
     def __init__(self, kind: str, message: str = "") -> None:
@@ -66,3 +67,11 @@ class BodyDied(GovernorError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.kind, self.detail)
+
+
+def failure_info(exc: BaseException) -> ExceptionInfo:
+    """Make of an exception what Celery's handlers take: it, with a traceback that ends here."""
+    try:
+        raise exc  # noqa: TRY301 - billiard needs a traceback to copy
+    except BaseException:
+        return ExceptionInfo()

@@ -6,11 +6,16 @@ in a tenth of a second were measured at a limit of ten a second.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from billiard.einfo import ExceptionInfo
+from celery.exceptions import WorkerShutdown, WorkerTerminate
+
 from governor.worker.loop import Loop
+from governor.worker.outcomes import BodyDied, failure_info
 
 Occupant = Callable[[Any], None]
 
@@ -27,7 +32,11 @@ class Places(Protocol):
         ...
 
     def run(self, request: Any) -> None:
-        """Use an acquired place to execute ``request``; the pool returns it afterwards."""
+        """Use an acquired place to execute ``request``; the pool returns it afterwards.
+
+        Raises:
+            Exception: the pool does not take ``request``. The place has been given back.
+        """
         ...
 
     def free(self) -> int:
@@ -55,7 +64,20 @@ class PreforkPlaces:
         self._loop.soon(self._controller._quick_release)
 
     def run(self, request: Any) -> None:
-        self._controller._process_task(request)
+        try:
+            self._controller._process_task(request)
+        except Exception:
+            self._forget_job(request)
+            self.give_back()
+            raise
+
+    def _forget_job(self, request: Any) -> None:
+        """Drop the job that the pool noted before its message could not be encoded: a warm shutdown
+        would wait for its end."""
+        jobs = getattr(getattr(self._controller.pool, "_pool", None), "_cache", None) or {}
+        for number, job in list(jobs.items()):
+            if getattr(job, "correlation_id", None) == request.id and not job.accepted():
+                del jobs[number]
 
     def free(self) -> int:
         return int(self._controller.semaphore.value)
@@ -101,7 +123,8 @@ class CountedPlaces:
             self._controller._process_task(request)
         finally:
             if self._applied == before:
-                # Revoked at the last moment: nothing was executed that will return the place.
+                # Revoked at the last moment, or refused before the pool saw it: nothing was
+                # executed that will return the place.
                 self.give_back()
 
     def free(self) -> int:
@@ -115,6 +138,7 @@ class CountedPlaces:
     ) -> Any:
         self._applied += 1
         taken = True
+        timed = bool(kwargs.get("timeout"))
 
         def give_back() -> None:
             nonlocal taken
@@ -125,9 +149,13 @@ class CountedPlaces:
         def counted(*inner: Any, **named: Any) -> Any:
             try:
                 return target(*inner, **named)
-            except BaseException:
-                give_back()
-                raise
+            except BaseException as exc:
+                if _is_heard_by_the_pool(exc, timed=timed):
+                    give_back()
+                    raise
+                # The pool would tell nobody: a handler of the task's, or of a signal, failed, or
+                # the greenlet was killed.
+                return 1, _failure(exc), 0.0
 
         def ended(result: Any) -> None:
             # Whoever is next is decided about after it is known how this one ended.
@@ -136,7 +164,11 @@ class CountedPlaces:
             finally:
                 give_back()
 
-        return self._on_apply(counted, *args, callback=ended, **kwargs)
+        try:
+            return self._on_apply(counted, *args, callback=ended, **kwargs)
+        except BaseException:
+            give_back()
+            raise
 
     def _pump(self) -> None:
         if self._pumping:
@@ -155,3 +187,23 @@ class CountedPlaces:
         if self._waiting and self._returned:
             # Of what was given back meanwhile, in the next round: Celery gets its turn.
             self._loop.soon(self._pump)
+
+
+def _is_heard_by_the_pool(exc: BaseException, *, timed: bool) -> bool:
+    """Tell whether the pool itself waits for this exception, of a body with a time limit or not."""
+    gevent = sys.modules.get("gevent")
+    if timed and gevent is not None and isinstance(exc, gevent.Timeout):
+        return True
+    return isinstance(exc, WorkerShutdown | WorkerTerminate)
+
+
+def _failure(exc: BaseException) -> ExceptionInfo:
+    """Make what Celery calls an end of a task. Celery raises some exceptions again where it reads
+    them; those are renamed."""
+    if isinstance(exc, Exception) and not isinstance(exc, MemoryError):
+        return ExceptionInfo()
+    try:
+        text = str(exc)
+    except BaseException:
+        text = ""
+    return failure_info(BodyDied(type(exc).__name__, text))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 from uuid import uuid4
 
 from celery import Task
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, WorkerShutdown, WorkerTerminate
 from celery.exceptions import Retry as CeleryRetry
 
 from governor.clock import SECOND, seconds
@@ -194,7 +195,11 @@ def govern(task: Any) -> None:
     again changes nothing."""
     if getattr(task.run, "governed", False):
         return
+    # On the instance: settings of the whole app must not acknowledge a task before its end is
+    # recorded, nor have Celery send it again beside the governor.
     task.acks_late = True
+    task.acks_on_failure_or_timeout = task.acks_on_failure = task.acks_on_timeout = True
+    task.reject_on_worker_lost = task.retry_on_worker_lost = False
     task.Request = "governor.worker.request:GovernedRequest"
     task.run = _governed_body(task, task.run)
 
@@ -232,22 +237,36 @@ def _governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
             raise
         except MemoryError as exc:
             raise BodyDied("MemoryError", str(exc)) from None
-        except SystemExit as exc:
-            if _by_signal(exc):
-                raise
-            raise BodyDied("SystemExit", str(exc.code)) from None
         except Exception as exc:
             _decide(governor, governance, exc, request, admitted, calls)
             raise
+        except BaseException as exc:
+            if _from_outside(exc):
+                raise
+            # In a thread or a greenlet the pool would hear of no end at all.
+            raise BodyDied(type(exc).__name__, _text_of(exc)) from None
 
     body.governed = True  # type: ignore[attr-defined]
     return body
 
 
-def _by_signal(exc: SystemExit) -> bool:
-    """Whether billiard's signal handler raised it, to end this process from outside: at a hard
-    time limit, a shutdown, a termination. It exits with ``signum - 256``."""
-    return isinstance(exc.code, int) and -256 < exc.code <= -192
+def _from_outside(exc: BaseException) -> bool:
+    """Tell whether the pool ends the body: at a time limit, a shutdown, a termination.
+
+    billiard's signal handler exits with ``signum - 256``; gevent raises classes of its own.
+    """
+    if isinstance(exc, SystemExit):
+        by_signal = isinstance(exc.code, int) and -256 < exc.code <= -192
+        return by_signal or isinstance(exc, WorkerShutdown | WorkerTerminate)
+    gevent = sys.modules.get("gevent")
+    return gevent is not None and isinstance(exc, (gevent.GreenletExit, gevent.Timeout))
+
+
+def _text_of(exc: BaseException) -> str:
+    try:
+        return str(exc.code) if isinstance(exc, SystemExit) else str(exc)
+    except BaseException:
+        return ""
 
 
 def _decide(  # noqa: PLR0917 - called in one place

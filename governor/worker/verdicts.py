@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from billiard.einfo import ExceptionInfo
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
@@ -18,7 +17,7 @@ from governor.policy.outcome import Outcome, outcome_of
 from governor.policy.retry import GiveUp
 from governor.policy.retry_after import http_status
 from governor.ports import Reason
-from governor.worker.outcomes import Again, BodyDied, NotNow
+from governor.worker.outcomes import Again, BodyDied, NotNow, failure_info
 
 _ATTEMPTS_AFTER_LOSS = 3
 """How often an idempotent task without a retry policy may lose its process."""
@@ -93,7 +92,7 @@ def judge(request: Any, exc_info: Any, governance: Governance) -> Verdict:
             )
         case MemoryError():
             # Told of it, Celery would raise it again and end the whole worker.
-            return Verdict(kind.DEAD, _info(BodyDied("MemoryError")), Reason.MEMORY_ERROR)
+            return Verdict(kind.DEAD, failure_info(BodyDied("MemoryError")), Reason.MEMORY_ERROR)
     if type(exc).__name__ == "Terminated":
         return Verdict(kind.LEAVE, exc_info)
     reason = _why_not_again(exc, governance, retries)
@@ -120,7 +119,7 @@ def _lost(exc: BaseException, exc_info: Any, governance: Governance, retries: in
     attempts = governance.retry.attempts if governance.retry else _ATTEMPTS_AFTER_LOSS
     if retries + 1 < attempts:
         again = Again(exc=exc, when=seconds(_WAIT_AFTER_LOSS), wait=_WAIT_AFTER_LOSS)
-        return Verdict(Verdict.Kind.AGAIN, _info(again), wait=_WAIT_AFTER_LOSS)
+        return Verdict(Verdict.Kind.AGAIN, failure_info(again), wait=_WAIT_AFTER_LOSS)
     exited = isinstance(exc, SystemExit)
     return Verdict(
         Verdict.Kind.DEAD, exc_info, Reason.SYSTEM_EXIT if exited else Reason.WORKER_LOST
@@ -137,10 +136,3 @@ def _why_not_again(exc: BaseException, governance: Governance, retries: int) -> 
     if isinstance(decision, GiveUp):
         return Reason(decision.reason)
     return Reason.RETRIES_EXHAUSTED
-
-
-def _info(exc: BaseException) -> Any:
-    try:
-        raise exc  # noqa: TRY301 - billiard needs a traceback to copy
-    except BaseException:
-        return ExceptionInfo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +64,10 @@ ENDS: list[tuple[BaseException, type[BaseException]]] = [
     (MemoryError(), BodyDied),
     # a body that exits would leave a thread's task STARTED for ever
     (SystemExit(3), BodyDied),
+    # no pool of threads or greenlets tells anybody of these
+    (KeyboardInterrupt(), BodyDied),
+    (CancelledError(), BodyDied),
+    (GeneratorExit(), BodyDied),
     # billiard ends this process from outside: not the body's doing
     (SystemExit(-241), SystemExit),
     # the upstream said "not now"
@@ -77,6 +82,27 @@ def test_how_a_body_ends(exc: BaseException, told: type[BaseException]) -> None:
     """Each end of a body becomes what the main process can act on."""
     with pytest.raises(told):
         run(raising(exc))
+
+
+def test_an_app_cannot_have_governed_tasks_acknowledged_otherwise() -> None:
+    """Settings of the whole app do not change when a governed task is acknowledged, nor have
+    Celery run it again: the governor decides both."""
+    app = Celery("settings", set_as_current=False)
+    app.conf.update(
+        task_acks_late=False, task_acks_on_failure_or_timeout=False, task_acks_on_failure=False,
+        task_acks_on_timeout=False, task_reject_on_worker_lost=True, task_retry_on_worker_lost=True,
+    )  # fmt: skip
+    Governor(app, store=MemoryStore(FakeClock().monotonic))
+
+    @app.task(base=GovernedTask, upstream=Upstream("api", Limit("1/s")), shared=False)
+    def call() -> None: ...
+
+    assert call.acks_late
+    assert call.acks_on_failure
+    assert call.acks_on_timeout
+    assert call.acks_on_failure_or_timeout
+    assert not call.reject_on_worker_lost
+    assert not call.retry_on_worker_lost
 
 
 def test_a_throttled_body_says_for_how_long() -> None:

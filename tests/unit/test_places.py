@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import select
+from asyncio import CancelledError
 from collections import deque
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from celery.exceptions import WorkerShutdown
 
 from governor.testing.clock import FakeClock
 from governor.worker import loop as loop_module
 from governor.worker.loop import HubLoop, Work
-from governor.worker.places import CountedPlaces
+from governor.worker.outcomes import BodyDied
+from governor.worker.places import CountedPlaces, PreforkPlaces
 
 
 class Later:
@@ -74,34 +77,115 @@ def test_who_gives_a_place_back_at_once_lets_the_next_in() -> None:
     assert came == ["next"]
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_place_is_given_back_once_its_end_is_heard(fails: bool) -> None:
-    """Who is next is let in after the callback of the one before, or after its exception, and
-    once."""
+def test_a_place_is_given_back_once_its_end_is_heard() -> None:
+    """The next request is let in after the callback of the one before, and once."""
     later, pool, told = Later(), Mock(num_processes=1), []
     applied = pool.on_apply
     controller = Mock()
     places = CountedPlaces(controller, pool, later)
-
-    def body() -> None:
-        if fails:
-            raise SystemExit
-
-    controller._process_task.side_effect = lambda _: pool.on_apply(body, callback=told.append)
+    controller._process_task.side_effect = lambda _: pool.on_apply(list, callback=told.append)
     places.acquire(places.run, "one")
     for name in ("two", "three"):
         places.acquire(told.append, name)
     (target,), named = applied.call_args
-    if fails:
-        with pytest.raises(SystemExit):
-            target()
-    else:
-        target()
-        later.run()
-        assert not told
+    target()
+    later.run()
+    assert not told
     named["callback"]("ended")
     later.run()
     assert told == ["ended", "two"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [
+        # Raised by a handler of the task's, outside its body.
+        (ValueError("no"), ValueError),
+        # Celery's threads call back with what it cannot read.
+        (KeyboardInterrupt(), BodyDied),
+        (CancelledError(), BodyDied),
+        # Told of these, Celery raises them again where it hears of the end.
+        (SystemExit(3), BodyDied),
+        (MemoryError(), BodyDied),
+    ],
+)
+def test_whatever_is_raised_in_a_thread_is_the_end_of_its_task(
+    raised: BaseException, seen: type
+) -> None:
+    """An exception that leaves Celery's tracer is heard as a failure, and the place comes back."""
+    later, pool, told = Later(), Mock(num_processes=1), []
+    controller = Mock()
+    places = CountedPlaces(controller, pool, later)
+    applied = places._on_apply = Mock()
+
+    def target() -> None:
+        raise raised
+
+    controller._process_task.side_effect = lambda _: pool.on_apply(target, callback=told.append)
+    places.acquire(places.run, "one")
+    (counted,), named = applied.call_args
+    named["callback"](counted())
+    ((failed, info, _),) = told
+    assert failed
+    assert isinstance(getattr(info.exception, "exc", info.exception), seen)
+    places.acquire(told.append, "next")
+    assert told[-1] == "next"
+
+
+def test_a_killed_worker_is_told_so_by_the_pool() -> None:
+    """What ends the worker itself passes, and gives its place back."""
+    later, pool = Later(), Mock(num_processes=1)
+    places = CountedPlaces(Mock(), pool, later)
+    applied = places._on_apply = Mock()
+
+    def target() -> None:
+        raise WorkerShutdown(0)
+
+    places.acquire(lambda _: pool.on_apply(target, callback=list), "one")
+    (counted,), _ = applied.call_args
+    with pytest.raises(WorkerShutdown):
+        counted()
+    came: list[str] = []
+    places.acquire(came.append, "next")
+    assert came == ["next"]
+
+
+@pytest.mark.parametrize("where", ["before the pool", "in the pool"])
+def test_a_request_that_no_pool_of_threads_takes_gives_its_place_back(where: str) -> None:
+    """Handing it over raises; its place is there for the next one."""
+    later, pool, came = Later(), Mock(num_processes=1), []
+    controller = Mock()
+    places = CountedPlaces(controller, pool, later)
+    places._on_apply = Mock(side_effect=RecursionError)
+    if where == "in the pool":
+        controller._process_task.side_effect = lambda _: pool.on_apply(list, callback=list)
+    else:
+        controller._process_task.side_effect = TypeError
+
+    def first(request: Any) -> None:
+        with pytest.raises((RecursionError, TypeError)):
+            places.run(request)
+
+    places.acquire(first, "one")
+    places.acquire(came.append, "two")
+    later.run()
+    assert came == ["two"]
+
+
+def test_a_request_that_no_process_takes_gives_its_place_back_and_leaves_no_job() -> None:
+    """A warm shutdown waits for every job that the pool knows: one that was never written is
+    forgotten."""
+    later, controller = Later(), Mock()
+    ours = Mock(correlation_id="one", accepted=lambda: False)
+    others = Mock(correlation_id="two", accepted=lambda: False)
+    controller.pool._pool._cache = {1: ours, 2: others}
+    controller._process_task.side_effect = RecursionError
+    places = PreforkPlaces(controller, later)
+    with pytest.raises(RecursionError):
+        places.run(Mock(id="one"))
+    later.run()
+    controller._quick_release.assert_called_once_with()
+    assert controller.pool._pool._cache == {2: others}
 
 
 @pytest.mark.parametrize("before", [True, False])
