@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from governor.errors import Throttled
+from governor.policy.http_message import attribute
 from governor.policy.retry_after import throttled_from_exception
 
 
@@ -30,7 +31,7 @@ class Inside:
 
     def was_told(self, exc: BaseException) -> bool:
         """Whether the refusal that this exception carries has paused the upstream it is of."""
-        response = getattr(exc, "response", None)
+        response = attribute(exc, "response")
         return any(told is exc or told is response for told in self.told)
 
 

@@ -1,25 +1,84 @@
 """The parts of an HTTP response that rate limits are said in: status, headers, dates.
 
 Responses are read by their attributes (``status_code``, ``headers``), so ``httpx``, ``requests``
-and anything like them are understood without importing any. Nothing here raises.
+and anything like them are understood without importing any. Nothing here raises: a property of
+somebody else's class that does has nothing to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_tz
-from typing import Any
+from typing import Any, TypeVar
 
 from governor.clock import as_micros
 
 _LONGEST_DATE = 64
 
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What is read of a response that has no ``status_code`` itself."""
+
+    status_code: int
+    headers: Any
+
+
+def quietly(read: Callable[[], T], instead: T) -> T:
+    """Call ``read``, which runs the code of somebody else's class; give ``instead`` if it raises.
+
+    Of what it raises only the end of this process passes.
+    """
+    try:
+        return read()
+    except BaseException as exc:
+        if isinstance(exc, SystemExit) and ends_process(exc):
+            raise
+        return instead
+
+
+def ends_process(exc: SystemExit) -> bool:
+    """Whether a pool's signal handler raised it, to end this process from outside: at a hard
+    time limit, a shutdown, a termination. It exits with ``signum - 256``."""
+    return isinstance(exc.code, int) and -256 < exc.code <= -192
+
+
+def attribute(thing: Any, name: str) -> Any:
+    """An attribute; ``None`` where there is none, or reading it raises."""
+    return quietly(lambda: getattr(thing, name, None), None)
+
+
 def status_of(response: Any) -> int | None:
     """The status code of a response, ``None`` without one."""
-    status = getattr(response, "status_code", None)
-    return int(status) if isinstance(status, int) and not isinstance(status, bool) else None
+    return _whole(attribute(response, "status_code"))
+
+
+def response_of(exc: BaseException) -> Any:
+    """The response an HTTP client's exception stands for, ``None`` without one.
+
+    httpx and requests give the exception a ``response``, botocore one that is a mapping; of
+    aiohttp and urllib the exception itself has status and headers.
+    """
+    response = attribute(exc, "response")
+    if isinstance(response, Mapping):
+        return quietly(lambda: _of_botocore(response), None)
+    if status_of(response) is not None:
+        return response
+    status = _whole(attribute(response, "status"))
+    if status is not None:
+        return Response(status, attribute(response, "headers"))
+    headers = attribute(exc, "headers")
+    for name in ("status_code", "status", "code"):
+        status = _whole(attribute(exc, name))
+        # A bare code may be anything, as that of SystemExit.
+        if status is not None and 100 <= status <= 599 and (name != "code" or headers is not None):
+            return Response(status, headers)
+    return None
 
 
 def headers_of(response_or_headers: Any) -> dict[str, str]:
@@ -29,11 +88,11 @@ def headers_of(response_or_headers: Any) -> dict[str, str]:
     """
     headers = response_or_headers
     if not isinstance(headers, Mapping):
-        headers = getattr(headers, "headers", None)
-    if not isinstance(headers, Mapping):
-        return {}
+        headers = attribute(headers, "headers")
     found: dict[str, str] = {}
-    for key, value in headers.items():
+    # Those of urllib are no mapping, and have items like one.
+    items: list[tuple[Any, Any]] = quietly(lambda: list(headers.items()), [])
+    for key, value in items:
         if isinstance(key, str) and isinstance(value, str):
             name, text = key.lower(), value.strip()
             found[name] = f"{found[name]}, {text}" if name in found else text
@@ -64,3 +123,13 @@ def sent_at(headers: Mapping[str, str], now: int) -> int:
     """
     sent = http_date(headers.get("date", ""))
     return now if sent is None else sent
+
+
+def _whole(value: Any) -> int | None:
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _of_botocore(response: Mapping[Any, Any]) -> Response | None:
+    said = response["ResponseMetadata"]
+    status = _whole(said["HTTPStatusCode"])
+    return None if status is None else Response(status, said.get("HTTPHeaders"))

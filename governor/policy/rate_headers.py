@@ -177,6 +177,8 @@ DIALECTS: tuple[Dialect, ...] = (
     # Everybody else, under names that mean something else to each of them.
     # https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/ (its survey)
     triple("x-ratelimit", "x-ratelimit"),
+    # X. Its reset is in epoch seconds. https://docs.x.com/x-api/fundamentals/rate-limits
+    triple("x-rate-limit", "x-rate-limit"),
     # Slack, and everybody who says only this. https://docs.slack.dev/apis/web-api/rate-limits
     Dialect("retry-after", ("retry-after",), _refusal, alone=True),
 )

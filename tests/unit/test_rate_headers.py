@@ -179,6 +179,12 @@ CASES: list[tuple[str, str, list[QuotaReport]]] = [
     ),
     # Envoy writes draft 3 under the old names
     ("x-ratelimit", "envoy", [QuotaReport("x-ratelimit", None, 10, 0, SECOND, SECOND)]),
+    # X's names are hyphenated
+    (
+        "x-rate-limit",
+        "epoch_seconds",
+        [QuotaReport("x-rate-limit", None, 900, 847, 10 * MINUTE)],
+    ),
 ]
 
 
@@ -255,6 +261,32 @@ def test_without_a_date_our_clock_stands_in() -> None:
     assert said.reset_after == MINUTE
     (said,) = read({**headers, "Date": "Thu, 12 Mar 2026 10:00:50 GMT"}, NOW)
     assert said.reset_after == 10 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("reset", "after"),
+    [
+        ("2026-03-12T10:00:24Z", 24 * SECOND),  # ISO 8601, as most write it
+        ("2026-03-12T12:00:24+02:00", 24 * SECOND),  # in a zone
+        ("2026-03-12T10:00:24", 24 * SECOND),  # without one it is UTC
+        ("2026-03-12 10:00:24.5Z", 24_500 * MS),  # with a space, and a part of a second
+        ("2026-03-12T09:59:59Z", 0),  # it is over
+        ("9999-12-31T23:59:59-14:00", LONGEST),  # past every calendar
+        ("1d2h", DAY + 2 * HOUR),  # a length of time with days
+        ("1d2h3m4s5ms", DAY + 2 * HOUR + 3 * MINUTE + 4 * SECOND + 5 * MS),
+        ("6m0s", 6 * MINUTE),  # as Go writes it
+        ("24s", 24 * SECOND),
+        ("2026-13-12T10:00:24Z", None),  # no such month
+        ("2026-03-12", None),  # no time
+        ("2d1w", None),  # a unit nobody knows
+    ],
+)
+@pytest.mark.parametrize("prefix", ["X-RateLimit", "X-Rate-Limit", "RateLimit"])
+def test_a_reset_is_read_in_every_form(prefix: str, reset: str, after: int | None) -> None:
+    """Instants of ISO 8601 and lengths of time are read; what is neither silences its row."""
+    headers = {f"{prefix}-Remaining": "12", f"{prefix}-Reset": reset}
+    said = read(headers, SENT * SECOND)
+    assert [report.reset_after for report in said] == ([] if after is None else [after])
 
 
 READ = QuotaReport("x-ratelimit", None, 50, 12, 24 * SECOND)
@@ -407,6 +439,7 @@ NAMES = sorted(
     | {"date", "retry-after", "x-ratelimit-used"}
 )
 NUMBERS = ["0", "1", "60", "-1", "NaN", "1e9", "1773309660", "1773309660000", "9" * 30, "6m0s"]
+NUMBERS += ["1d2h", "2026-03-12T10:00:24Z", "9999-99-99T99:99:99Z", "0001-01-01T00:00:00+14:00"]
 LISTS = ['"default";r=1;t=2', '"default";q=1;w=2', "limit=1, remaining=2, reset=3", "1;w=1, 2;w=2"]
 OTHERS = [
     "32/40",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import email
+import urllib.error
+
 import httpx
 import pytest
 import requests
@@ -10,11 +13,11 @@ from hypothesis import strategies as st
 
 from governor.clock import SECOND
 from governor.errors import Throttled
+from governor.policy.header_values import LONGEST_RETRY_AFTER, parse_retry_after
 from governor.policy.retry_after import (
-    LONGEST_RETRY_AFTER,
     from_response,
     http_status,
-    parse_retry_after,
+    pause_of,
     throttled_from_exception,
 )
 
@@ -107,12 +110,16 @@ class Bare:
             10.0,
         ),
         (429, {"Retry-After": "Sun, 06 Nov 1994 08:49:47 GMT"}, 10.0),  # no Date: our clock
+        (403, {"Retry-After": "7"}, 7.0),  # GitHub's secondary limits
+        # GitHub's hour is used up, until an instant
+        (403, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "90"}, 90.0),
+        (403, {"X-RateLimit-Remaining": "0"}, None),  # used up, and does not say until when
     ],
 )
 def test_a_throttled_response_is_recognised(
     make: type[Bare], status: int, headers: dict[str, str], wait: float | None
 ) -> None:
-    """A 429, or a 503 with Retry-After, of any client library is Throttled with its wait."""
+    """A 429, a 503 with Retry-After, a 403 for a quota, of any client library, is Throttled."""
     throttled = from_response(make(status, headers), NOW)
     assert isinstance(throttled, Throttled)
     assert throttled.retry_after == wait
@@ -126,7 +133,9 @@ def test_a_throttled_response_is_recognised(
         (200, {"Retry-After": "7"}),  # success, whatever it advises
         (202, {"Retry-After": "7"}),  # accepted: poll later, not throttled
         (301, {"Retry-After": "7"}),  # moved
-        (403, {"Retry-After": "7"}),  # forbidden: the API's own convention, not HTTP's
+        (403, {}),  # forbidden
+        (403, {"X-RateLimit-Remaining": "1"}),  # forbidden, and the quota is not to blame
+        (403, {"Retry-After": "soon"}),  # an unreadable promise is no promise
         (500, {"Retry-After": "7"}),  # the call may have happened
         (503, {}),  # unavailable, and the call may have happened
         (503, {"Retry-After": "soon"}),  # an unreadable promise is no promise
@@ -166,12 +175,97 @@ class WithResponse(Exception):
         WithResponse({"status_code": 429}),  # a dictionary is no response
         WithResponse(Bare("429", {})),  # type: ignore[arg-type]  # a status that is a text
         WithResponse(Bare(True, {})),  # a flag for a status
+        WithResponse({"ResponseMetadata": {}}),  # botocore's, without a status
+        WithResponse({"ResponseMetadata": {"HTTPStatusCode": "429"}}),  # a text for a status
+        OSError(429, "a number of the system's"),
     ],
 )
 def test_an_exception_without_a_response_says_nothing(exc: Exception) -> None:
     """No response, no throttling and no status."""
     assert throttled_from_exception(exc, NOW) is None
     assert http_status(exc) is None
+
+
+@pytest.mark.parametrize(
+    ("throttles", "pause"),
+    [(0, SECOND), (1, 2 * SECOND), (5, 32 * SECOND), (6, 60 * SECOND), (10**9, 60 * SECOND)],
+)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},  # it does not say until when
+        {"Retry-After": "0"},  # it says "at once"
+        {"Retry-After": "-5"},  # it says "before now"
+        {"Retry-After": "Sun, 06 Nov 1994 08:48:37 GMT"},  # a moment past
+        {"Retry-After": "Sun, 06 Nov 1994 08:49:37 GMT"},  # the moment it is sent
+    ],
+)
+def test_a_refusal_that_says_at_once_backs_off(
+    headers: dict[str, str], throttles: int, pause: int
+) -> None:
+    """A 429 that names no moment to come pauses the fleet longer each time it is repeated."""
+    throttled = from_response(Bare(429, headers), NOW)
+    assert throttled is not None
+    assert pause_of(throttled, throttles) == pause
+
+
+def test_a_moment_to_come_is_waited_for() -> None:
+    """However often it was refused, the upstream's own word counts, even a tenth of a second."""
+    for wait in (0.1, 7.0, LONGEST_RETRY_AFTER):
+        assert pause_of(Throttled(retry_after=wait), 9) == round(wait * SECOND)
+
+
+class Aiohttp(Exception):
+    """As aiohttp and urllib carry it: the exception itself has status and headers."""
+
+    def __init__(self, name: str) -> None:
+        setattr(self, name, 429)
+        self.headers = {"Retry-After": "3"}
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        Aiohttp("status"),
+        Aiohttp("status_code"),
+        urllib.error.HTTPError(
+            "http://api/", 429, "", email.message_from_string("Retry-After: 3"), None
+        ),
+        WithResponse(
+            {"ResponseMetadata": {"HTTPStatusCode": 429, "HTTPHeaders": {"retry-after": "3"}}}
+        ),
+    ],
+)  # fmt: skip
+def test_an_http_error_of_any_client_carries_its_response(exc: Exception) -> None:
+    """aiohttp, urllib and botocore say a refusal each in a place of its own."""
+    throttled = throttled_from_exception(exc, NOW)
+    assert throttled is not None
+    assert throttled.retry_after == 3.0
+    assert http_status(exc) == 429
+
+
+@pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt, GeneratorExit, SystemExit])
+@pytest.mark.parametrize("where", ["response", "status_code", "headers"])
+def test_a_property_that_raises_says_nothing(where: str, raised: type[BaseException]) -> None:
+    """The code of somebody's exception or response may raise anything, and hides no failure."""
+
+    def broken(_: object) -> None:
+        raise raised
+
+    class Broken(Bare, Exception):
+        def __init__(self) -> None:
+            self.response = self
+
+    setattr(Broken, where, property(broken, lambda *_: None))
+    exc = Broken()
+    if where != "headers":
+        Broken.headers = {"Retry-After": "7"}  # type: ignore[assignment]
+        assert http_status(exc) is None
+    else:
+        Broken.status_code = 429
+        assert http_status(exc) == 429
+    throttled = throttled_from_exception(exc, NOW)
+    assert (throttled is None) is (where != "headers")
 
 
 def test_headers_that_are_no_mapping_are_no_headers() -> None:
