@@ -6,6 +6,7 @@
     ├── ConfigurationError       a setting or an environment that cannot work
     │   └── DeclarationError     a limit, upstream or task declared wrongly
     ├── StoreUnavailable         the limiter store did not answer within its time
+    │   └── UpstreamStateError   it did, and refuses what is kept there for one upstream
     ├── DatabaseUnavailable      the dead-letter database did not answer
     ├── Throttled                the upstream said "not now": the call did not happen
     │   └── NotAdmitted          our own limits said it: the upstream was not asked
@@ -43,6 +44,44 @@ class DeclarationError(ConfigurationError, ValueError):
 
 class StoreUnavailable(GovernorError):
     """The limiter store did not answer within its time budget."""
+
+
+class UpstreamStateError(StoreUnavailable):
+    """The limiter store holds data of an upstream that cannot be used.
+
+    For this upstream the store is away, and what the upstream declares for that (``store_down``)
+    holds; other upstreams go on.
+
+    Attributes:
+        upstream: its name.
+        problem, remedy: what is wrong, and what a person does about it.
+        key: the Redis key that is wrong; ``""`` where none is.
+        part: the bucket or the claim that alone is concerned; ``""`` is the whole upstream.
+    """
+
+    def __init__(
+        self, upstream: str, problem: str, remedy: str = "", *, key: str = "", part: str = ""
+    ) -> None:
+        where = f"{key}: " if key else ""
+        super().__init__(
+            f"The limiter store's data of upstream {upstream} cannot be used: "
+            f"{where}{problem}. {remedy}".rstrip()
+        )
+        self.upstream = upstream
+        self.problem = problem
+        self.remedy = remedy
+        self.key = key
+        self.part = part
+
+    def __reduce__(self) -> tuple[object, ...]:
+        given = (self.upstream, self.problem, self.remedy, self.key, self.part)
+        return _rebuild_upstream_state, given
+
+
+def _rebuild_upstream_state(
+    upstream: str, problem: str, remedy: str, key: str, part: str
+) -> UpstreamStateError:
+    return UpstreamStateError(upstream, problem, remedy, key=key, part=part)
 
 
 class DatabaseUnavailable(GovernorError):

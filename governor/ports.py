@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
+from governor.errors import StoreUnavailable
 from governor.policy.adaptive import AdaptivePolicy
 from governor.policy.adjustment import Adjustment
 from governor.policy.admission import UpstreamState
@@ -273,7 +274,11 @@ class ParkingLots(Protocol):
 
 
 class LimiterStore(Protocol):
-    """Where limits are kept, shared by the fleet. All calls are bounded by a timeout."""
+    """Where limits are kept, shared by the fleet. All calls are bounded by a timeout.
+
+    What concerns one upstream only is raised as
+    :class:`~governor.errors.UpstreamStateError`, a ``StoreUnavailable``.
+    """
 
     @property
     def lots(self) -> ParkingLots:
@@ -288,8 +293,9 @@ class LimiterStore(Protocol):
         """
         ...
 
-    def admit_many(self, asks: Sequence[Ask]) -> Sequence[Answer]:
-        """Several decisions in the order given, one after the other, in one round trip.
+    def admit_many(self, asks: Sequence[Ask]) -> Sequence[Answer | StoreUnavailable]:
+        """Several decisions in the order given, one after the other, in one round trip; in the
+        place of one that was refused the error it would raise alone.
 
         Raises:
             StoreUnavailable: no complete answer in time; any of them may have been charged.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from governor.clock import Clock
-from governor.errors import StoreUnavailable
+from governor.errors import StoreUnavailable, UpstreamStateError
 from governor.execution.header import Header
 from governor.execution.in_force import LimitsInForce
 from governor.execution.store_clock import StoreClock
@@ -89,6 +89,17 @@ class Call:
                 return tuple(c.bucket for c in self.charges if isinstance(c, LeaseCharge))
         return ()
 
+    def parts(self) -> Iterator[str]:
+        """What of the upstream's data a question about it touches; see :func:`parts_of`."""
+        return parts_of((charge.bucket for charge in self.charges), self.claim)
+
+
+def parts_of(buckets: Iterable[str], claim: ClaimAsk | None) -> Iterator[str]:
+    """Name buckets and a claim as :class:`~governor.errors.UpstreamStateError` does its part."""
+    yield from buckets
+    if claim is not None:
+        yield f"c:{claim.task_id}:{claim.attempt}"
+
 
 def charges_of(
     plan: CallPlan, header: Header, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -129,16 +140,23 @@ class Admission:
         Raises:
             StoreUnavailable: no answer in time.
         """
-        return self.ask_many([call])[0]
+        (answer,) = self.ask_many([call])
+        if isinstance(answer, StoreUnavailable):
+            raise answer
+        return answer
 
-    def ask_many(self, calls: Sequence[Call]) -> Sequence[Answer]:
+    def ask_many(self, calls: Sequence[Call]) -> Sequence[Answer | StoreUnavailable]:
         """Ask for several calls in one round trip, in this order.
 
-        Raises:
-            StoreUnavailable: no complete answer in time.
+        Returns:
+            For each call its answer, or why there is none; what the store says about one
+            upstream's data leaves the answers about others as they are.
         """
         started = self._clock.monotonic()
-        answers = list(self._store.admit_many([self._question(call) for call in calls]))
+        try:
+            answers = list(self._store.admit_many([self._question(call) for call in calls]))
+        except StoreUnavailable as exc:
+            return [exc] * len(calls)
         ended = self._clock.monotonic()
         self._stats.decided(ended - started, len(calls))
         for index, call in enumerate(calls):
@@ -147,6 +165,8 @@ class Admission:
                 answers[index] = self._ask_again(call)
                 ended = self._clock.monotonic()
             answer = answers[index]
+            if isinstance(answer, StoreUnavailable):
+                continue
             _note(call, answer, self.store_clock.offset(call.upstream, started, answer.now, ended))
         return answers
 
@@ -206,15 +226,18 @@ class Admission:
         assert call.slot is not None
         return call.slot + self._settings.grace
 
-    def _ask_again(self, call: Call) -> Answer:
+    def _ask_again(self, call: Call) -> Answer | StoreUnavailable:
         """The limits have changed: read those in force, and ask with them."""
-        for _ in range(_MOST_REFRESHES):
-            self.in_force.refresh(call.upstream)
-            answer = self._store.admit(self._question(call))
-            self._stats.decided(0)
-            if not isinstance(answer, Stale):
-                return answer
-        raise StoreUnavailable(f"The limits of {call.upstream} change faster than they are read")
+        try:
+            for _ in range(_MOST_REFRESHES):
+                self.in_force.refresh(call.upstream)
+                answer = self._store.admit(self._question(call))
+                self._stats.decided(0)
+                if not isinstance(answer, Stale):
+                    return answer
+        except StoreUnavailable as exc:
+            return exc
+        return UpstreamStateError(call.upstream, "its limits change faster than they are read")
 
     def _question(self, call: Call) -> Ask:
         patience = call.patience

@@ -40,7 +40,7 @@ class Corrections:
         self._clock = clock
         self._not_before: dict[tuple[str, str], int] = {}
         self._stale_at: dict[str, int] = {}
-        self._away = False
+        self._away: set[str] = set()
 
     def settle(
         self, plan: CallPlan, charged: Sequence[AnyCharge], cost: int, before: int | None = None
@@ -111,9 +111,9 @@ class Corrections:
         except StoreUnavailable as exc:
             self._failed(upstream, exc)
         else:
-            self._away = False
+            self._away.discard(upstream)
 
     def _failed(self, upstream: str, exc: StoreUnavailable) -> None:
-        if not self._away:
-            self._away = True
+        if upstream not in self._away:
+            self._away.add(upstream)
             _log.error("%s Corrections of upstream %s are lost meanwhile", exc, upstream)

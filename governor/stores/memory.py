@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
 
+from governor.errors import StoreUnavailable
 from governor.policy import adaptive, adjustment, breaker
 from governor.policy.adjustment import Adjustment
 from governor.policy.admission import (
@@ -77,7 +78,7 @@ class MemoryStore:
             self._write_claim(ask.upstream, ask.claim, effects.claim, now)
         return answer
 
-    def admit_many(self, asks: Sequence[Ask]) -> Sequence[Answer]:
+    def admit_many(self, asks: Sequence[Ask]) -> Sequence[Answer | StoreUnavailable]:
         return [self.admit(ask) for ask in asks]
 
     def settle(self, settlement: Settlement) -> Settled:

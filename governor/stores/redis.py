@@ -111,7 +111,7 @@ class RedisStore:
             reply = self._made(self._admit, ask.upstream, command, reply)
         return wire.answer(ask, reply)
 
-    def admit_many(self, asks: Sequence[Ask]) -> Sequence[Answer]:
+    def admit_many(self, asks: Sequence[Ask]) -> Sequence[Answer | StoreUnavailable]:
         if self._homes or len(asks) == 1:
             # Of a cluster's upstreams each may live elsewhere.
             return [self.admit(ask) for ask in asks]

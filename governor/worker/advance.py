@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from governor.clock import SECOND
+from governor.errors import StoreUnavailable
 from governor.execution.admission import Call
 from governor.execution.header import Header
 from governor.policy.decision import Admit, Answer, AnyCharge, Charge
@@ -102,7 +103,9 @@ class Advances:
         ahead = Call(call.plan, charges, Header(), patience=0, version=call.version, lane=call.lane)
         return ahead, expected
 
-    def answered(self, call: Call, number: int, answer: Answer, now: int) -> None:
+    def answered(
+        self, call: Call, number: int, answer: Answer | StoreUnavailable, now: int
+    ) -> None:
         """Keep what was admitted."""
         hand = self._hands[call.upstream]
         # Where the limits have changed meanwhile, less was charged than was asked for.

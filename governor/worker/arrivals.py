@@ -86,7 +86,7 @@ class Arrivals:
     def follows(self, call: Call) -> bool:
         """Whether others of its lane were parked here a moment ago, so that it can only wait
         behind them."""
-        if call.lane is None or self._outage.on:
+        if call.lane is None or self._outage.on(call.upstream, call.parts()):
             return False
         return self._behind.get(call.lane.name, 0) > self._clock.monotonic()
 
@@ -99,7 +99,7 @@ class Arrivals:
         assert call.lane is not None
         call.header.deferrals += 1
         payload = pack(parked(copy_of(message), call.header))
-        if payload is None or self._outage.on:
+        if payload is None or self._outage.on(call.upstream, call.parts()):
             self._not_parked(request, call)
             return
         left = 0
@@ -162,7 +162,7 @@ class Arrivals:
                 guarded(partial(self._not_parked, request, call))
             return
         self._stats.settled()
-        self._outage.answered()
+        self._outage.answered(upstream)
         self._taken_in(upstream, parking, [request for request, *_ in arriving])
         for request, call, _ in arriving:
             guarded(partial(self._parked, request, call))

@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count, islice
 from typing import Any
@@ -336,30 +336,39 @@ class Gate:
             return False
         if self._advances.take(call, now):
             return True
-        if now < self._outage.until:
+        if now < self._outage.until(call.upstream, call.parts()):
             return self._decide_alone(request, call)
         expected = self._pace.within(self._advances.span)
         advance = self._advances.question(call, expected, now)
         ahead = [] if advance else self._ahead()
         asked = [call, advance[0]] if advance else [call, *map(_call, ahead)]
-        try:
-            answers = self._governor.admission.ask_many(asked)
-        except StoreUnavailable as exc:
-            self._outage.failed(exc)
-            return self._decide_alone(request, call)
-        self._outage.answered()
-        self.settlement.catch_up()
-        if not isinstance(answers[0], Admit):
+        answer, *others = self._governor.admission.ask_many(asked)
+        if isinstance(answer, StoreUnavailable):
+            self._outage.failed(answer)
+        else:
+            self._outage.answered(call.upstream, call.parts())
+            self.settlement.catch_up()
+        if not isinstance(answer, Admit):
             self._advances.pressed(call.upstream, now)
         if advance:
-            self._advances.answered(*advance, answers[1], now)
+            self._advances.answered(*advance, others[0], now)
             self.settlement.unused(advance[0])
-        for other, answer in zip(ahead, answers[1:], strict=False):
+        self._act_ahead(ahead, others)
+        if isinstance(answer, StoreUnavailable):
+            return self._decide_alone(request, call)
+        return self._act(request, call, answer)
+
+    def _act_ahead(
+        self, ahead: list[GovernedRequest], answers: Sequence[Answer | StoreUnavailable]
+    ) -> None:
+        for request, answer in zip(ahead, answers, strict=False):
+            if isinstance(answer, StoreUnavailable):
+                # It asks when it has its place.
+                self._outage.failed(answer)
             # Who is admitted stays in the queue, and needs not ask when it has its place.
-            if not isinstance(answer, Admit):
-                self._new.remove(other)
-                self._act(other, _call(other), answer)
-        return self._act(request, call, answers[0])
+            elif not isinstance(answer, Admit):
+                self._new.remove(request)
+                self._act(request, _call(request), answer)
 
     def _at_its_slot(self, request: GovernedRequest, call: Call, now: int) -> bool | None:
         """Whether what is charged for its slot runs now; ``None``: it must ask again."""
@@ -405,7 +414,7 @@ class Gate:
         """The store is away: what the upstream has declared for that."""
         answer = self._governor.admission.without_store(call)
         if answer is None:
-            self._hold(request, self._outage.until)
+            self._hold(request, self._outage.until(call.upstream, call.parts()))
             return False
         return self._act(request, call, answer)
 
@@ -523,7 +532,7 @@ class Gate:
 
     def _park(self, request: GovernedRequest, call: Call) -> None:
         """It waits elsewhere: in its upstream's parking lot, or in the broker."""
-        if request.lane is None or self._outage.on:
+        if request.lane is None or self._outage.on(call.upstream, call.parts()):
             self._hand_back(request, call)
             return
         self._advances.drop(call.upstream)
@@ -615,11 +624,13 @@ class Gate:
         ends the worker here, before it takes a message."""
         for name in self._governor.app.tasks:
             self._governor.governance(name)
-        try:
-            for upstream in self._governor.upstreams:
+        for upstream in self._governor.upstreams:
+            if self._clock.monotonic() < self._outage.until(upstream):
+                continue
+            try:
                 self._governor.store.settle(Renewal(upstream))
-        except StoreUnavailable as exc:
-            self._outage.failed(exc)
+            except StoreUnavailable as exc:
+                self._outage.failed(exc)
 
     def heard(self, upstream: str, what: str) -> None:
         """The store says, from any thread, that who waits for ``upstream`` may go earlier."""

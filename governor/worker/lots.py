@@ -28,7 +28,7 @@ from celery.worker.state import revoked as revoked_tasks
 from kombu.serialization import prepare_accept_content
 
 from governor.clock import SECOND, Clock
-from governor.errors import StoreUnavailable
+from governor.errors import StoreUnavailable, UpstreamStateError
 from governor.execution.parking import (
     entries_of,
     group_of,
@@ -39,7 +39,7 @@ from governor.policy.lot import Group, Parking, ReleaseAsk, Released, Steering, 
 from governor.policy.upstream import Upstream
 from governor.worker.loop import Loop, guarded
 from governor.worker.origins import Origins
-from governor.worker.outage import StoreOutage
+from governor.worker.outage import ASK_AGAIN, StoreOutage
 from governor.worker.parked import End, ParkedMessage
 from governor.worker.places import Places
 from governor.worker.request import GovernedRequest
@@ -216,17 +216,18 @@ class Lots:
         self.before_release(lot.upstream.name)
         lot.asking = False
         now = self._clock.monotonic()
-        if now < self._outage.until:
-            self._wake(lot, self._outage.until)
+        until = self._outage.until(lot.upstream.name)
+        if now < until:
+            self._wake(lot, until)
             return
         room = min(1 + self._places.free() + self._pace(self._ahead // 2), _MOST_AT_ONCE)
         try:
             released, offset = self._ask(lot, room)
         except StoreUnavailable as exc:
             self._outage.failed(exc)
-            self._wake(lot, self._outage.until)
+            self._wake(lot, self._clock.monotonic() + ASK_AGAIN)
             return
-        self._outage.answered()
+        self._outage.answered(lot.upstream.name)
         lot.waiting = released.waiting
         if released.tickets or released.more:
             lot.misses = 0
@@ -287,7 +288,7 @@ class Lots:
                 )
             in_force.refresh(upstream.name)
             lot.news = True
-        raise StoreUnavailable(f"The limits of {upstream.name} change faster than they are read")
+        raise UpstreamStateError(upstream.name, "its limits change faster than they are read")
 
     def _deliver(self, lot: _Lot, ticket: Ticket, slot: int, *, adopted: bool = False) -> None:
         """Hand a released message to Celery, as if it came from the broker."""
@@ -364,7 +365,7 @@ class Lots:
                 del lot.left[: len(left)]
 
     def _steer(self, lot: _Lot, steering: Steering) -> bool:
-        if self._outage.on:
+        if self._outage.on(lot.upstream.name):
             # What has ended is said with the next question; what was released runs out by itself.
             return False
         self._stats.settled()
@@ -434,14 +435,14 @@ class Lots:
                 continue
             self._renew_later()
             # Nobody else may ask for a long time.
-            if self._clock.monotonic() < self._outage.until:
+            if self._clock.monotonic() < self._outage.until(lot.upstream.name):
                 continue
             try:
                 self._store.lots.renew(lot.upstream.name, alive, self._settings.claim_lease)
             except StoreUnavailable as exc:
                 self._outage.failed(exc)
             else:
-                self._outage.answered()
+                self._outage.answered(lot.upstream.name)
 
     def _look_later(self) -> None:
         if not self._looking:
@@ -458,22 +459,28 @@ class Lots:
         revoked = set(revoked_tasks)
         fresh = revoked - self._revoked
         # Nobody else may ask for a long time.
-        if not fresh or self._clock.monotonic() < self._outage.until:
+        if not fresh:
             return
         entries = tuple(entry for task_id in fresh for entry in entries_of(task_id))
+        found = True
         for lot in lots:
+            if self._clock.monotonic() < self._outage.until(lot.upstream.name):
+                found = False
+                continue
             try:
                 taken = self._store.lots.steer(lot.upstream.name, Steering("cancel", entries))
             except StoreUnavailable as exc:
-                # They are sought again at the next look.
                 self._outage.failed(exc)
-                return
-            self._outage.answered()
+                found = False
+                continue
+            self._outage.answered(lot.upstream.name)
             now = self._clock.monotonic()
             for payload in taken:
                 ticket = Ticket("", 0, "", payload, 0, late=True)
                 guarded(partial(self._deliver, lot, ticket, now))
-        self._revoked = revoked
+        if found:
+            # Else they are sought again at the next look.
+            self._revoked = revoked
 
     def _adopt_later(self, wait: int) -> None:
         if not self._adopting:
@@ -488,7 +495,7 @@ class Lots:
             return
         again = _ADOPT
         for lot in self._lots.values():
-            if lot.waiting and not self._outage.on:
+            if lot.waiting and not self._outage.on(lot.upstream.name):
                 try:
                     again = _SAY_LEFT if self._adopt_some(lot) else again
                 except StoreUnavailable as exc:

@@ -1,40 +1,77 @@
-"""What a worker knows about the limiter store being away."""
+"""What a worker knows about the limiter store being away, for all upstreams or for one."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from governor.clock import SECOND, Clock
-from governor.errors import StoreUnavailable
+from governor.errors import StoreUnavailable, UpstreamStateError
 
 _log = logging.getLogger("governor")
 
 ASK_AGAIN = SECOND
-"""How long nobody asks a store that did not answer: each question would block for its timeout."""
+"""How long a store that did not answer is not asked: each question would block for its timeout."""
+
+_OVER = 10 * ASK_AGAIN
+"""An upstream's data that did not fail for so long failed in another outage."""
 
 
 class StoreOutage:
     """Says when to ask again, and tells the log once for each outage.
 
-    Attributes:
-        until: monotonic microseconds before which the store is not asked.
-        on: it did not answer when it was last asked.
+    No reply concerns every upstream. A reply that says that an upstream's data cannot be used
+    concerns that upstream, or only the bucket or the claim that it names.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.on = False
-        self.until = 0
+        self._away = False
+        self._until = 0
+        self._broken: dict[tuple[str, str], int] = {}
+
+    def until(self, upstream: str, parts: Iterable[str] = ()) -> int:
+        """Monotonic microseconds before which the store is not asked about the upstream.
+
+        Args:
+            parts: the buckets and the claim that the question is about.
+        """
+        if not self._broken:
+            return self._until
+        found = (self._broken.get((upstream, part), 0) for part in ("", *parts))
+        return max(self._until, *found)
+
+    def on(self, upstream: str, parts: Iterable[str] = ()) -> bool:
+        """Whether the store gave no answer about the upstream when it was last asked."""
+        if self._away or not self._broken:
+            return self._away
+        return any((upstream, part) in self._broken for part in ("", *parts))
 
     def failed(self, exc: StoreUnavailable) -> None:
-        """The store did not answer."""
-        self.until = self._clock.monotonic() + ASK_AGAIN
-        if not self.on:
-            self.on = True
+        """The store did not answer, or not about one upstream."""
+        now = self._clock.monotonic()
+        if isinstance(exc, UpstreamStateError):
+            self._answers()
+            place = exc.upstream, exc.part
+            last = self._broken.get(place)
+            self._broken[place] = now + ASK_AGAIN
+            if last is None or now - last > _OVER:
+                _log.error("%s Until then the upstream's store_down holds for it", exc)
+            return
+        self._until = now + ASK_AGAIN
+        if not self._away:
+            self._away = True
             _log.error("%s Until it does, each upstream's store_down holds", exc)
 
-    def answered(self) -> None:
-        """It did."""
-        if self.on:
-            self.on = False
+    def answered(self, upstream: str, parts: Iterable[str] = ()) -> None:
+        """The store did, about this upstream and these parts."""
+        self._answers()
+        if self._broken:
+            over = [self._broken.pop((upstream, part), None) for part in ("", *parts)]
+            if any(over):
+                _log.warning("The limiter store's data of %s can be used again", upstream)
+
+    def _answers(self) -> None:
+        if self._away:
+            self._away = False
             _log.warning("The limiter store answers again")

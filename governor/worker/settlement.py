@@ -11,7 +11,7 @@ from typing import Any
 from celery.worker.state import task_ready
 
 from governor.errors import GovernorError, StoreUnavailable
-from governor.execution.admission import Call
+from governor.execution.admission import Call, parts_of
 from governor.execution.holdings import Holdings
 from governor.governor import Governor
 from governor.policy.outcome import Outcome
@@ -26,7 +26,7 @@ from governor.worker.task import RUN_KEY
 _log = logging.getLogger("governor")
 
 _MOST_MISSED = 10_000
-"""Settlements kept while the store is away."""
+"""Settlements of one upstream kept while the store is away."""
 
 
 class Settlement:
@@ -41,7 +41,7 @@ class Settlement:
         self._funeral = funeral
         self._holdings = holdings
         self._outage = outage
-        self._missed: deque[Leavings] = deque(maxlen=_MOST_MISSED)
+        self._missed: dict[str, deque[Leavings]] = {}
 
     def succeeded(self, request: GovernedRequest) -> None:
         """The body returned; called before its message is acknowledged, from any thread."""
@@ -160,21 +160,30 @@ class Settlement:
 
     def catch_up(self) -> None:
         """The store answers again: tell it what it has missed."""
-        while self._missed and not self._outage.on:
-            self._send(self._missed.popleft())
+        for missed in self._missed.values():
+            for _ in range(len(missed)):
+                if self._is_away(missed[0]):
+                    break
+                self._send(missed.popleft())
 
     def _send(self, leavings: Leavings) -> None:
-        if self._outage.on:
+        if self._is_away(leavings):
             # Each call would block for its timeout. Until it is told, a claim or a place runs out:
             # a second delivery would not call again.
-            self._missed.append(leavings)
+            self._miss(leavings)
             return
         self._stats.settled()
         try:
             self._store.settle(leavings)
         except StoreUnavailable as exc:
             self._outage.failed(exc)
-            self._missed.append(leavings)
+            self._miss(leavings)
+
+    def _is_away(self, leavings: Leavings) -> bool:
+        return self._outage.on(leavings.upstream, parts_of(leavings.places, leavings.claim))
+
+    def _miss(self, leavings: Leavings) -> None:
+        self._missed.setdefault(leavings.upstream, deque(maxlen=_MOST_MISSED)).append(leavings)
 
     def waits(self, request: GovernedRequest, waits: bool) -> None:
         """Whether it is one of those that wait, for those who watch."""
