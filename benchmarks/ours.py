@@ -43,7 +43,7 @@ def ask_of(plan: CallPlan, *, hold: int | None = None, claimed: bool = False) ->
         hold: microseconds, if not the default.
         claimed: of a task that is not idempotent.
     """
-    claim = ClaimAsk("task", 0, "delivery", 30 * SECOND, 86_400 * SECOND) if claimed else None
+    claim = ClaimAsk("task", 0, "0123456789ab", "delivery", 30 * SECOND, 86_400 * SECOND)
     settings = load({"broker_url": "redis://127.0.0.1"}, [])
     hold = settings.hold if hold is None else hold
     return Ask(
@@ -53,7 +53,7 @@ def ask_of(plan: CallPlan, *, hold: int | None = None, claimed: bool = False) ->
         hold=hold,
         linger=10 * hold,
         max_wait=plan.upstream.max_wait,
-        claim=claim,
+        claim=claim if claimed else None,
         holder="delivery",
         lease=30 * SECOND,
         breaker=plan.upstream.breaker,

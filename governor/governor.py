@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property, wraps
+from secrets import token_hex
 from typing import Any
 
 from celery import Celery, signals
@@ -23,7 +24,7 @@ from governor.errors import ConfigurationError, DeclarationError, GovernorError
 from governor.execution.admission import Admission
 from governor.execution.corrections import Corrections
 from governor.execution.door import Door
-from governor.execution.header import NAME, Header
+from governor.execution.header import NAME, Header, work_id
 from governor.execution.holdings import Holdings
 from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan
@@ -237,6 +238,11 @@ class Governor:
         args, kwargs = body[0], body[1]
         plan = governance.plan
         before = Header.from_message(headers)
+        work = work_id(str(headers.get("id")), headers.get("replaced_task_nesting"))
+        # A body may pass its own headers on to other tasks; only attempts of the same task are
+        # the same work.
+        again = before.is_of(work)
+        key = before.key_of(work)
         limits: dict[str, int] = {}
         if plan.signature is not None or not any(limit.per for _, limit in plan.limits):
             # Without the task's signature nobody knows which argument is the account: then the
@@ -246,9 +252,11 @@ class Governor:
         header = Header(
             upstream=plan.upstream.name,
             limits=limits,
-            idem=before.idem or headers.get("id"),
-            began=before.began,
-            replay_of=before.replay_of,
+            mid=token_hex(6),
+            idem=key,
+            of=work if key != work else None,
+            began=before.began if again else None,
+            replay_of=before.replay_of if again else None,
             fair=plan.tenant(args, kwargs) if plan.signature is not None else None,
         )  # fmt: skip
         shown = self.redactor.arguments(args, kwargs, plan.names())

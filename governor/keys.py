@@ -7,7 +7,10 @@ which bounds the key's length and keeps secrets and personal data out of it.
 
 from __future__ import annotations
 
-from hashlib import blake2b
+import re
+from collections.abc import Mapping
+from hashlib import blake2b, sha256
+from typing import Any
 
 DEFAULT_PREFIX = "gov"
 
@@ -78,6 +81,29 @@ def lot_key(prefix: str, upstream: str, part: str) -> str:
     return f"{state_key(prefix, upstream)}:@{part}"
 
 
-def claim_key(prefix: str, upstream: str, task_id: str, attempt: int) -> str:
+def claim_key(prefix: str, upstream: str, task_id: str, attempt: int, message: str) -> str:
     """The claim of one execution of a non-idempotent task."""
-    return f"{prefix}:{{{upstream}}}:c:{task_id}:{attempt}"
+    return f"{prefix}:{{{upstream}}}:c:{task_id}:{attempt}:{message}"
+
+
+_MESSAGE_ID = re.compile(r"[0-9A-Za-z_-]{1,16}")
+
+
+def stamped_id(header: Any) -> str | None:
+    """The message id that a ``governor`` header carries, whatever else of it can be read."""
+    made = header.get("mid") if isinstance(header, Mapping) else None
+    return made if isinstance(made, str) and _MESSAGE_ID.fullmatch(made) else None
+
+
+def body_id(body: bytes) -> str:
+    """The id of a message without one: the beginning of its body's SHA-256."""
+    return sha256(body).hexdigest()[:16]
+
+
+def message_id(header: Any, body: bytes) -> str:
+    """What tells a message from others under the same task id. Its copies have the same.
+
+    Args:
+        header: its ``governor`` header, as it came.
+    """
+    return stamped_id(header) or body_id(body)

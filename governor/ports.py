@@ -319,6 +319,14 @@ class LimiterStore(Protocol):
         """
         ...
 
+    def has_begun(self, upstream: str, task_id: str, attempt: int, message: str) -> bool:
+        """Whether a delivery of this message has claimed it: its body may have begun.
+
+        Raises:
+            StoreUnavailable: no answer in time.
+        """
+        ...
+
     def change(self, change: Change) -> InForce:
         """Change an upstream, keep who did it and why, and tell those who wait.
 

@@ -12,14 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from governor.keys import stamped_id
 from governor.policy.decision import Reservation
 
 NAME = "governor"
 VERSION = 1
 
 _SCALARS = (
-    "upstream", "idem", "give_up_at", "first", "deferrals", "throttles", "began", "replay_of",
-    "fair",
+    "upstream", "mid", "idem", "of", "give_up_at", "first", "deferrals", "throttles", "began",
+    "replay_of", "fair",
 )  # fmt: skip
 
 
@@ -30,7 +31,10 @@ class Header:
     Attributes:
         upstream: its name.
         limits: each bucket's cost, as computed by the producer.
-        idem: the idempotency key: the id of the task as first published.
+        mid: names this message among those of its task id. Every publish makes a new one;
+            redeliveries, deferrals, parking and the governor's retries keep it.
+        idem: the idempotency key: the :func:`work_id` of the task as first published.
+        of: the :func:`work_id` the header was made for, where that is not ``idem``.
         give_up_at: store time beyond which the task does not wait.
         first: store time of the first admission decision.
         deferrals: how often it was handed back to the broker to wait.
@@ -43,7 +47,9 @@ class Header:
 
     upstream: str = ""
     limits: Mapping[str, int] = field(default_factory=dict)
+    mid: str | None = None
     idem: str | None = None
+    of: str | None = None
     give_up_at: int | None = None
     first: int | None = None
     deferrals: int = 0
@@ -67,15 +73,18 @@ class Header:
 
     @classmethod
     def from_message(cls, headers: Mapping[str, Any]) -> Header:
-        """Read a message's header; an empty one when there is none that can be read."""
+        """Read a message's header; one with nothing but its message id when it cannot be read."""
         wire = headers.get(NAME)
+        mid = stamped_id(wire)
         if not isinstance(wire, dict) or wire.get("v") != VERSION:
-            return cls()
+            return cls(mid=mid)
         try:
             return cls(
                 upstream=_text(wire.get("upstream", "")),
                 limits={_text(k): _number(v) for k, v in dict(wire.get("limits", {})).items()},
+                mid=mid,
                 idem=_optional(_text, wire.get("idem")),
+                of=_optional(_text, wire.get("of")),
                 give_up_at=_optional(_number, wire.get("give_up_at")),
                 first=_optional(_number, wire.get("first")),
                 deferrals=_number(wire.get("deferrals", 0)),
@@ -89,11 +98,24 @@ class Header:
                 fair=_optional(_text, wire.get("fair")),
             )
         except (TypeError, ValueError, KeyError, IndexError):
-            return cls()
+            return cls(mid=mid)
+
+    def is_of(self, work: str) -> bool:
+        """Whether the header was made for this work, and not passed on to another task."""
+        return (self.of or self.idem) == work
+
+    def key_of(self, work: str) -> str:
+        """The idempotency key of this work."""
+        return self.idem if self.idem and self.is_of(work) else work
 
     def next_attempt(self) -> Header:
         """For a retry: a fresh patience, the same identity."""
         return replace(self, give_up_at=None, first=None, deferrals=0, throttles=0, reserved=())
+
+
+def work_id(task_id: str, nesting: Any) -> str:
+    """What a message asks for: the task id, and which replacement of the task (``replace()``)."""
+    return f"{task_id}:{nesting}" if isinstance(nesting, int) and nesting > 0 else task_id
 
 
 def _text(value: Any) -> str:

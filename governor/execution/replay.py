@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from governor.execution.deferral import own_headers
-from governor.execution.header import NAME, Header
+from governor.execution.header import NAME, Header, work_id
 from governor.ports import MessageCopy
 
 # A kombu ``expiration`` passed back is multiplied; the others name one delivery.
@@ -28,6 +28,7 @@ def replay_message(
     header = replace(
         known.next_attempt(),
         idem=idempotency_key if idempotency_key is not None else known.idem,
+        of=work_id(replay_task_id, message.headers.get("replaced_task_nesting")),
         began=None,
         replay_of=dead_letter_id,
     )

@@ -54,6 +54,9 @@ from governor.policy.decision import (
 DONE = "d"
 """A claim's value once its execution has finished."""
 
+BURIED = "x"
+"""A claim's value once its execution counts as dead: it never begins again, and is not renewed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -85,8 +88,8 @@ class UpstreamState:
         breaker: its breaker.
         share: of its declared rates that is in force.
         meters: those that are not idle, by bucket.
-        claim: the value of the asked claim, ``None`` when there is none: ``"d"``, or
-            ``"token|alive_until"``.
+        claim: the value of the asked claim, ``None`` when there is none: ``"d"``,
+            ``"x"`` or ``"token|alive_until"``.
         queued: whether others wait in the asked lane, or wait to be released in its group.
     """
 
@@ -171,12 +174,14 @@ def decide(  # noqa: PLR0912, PLR0915 - one table, in the order in which the scr
     if ask.claim is not None and state.claim is not None:
         if state.claim == DONE:
             return AlreadyDone(now), effects()
+        if state.claim == BURIED:
+            return OutcomeUnknown(now), effects()
         token, _, alive_until = state.claim.rpartition("|")
         ours = token == ask.claim.token
         if not ours:
             if int(alive_until) > now:
                 return Wait(now, int(alive_until), "claim", ask.reserved), effects()
-            return OutcomeUnknown(now), effects()
+            return OutcomeUnknown(now), effects(claim=BURIED)
     parks = ask.lane is not None and not ask.reserved
     if parks and state.queued:
         return Park(now), effects(claim="" if ours else None)

@@ -116,10 +116,11 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class ClaimAsk:
-    """Asks to mark (task id, attempt) as begun, together with the admission.
+    """Asks to mark (task id, attempt, message) as begun, together with the admission.
 
     Attributes:
-        task_id, attempt: what is claimed.
+        task_id, attempt, message: what is claimed. Another message under the same task id is
+            another execution; a copy of the message is not.
         token: names this delivery of it; the same token may ask again.
         lease: how long the claim counts as alive without a renewal.
         keep: how long the mark of a finished execution is kept.
@@ -127,6 +128,7 @@ class ClaimAsk:
 
     task_id: str
     attempt: int
+    message: str
     token: str
     lease: int
     keep: int
@@ -248,15 +250,15 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class AlreadyDone:
-    """This (task id, attempt) has finished elsewhere: drop this delivery."""
+    """This message has been run to its end elsewhere: drop this delivery."""
 
     now: int
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeUnknown:
-    """An execution of this (task id, attempt) began and its worker died: nobody knows whether
-    the call was made."""
+    """An execution of this message began and its worker died: whether the call was made is not
+    known. No delivery of the message is admitted from now on."""
 
     now: int
 

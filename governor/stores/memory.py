@@ -47,7 +47,7 @@ class MemoryStore:
         self._now = now
         self._lock = Lock()
         self._states: dict[str, UpstreamState] = {}
-        self._claims: dict[tuple[str, str, int], tuple[str, int]] = {}
+        self._claims: dict[tuple[str, str, int, str], tuple[str, int]] = {}
         self._changes: dict[str, dict[str, str]] = {}
         self._log: dict[str, list[Mapping[str, str]]] = {}
         self._heard: list[Callable[[str, str], None]] = []
@@ -125,6 +125,10 @@ class MemoryStore:
                 meters[bucket] = _adjusted(meters.get(bucket), each, min(state.since, now), now)
             self._states[upstream] = replace(state, meters=meters)
 
+    def has_begun(self, upstream: str, task_id: str, attempt: int, message: str) -> bool:
+        with self._lock:
+            return bool(self._claimed(upstream, task_id, attempt, message, self._now()))
+
     def change(self, change: Change) -> InForce:
         with self._lock:
             now = self._now()
@@ -188,7 +192,12 @@ class MemoryStore:
         return self._states.setdefault(upstream, UpstreamState(now))
 
     def _claim(self, upstream: str, claim: ClaimAsk, now: int) -> str | None:
-        value, expires = self._claims.get((upstream, claim.task_id, claim.attempt), (None, 0))
+        return self._claimed(upstream, claim.task_id, claim.attempt, claim.message, now)
+
+    def _claimed(
+        self, upstream: str, task_id: str, attempt: int, message: str, now: int
+    ) -> str | None:
+        value, expires = self._claims.get((upstream, task_id, attempt, message), (None, 0))
         return value if expires > now else None
 
     def _holds(self, upstream: str, settlement: Settlement, now: int) -> bool:
@@ -197,7 +206,7 @@ class MemoryStore:
         return value is not None and value.rpartition("|")[0] == settlement.holder
 
     def _write_claim(self, upstream: str, claim: ClaimAsk, value: str, now: int) -> None:
-        key = (upstream, claim.task_id, claim.attempt)
+        key = (upstream, claim.task_id, claim.attempt, claim.message)
         if value:
             self._claims[key] = (value, now + claim.keep)
         else:

@@ -131,6 +131,11 @@ class RedisStore:
     def adjust(self, upstream: str, adjustments: Sequence[Adjustment]) -> None:
         self._run(self._adjust, upstream, wire.adjustments(self._prefix, upstream, adjustments))
 
+    def has_begun(self, upstream: str, task_id: str, attempt: int, message: str) -> bool:
+        key = keys.claim_key(self._prefix, upstream, task_id, attempt, message)
+        (found,) = self._ask(upstream, ("EXISTS", key))
+        return bool(found)
+
     def change(self, change: Change) -> InForce:
         upstream = change.upstream
         names = [

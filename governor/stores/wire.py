@@ -17,6 +17,7 @@ from governor.policy.decision import (
     AnyCharge,
     Ask,
     Charge,
+    ClaimAsk,
     LeaseCharge,
     OutcomeUnknown,
     Park,
@@ -57,7 +58,7 @@ def admission(prefix: str, ask: Ask) -> Words:
     limits, fields, places = _limits(prefix, ask, names)
     claim = ask.claim
     if claim is not None:
-        names.append(keys.claim_key(prefix, ask.upstream, claim.task_id, claim.attempt))
+        names.append(_claim_key(prefix, ask.upstream, claim))
     plain = len(fields) == len(ask.charges) and not (ask.reserved or claim or ask.not_before)
     patience = -ask.max_wait if ask.give_up_at is None else ask.give_up_at
     policy = ask.breaker
@@ -78,6 +79,10 @@ def admission(prefix: str, ask: Ask) -> Words:
         len(ask.charges) if plain else 0, begin, *said, *limits, *fields,
     ]  # fmt: skip
     return names, arguments
+
+
+def _claim_key(prefix: str, upstream: str, claim: ClaimAsk) -> str:
+    return keys.claim_key(prefix, upstream, claim.task_id, claim.attempt, claim.message)
 
 
 def _limits(prefix: str, ask: Ask, names: list[str]) -> tuple[list[object], list[str], bool]:
@@ -172,7 +177,7 @@ def settlement(prefix: str, settled: Settlement) -> Words:
     upstream, claim = settled.upstream, settled.claim
     names = [keys.state_key(prefix, upstream)]
     if claim is not None:
-        names.append(keys.claim_key(prefix, upstream, claim.task_id, claim.attempt))
+        names.append(_claim_key(prefix, upstream, claim))
     names += [keys.bucket_key(prefix, upstream, place) for place in settled.places]
     policy, rates = settled.breaker, settled.adaptive
     outcome = settled.outcome

@@ -74,9 +74,11 @@ def ask(
     )
 
 
-def claim(token: str, *, attempt: int = 0, lease: int = 30 * SECOND) -> ClaimAsk:
+def claim(
+    token: str, *, attempt: int = 0, message: str = "m1", lease: int = 30 * SECOND
+) -> ClaimAsk:
     """A claim on the suite's one task."""
-    return ClaimAsk("task-1", attempt, token, lease, 3600 * SECOND)
+    return ClaimAsk("task-1", attempt, message, token, lease, 3600 * SECOND)
 
 
 def settling(
@@ -431,10 +433,57 @@ class LimiterStoreConformance:
         assert isinstance(store.admit(ask(claim=claim("third"))), Wait)
 
     def test_the_next_attempt_is_another_execution(self, harness: StoreHarness) -> None:
-        """Claims are by task id and attempt."""
+        """Claims are by task id, attempt and message."""
         store = self._empty(harness)
         store.admit(ask(claim=claim("first")))
         assert isinstance(store.admit(ask(claim=claim("second", attempt=1))), Admit)
+
+    def test_another_message_under_a_used_id_is_another_execution(
+        self, harness: StoreHarness
+    ) -> None:
+        """A second message under a task id runs, whatever became of the first: only a copy of a
+        message that has run is dropped."""
+        store = self._empty(harness)
+        store.admit(ask(claim=claim("first")))
+        assert isinstance(store.admit(ask(claim=claim("other", message="m2"))), Admit)
+        store.settle(settling("first", ClaimAction.FINISH))
+        assert isinstance(store.admit(ask(claim=claim("copy"))), AlreadyDone)
+        assert isinstance(store.admit(ask(claim=claim("third", message="m3"))), Admit)
+
+    def test_a_buried_execution_never_begins(self, harness: StoreHarness) -> None:
+        """Once a delivery was told that the outcome is unknown, the first may neither go on nor
+        begin anew: whatever it says, and however often it asks, the answer is the same."""
+        store = self._empty(harness)
+        store.admit(ask(claim=claim("first")))
+        harness.advance(30 * SECOND)
+        assert isinstance(store.admit(ask(claim=claim("second"))), OutcomeUnknown)
+        for action in ClaimAction:
+            store.settle(settling("first", action))
+        assert isinstance(store.admit(ask(claim=claim("first"))), OutcomeUnknown)
+        assert isinstance(store.admit(ask(claim=claim("third"))), OutcomeUnknown)
+
+    def test_what_has_begun_is_known(self, harness: StoreHarness) -> None:
+        """A message has begun while a delivery of it holds the claim, after it finished, and after
+        it was buried; not before, and not once the claim was given back."""
+        store = self._empty(harness)
+
+        def begun() -> bool:
+            return store.has_begun("api", "task-1", 0, "m1")
+
+        assert not begun()
+        store.admit(ask(claim=claim("first")))
+        assert begun()
+        assert not store.has_begun("api", "task-1", 0, "m2")
+        assert not store.has_begun("api", "task-1", 1, "m1")
+        store.settle(settling("first", ClaimAction.RELEASE))
+        assert not begun()
+        store.admit(ask(claim=claim("second")))
+        harness.advance(30 * SECOND)
+        store.admit(ask(claim=claim("third")))
+        assert begun()
+        store.admit(ask(claim=claim("first", message="m2")))
+        store.settle(Settlement("api", "first", ClaimAction.FINISH, claim("first", message="m2")))
+        assert store.has_begun("api", "task-1", 0, "m2")
 
     # ------------------------------------------------------------------ windows
 

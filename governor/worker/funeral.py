@@ -11,6 +11,7 @@ from typing import Any
 from governor.clock import SECOND, seconds
 from governor.deadletter.fingerprint import ExceptionFacts, exception_facts
 from governor.errors import DatabaseUnavailable
+from governor.execution.header import Header, work_id
 from governor.governor import Governor
 from governor.ports import Death, MessageCopy, Reason
 from governor.worker.loop import Loop
@@ -147,7 +148,7 @@ class Funeral:
             limit_keys=[] if call is None else [charge.bucket for charge in call.charges],
             tenant=header.fair if header else None,
             idempotent=governance.idempotent if governance else None,
-            idempotency_key=(header.idem if header else None) or request.id,
+            idempotency_key=_idempotency_key(copy, request.id),
             exc_type=facts.exc_type,
             exc_message=facts.exc_message or why,
             exc_chain=facts.exc_chain,
@@ -177,6 +178,11 @@ def _death_of_message(
         exc_message=facts.exc_message,
         exc_chain=facts.exc_chain,
     )
+
+
+def _idempotency_key(copy: MessageCopy, task_id: str) -> str:
+    work = work_id(task_id, copy.headers.get("replaced_task_nesting"))
+    return Header.from_message(copy.headers).key_of(work)
 
 
 def _facts(exc_info: Any, task_name: str) -> ExceptionFacts:

@@ -32,6 +32,7 @@ from governor.execution.admission import Call, charges_of
 from governor.execution.deferral import deferred
 from governor.execution.header import Header
 from governor.governor import Governor
+from governor.keys import body_id
 from governor.policy.decision import (
     Admit,
     AlreadyDone,
@@ -214,6 +215,8 @@ class Gate:
         governance = self._governor.governance(request.task.name)
         assert governance is not None
         header = Header.from_message(request.request_dict)
+        if header.mid is None:
+            header.mid = body_id(copy_of(request.message).body)
         plan = governance.plan
         if plan.upstream.reserve and _priority(request.message) not in plan.upstream.urgent:
             plan = plan.leaving_reserve()
@@ -225,8 +228,8 @@ class Gate:
         claim = None
         if not governance.idempotent:
             claim = ClaimAsk(
-                request.id, int(request.request_dict.get("retries") or 0), request.token,
-                self._settings.claim_lease, self._settings.claim_keep,
+                request.id, int(request.request_dict.get("retries") or 0), header.mid,
+                request.token, self._settings.claim_lease, self._settings.claim_keep,
             )  # fmt: skip
         call = request.call = Call(plan, charges, header, claim, request.token)
         request.lane = self._arrivals.lane_of(call, request.message, request.args, request.kwargs)

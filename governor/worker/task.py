@@ -24,7 +24,7 @@ from governor.errors import (
 from governor.execution import inside
 from governor.execution.admission import Call, charges_of
 from governor.execution.blocking import admitted as admitted_at_its_slot
-from governor.execution.header import NAME, Header
+from governor.execution.header import NAME, Header, work_id
 from governor.governor import Governance, Governor
 from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan
@@ -90,11 +90,12 @@ class GovernedTask(Task):  # type: ignore[misc]
     def idempotency_key(self) -> str:
         """The same for every retry, deferral and replay of this task; send it to the upstream."""
         request = self.request
+        if request.id is None:
+            if getattr(request, "governor_key", None) is None:
+                request.governor_key = str(uuid4())
+            return str(request.governor_key)
         header = Header.from_message({NAME: getattr(request, NAME, None)})
-        known = header.idem or request.id or getattr(request, "governor_key", None)
-        if known is None:
-            known = request.governor_key = str(uuid4())
-        return str(known)
+        return header.key_of(work_id(request.id, request.replaced_task_nesting))
 
     def settle(self, *, cost: int) -> None:
         """Say what this execution's call turned out to cost: the difference is charged, or given

@@ -66,7 +66,7 @@ def store(nodes: list[PrivateRedis]) -> Iterator[RedisStore]:
 
 
 def ask(upstream: str, task: str = "t") -> Ask:
-    claim = ClaimAsk(task, 0, f"{task}-delivery", 30 * SECOND, 3600 * SECOND)
+    claim = ClaimAsk(task, 0, "m", f"{task}-delivery", 30 * SECOND, 3600 * SECOND)
     return Ask(
         upstream, KINDS, 50_000, 30 * SECOND, 30 * SECOND, 3600 * SECOND, claim=claim,
         lease=30 * SECOND,

@@ -107,6 +107,7 @@ steps = st.lists(
         st.sampled_from([3_600 * SECOND, 150_000]),  # patience
         st.sampled_from([0, 150_000, 5 * SECOND]),  # the longest wait charged at once
         st.sampled_from([0, 1, 7]),  # successes told, units corrected
+        st.sampled_from(["m", "m", "n"]),  # the message, of those under one task id
     ),
     max_size=25,
 )
@@ -126,15 +127,15 @@ def test_lua_answers_as_the_specification(steps: list, scripted: ScriptedRedis) 
     specification = MemoryStore(clock.wall)
     held: tuple[Reservation, ...] = ()
     version = 0
-    for kind, step, indices, use_held, token, max_wait, hold, number in steps:
+    for kind, step, indices, use_held, token, max_wait, hold, number, message in steps:
         scripted.advance(step)
         clock.advance(step)
-        claim = ClaimAsk("t", 0, token, 5 * SECOND, 3600 * SECOND) if token else None
+        claim = ClaimAsk("t", 0, message, token, 5 * SECOND, 3600 * SECOND) if token else None
         charges = tuple(CHARGES[index] for index in sorted(indices))
         if kind == "admit":
             ask = Ask(
                 "api", charges, 50_000, hold, 3 * hold, max_wait, None,
-                held if use_held else (), claim if token == "first" else None,
+                held if use_held else (), claim if token in {"first", "second"} else None,
                 token or "nobody", 6 * SECOND, version,
                 clock.now + 1_000_000 if number == 1 and not use_held else 0,
                 BREAKER if hold else None, RATES if max_wait > SECOND else None, number,
@@ -166,6 +167,9 @@ def test_lua_answers_as_the_specification(steps: list, scripted: ScriptedRedis) 
     assert looked.state.breaker == meant.state.breaker
     assert looked.state.share == meant.state.share
     assert looked.in_force == meant.in_force
+    for name in ("m", "n", "o"):
+        begun = [s.has_begun("api", "t", 0, name) for s in (scripted.store, specification)]
+        assert begun[0] == begun[1]
 
 
 BUCKETS = [

@@ -19,7 +19,7 @@ from governor.worker.advance import Advances
 
 GRACE = 50_000
 FAST = Limit("1000/s", burst=1000)
-CLAIM = ClaimAsk("id", 0, "token", SECOND, SECOND)
+CLAIM = ClaimAsk("id", 0, "m", "token", SECOND, SECOND)
 SETTINGS = load({"governor_redis_url": "redis://unused"}, {"governor_redis_url"})
 
 

@@ -168,6 +168,62 @@ def test_a_published_message_is_stamped() -> None:
     world.app.close()
 
 
+def test_every_publish_is_a_message_of_its_own() -> None:
+    """A signature that is sent twice is two messages under one task id; they share the task's
+    idempotency key, and each has an id of its own."""
+    world = World()
+
+    @world.app.task(shared=False, base=GovernedTask, upstream=Upstream("api", Limit("10/s")))
+    def call(number: int) -> None: ...
+
+    frozen = call.s(1)
+    frozen.freeze()
+    first, second = (published(frozen) for _ in range(2))
+    assert first["id"] == second["id"]
+    assert first["governor"]["mid"] != second["governor"]["mid"]
+    assert first["governor"]["idem"] == second["governor"]["idem"] == first["id"]
+    world.app.close()
+
+
+def test_headers_that_are_passed_on_do_not_pass_the_identity_on() -> None:
+    """A body that gives its own headers to the tasks it sends does not give them its idempotency
+    key, its beginning or its dead letter: those belong to attempts of the same task."""
+    world = World()
+
+    @world.app.task(shared=False, base=GovernedTask, upstream=Upstream("api", Limit("10/s")))
+    def call(number: int) -> None: ...
+
+    parent = {"v": 1, "mid": "a" * 12, "idem": "first", "of": "parent", "began": 7,
+              "replay_of": "letter"}  # fmt: skip
+    passed_on = call.s(1).set(headers={"governor": parent})
+    child = published(passed_on)
+    assert child["governor"]["idem"] == child["id"]
+    assert not {"of", "began", "replay_of"} & child["governor"].keys()
+    again = published(passed_on.clone().set(task_id="parent", retries=1))["governor"]
+    assert again.pop("mid") != parent.pop("mid")
+    del again["upstream"], again["limits"]
+    assert again == parent
+    world.app.close()
+
+
+def test_a_replacement_has_a_key_of_its_own() -> None:
+    """A task that replaces another under the same id has another idempotency key, the same in each
+    of its own attempts."""
+    world = World()
+
+    @world.app.task(shared=False, base=GovernedTask, upstream=Upstream("api", Limit("10/s")))
+    def call(number: int) -> None: ...
+
+    first = published(call.s(1).set(task_id="t"))["governor"]
+    replaced = call.s(1).set(task_id="t", replaced_task_nesting=1)
+    second = published(replaced)["governor"]
+    retried = published(replaced.clone().set(headers={"governor": second}, retries=1))["governor"]
+    assert (first["idem"], second["idem"], retried["idem"]) == ("t", "t:1", "t:1")
+    replaced = replaced.clone().set(headers={"governor": second}, replaced_task_nesting=2)
+    assert published(replaced)["governor"]["idem"] == "t:2"
+    world.app.close()
+
+
 def test_an_ungoverned_message_is_left_alone() -> None:
     """A task without an upstream is published as Celery publishes it."""
     world = World()

@@ -57,7 +57,7 @@ GOVERNED = [
 @pytest.mark.parametrize(("before", "after"), GOVERNED)
 def test_the_governed_header(before: object, after: dict[str, object]) -> None:
     """The header names the dead letter and the first run's key, and forgets the waiting."""
-    expected = {**after, "idem": "key", "replay_of": "dead-letter"}
+    expected = {**after, "idem": "key", "of": "new-id", "replay_of": "dead-letter"}
     assert replayed(headers={"governor": before}).headers["governor"] == expected
 
 

@@ -9,13 +9,16 @@ import pytest
 
 from governor.execution.deferral import deferred, retried
 from governor.execution.header import NAME, Header
+from governor.keys import message_id
 from governor.policy.decision import Reservation
 from governor.ports import MessageCopy
 
 FULL = Header(
     upstream="stripe",
     limits={"s": 1, "s.account:abc": 3},
+    mid="0f1e2d3c4b5a",
     idem="first-id",
+    of="id",
     give_up_at=1_767_225_700_000_000,
     first=1_767_225_600_000_000,
     deferrals=2,
@@ -67,6 +70,24 @@ def test_a_header_nobody_can_read_is_absent(wire: Any) -> None:
     assert Header.from_message({NAME: wire}) == Header()
 
 
+@pytest.mark.parametrize("wire", [{"v": 2}, {"v": 1, "upstream": 5}, {}])
+def test_the_message_id_is_read_from_any_header(wire: dict[str, Any]) -> None:
+    """A message keeps its id where nothing else of its header can be read: workers of all versions
+    tell the same messages apart."""
+    headers = {NAME: {**wire, "mid": "0f1e2d3c4b5a"}}
+    assert Header.from_message(headers) == Header(mid="0f1e2d3c4b5a")
+    assert message_id(headers[NAME], b"body") == "0f1e2d3c4b5a"
+
+
+@pytest.mark.parametrize("mid", [None, 5, "", "a:b", "0" * 17, "\ud800", ["x"]])
+def test_a_message_without_an_id_is_named_by_its_body(mid: Any) -> None:
+    """A message that no governor has stamped, or with an id that no governor makes, is told from
+    others by its body's bytes."""
+    wire = {"v": 1, "mid": mid}
+    assert Header.from_message({NAME: wire}).mid is None
+    assert message_id(wire, b"a") == message_id(None, b"a") != message_id(wire, b"b")
+
+
 def test_a_newer_producer_may_add_keys() -> None:
     """Keys of a later minor version are ignored."""
     assert Header.from_message({NAME: {**FULL.to_message(), "tier": "gold"}}) == FULL
@@ -90,8 +111,8 @@ def test_a_retried_message_is_the_next_attempt_of_the_same_task() -> None:
     copy = retried(MESSAGE, FULL, ETA)
     assert (copy.headers["id"], copy.headers["retries"]) == ("id", 3)
     header = Header.from_message(copy.headers)
-    assert (header.idem, header.began, header.replay_of) == (
-        FULL.idem, FULL.began, FULL.replay_of,
+    assert (header.mid, header.idem, header.of, header.began, header.replay_of) == (
+        FULL.mid, FULL.idem, FULL.of, FULL.began, FULL.replay_of,
     )  # fmt: skip
     assert (header.give_up_at, header.first, header.reserved, header.deferrals) == (
         None, None, (), 0,

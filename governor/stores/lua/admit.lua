@@ -167,11 +167,13 @@ if claim_key then
   local claim = call('GET', claim_key)
   if claim then
     if claim == 'd' then return {7, now, 0, 0, 0} end
+    if claim == 'x' then return {8, now, 0, 0, 0} end
     local owner, alive_until = match(claim, '^(.*)|(%d+)$')
     ours = owner == token
     if not ours then
       alive_until = tonumber(alive_until)
       if alive_until > now then return {5, now, alive_until, 0, 0} end
+      call('SET', claim_key, 'x', 'PX', keep)
       return {8, now, 0, 0, 0}
     end
   end

@@ -1,0 +1,82 @@
+"""The Celery app of the tests of identity: several messages under one task id.
+
+Each body writes one line to ``$LEDGER`` when it begins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+from celery import Celery
+
+from governor import GovernedTask, Governor, Limit, Upstream
+
+app = Celery("identity")
+app.conf.update(
+    governor_redis_url=os.environ["LIMITER_URL"],
+    governor_database_url=os.environ["DATABASE_URL"],
+    governor_spill_dir=os.environ["SPILL_DIR"],
+    governor_hold=0,
+    governor_routes={"vendor.*": "fast"},
+    broker_connection_retry_on_startup=True,
+)
+app.conf.update(json.loads(os.environ.get("CONF", "{}")))
+Governor(app)
+
+fast = Upstream("fast", Limit("1000/s", burst=100))
+slow = Upstream("slow", Limit("2/s"))
+
+
+def write(task: Any, **facts: Any) -> None:
+    """One line of the ledger, written whole."""
+    line = {"task": task.name, "id": task.request.id, **facts}
+    with open(os.environ["LEDGER"], "a") as ledger:
+        ledger.write(json.dumps(line) + "\n")
+
+
+@app.task(bind=True, base=GovernedTask, upstream=fast)
+def add(self: Any, *numbers: int) -> int:
+    write(self, key=self.idempotency_key)
+    return sum(numbers)
+
+
+@app.task(bind=True, base=GovernedTask, upstream=fast)
+def outer(self: Any, *numbers: int, depth: int = 1) -> Any:
+    """Is replaced ``depth`` times, the last time by :func:`add`."""
+    write(self, key=self.idempotency_key)
+    inner = add.s(*numbers) if depth == 1 else outer.s(*numbers, depth=depth - 1)
+    return self.replace(inner)
+
+
+@app.task(bind=True, base=GovernedTask, upstream=fast)
+def outer_of(self: Any, numbers: list[int]) -> Any:
+    write(self, key=self.idempotency_key)
+    return self.replace(add.s(*numbers))
+
+
+@app.task(bind=True, name="vendor.outer")
+def vendored(self: Any, *numbers: int) -> Any:
+    write(self)
+    return self.replace(add.s(*numbers))
+
+
+@app.task(bind=True)
+def send_twice(self: Any, task_id: str, number: int) -> None:
+    """The same signature, with an id of its own, sent twice."""
+    frozen = add.s(number)
+    frozen.freeze(task_id)
+    for _ in range(2):
+        frozen.apply_async()
+
+
+@app.task(bind=True, base=GovernedTask, upstream=slow, idempotent=True)
+def page(self: Any, left: int, seconds: float = 0.0) -> Any:
+    """A page, and then those that follow it, under the same task id."""
+    write(self, left=left)
+    time.sleep(seconds)
+    if left:
+        return self.replace(page.s(left - 1))
+    return "last page"

@@ -1,0 +1,70 @@
+"""Copies of one message, and several messages under one task id, in real workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import chord
+
+from tests.integration.fleet import Fleet, wait_until
+
+pytestmark = [pytest.mark.redis, pytest.mark.worker]
+
+MODULE = "tests.integration.identity_app"
+TIMEOUT = 40
+
+
+@pytest.fixture
+def make_fleet(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Fleet]]:
+    made: list[Fleet] = []
+
+    def make(**conf: Any) -> Fleet:
+        database = f"sqlite:///{tmp_path / 'dead.sqlite'}"
+        made.append(Fleet(tmp_path, redis_url, redis_url, database, module=MODULE, conf=conf))
+        return made[-1]
+
+    yield make
+    for fleet in made:
+        fleet.close()
+
+
+def test_a_replacement_runs_once_and_its_result_is_the_tasks(
+    make_fleet: Callable[..., Fleet],
+) -> None:
+    """A task that is not idempotent and replaces itself by another has that one's result: declared,
+    by a route, as a chord's body, and replaced several times."""
+    fleet = make_fleet()
+    fleet.worker()
+    sent = {
+        "declared": fleet.send("outer", 2, 3),
+        "routed": fleet.app.send_task("vendor.outer", (2, 3)),
+        "body": chord([fleet.signature("add", 2), fleet.signature("add", 3)])(
+            fleet.signature("outer_of")
+        ),
+        "nested": fleet.app.send_task(f"{MODULE}.outer", (2, 3), {"depth": 3}),
+    }
+    for result in sent.values():
+        assert result.get(timeout=TIMEOUT) == 5
+    lines = fleet.ledger()
+    assert len([line for line in lines if line["id"] == sent["nested"].id]) == 4
+    for name in ("declared", "routed", "body"):
+        assert len([line for line in lines if line["id"] == sent[name].id]) == 2
+    keys = [line["key"] for line in lines if "key" in line]
+    assert len(keys) == len(set(keys))
+    assert not fleet.dead()
+
+
+def test_a_message_under_a_used_id_runs(make_fleet: Callable[..., Fleet]) -> None:
+    """A signature with an id of its own that is sent twice is called twice, although the task type
+    is not idempotent: two messages are two calls, and only a copy of a message is dropped."""
+    fleet = make_fleet()
+    fleet.worker()
+    fleet.send("send_twice", "fixed", 1)
+    wait_until(lambda: fleet.ledger("add"), lambda lines: len(lines) == 2)
+    fleet.send("send_twice", "fixed", 1)
+    lines = wait_until(lambda: fleet.ledger("add"), lambda lines: len(lines) == 4)
+    assert {line["id"] for line in lines} == {"fixed"}
+    assert not fleet.dead()
