@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks import accuracy, decision, pacing_strict, parking, peers
+from benchmarks import accuracy, decision, pacing, pacing_strict, parking, peers
 from benchmarks.figures import delivered, excess, percentile, ratio, whole_window
 from benchmarks.ours import Ours, ask_of, plan_of
 from benchmarks.parking.probes import inversions
@@ -270,3 +270,24 @@ def test_a_quick_run_leaves_out_what_takes_long() -> None:
     assert all(low < high for low, high in pairwise(rates))
     assert accuracy.chosen(3) == list(accuracy.TOLD)
     assert [told.window for told in accuracy.chosen(1)] == [1, 1]
+
+
+def test_pacing_is_judged_way_by_way() -> None:
+    """Each way of waiting misses its own bars, and only those; all are in one table."""
+    run = {
+        "rate_kept": 0.99, "makespan_seconds": 9.9, "lost": 0, "duplicated": 0,
+        "rejected_share": 0.001, "limiter_calls_per_task": 1.1, "broker_messages_per_task": 2.1,
+    }  # fmt: skip
+    runs = {f"{way}, {place}": dict(run) for way in pacing.WAYS for place in ("alone", "beside")}
+    figures = record(
+        tasks=100, rate=50, burst=20, plain={"calls_per_second": 100.0, "load": 1.0}, **runs
+    )
+    assert all(pacing.bars(figures).values())
+    assert "parked, beside" in shown(pacing.tables(figures))
+    figures["held, alone"]["limiter_calls_per_task"] = 1.2
+    figures["deferred, alone"]["rate_kept"] = 0.98
+    missed = [bar for bar, met in pacing.bars(figures).items() if not met]
+    assert missed == [
+        "held, alone: at most 1.1 limiter calls a task",
+        "deferred, alone: at least 0.99 of the rate",
+    ]
