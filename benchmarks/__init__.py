@@ -1,6 +1,6 @@
 """Every performance figure of the documentation, each by one command:
 
-    python -m benchmarks.pacing         calls at half of what Celery makes alone: rate, loss, rejections
+    python -m benchmarks.pacing         at half of what Celery makes alone: rate, loss, rejections
     python -m benchmarks.overhead       governed no-op tasks against the same worker ungoverned
     python -m benchmarks.busy_pool      a busy pool and a burst of arrivals: is the limit kept?
     python -m benchmarks.canvas         chord, chain and group with every member deferred

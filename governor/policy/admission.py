@@ -20,6 +20,11 @@ whose slot is furthest away) decides how to wait:
 - longer: the task gets the next place in the binding limit's line. One that can be parked takes
   none: its lane in the parking lot is its line, and it stands behind whoever waits there already.
 
+A call whose body came too late for its slot (``late``) was charged and not made. It keeps what it
+paid for: no bucket is charged twice for it, however often it asks, unless there is room to spare.
+Its bucket is not given back anything either: slots that others were promised meanwhile stay where
+they are, and two calls would be made at one of them.
+
 A task that is released from the parking lot a moment ahead of its slot (``whole``) is charged in
 every limit at that slot: nobody asks for it again.
 
@@ -289,6 +294,8 @@ def _judge(  # noqa: PLR0917 - called in one place
             meter, charge.bounds, start, now, charge.cost, charge.most, state.since
         )
     good = held is not None and held.paid and now <= held.slot + ask.grace
+    if held is not None and held.paid and at > now:
+        good = good or now <= held.slot + ask.late
     if held is not None and good and start <= max(held.slot, now):
         return _Verdict(charge, meter, interval, held.slot, paid=True)
     if held is not None:

@@ -170,6 +170,9 @@ class Ask:
         successes: calls that this process has seen succeed since it last asked.
         lane: where it would be parked. It then takes no place in a line, and the answer is
             :class:`Park` while others wait there already. Of no effect for who holds something.
+        late: the body of a call came too late for its slot. So long after the slot its paid
+            reservations are good nevertheless: the call was charged and not made. Where there is
+            room now, it is charged now, as if it had never been charged.
         whole: at a wait within ``hold`` every limit is charged at the slot, not only the binding
             one: nobody will ask again. For waits that are short beside every limit's own.
     """
@@ -192,6 +195,7 @@ class Ask:
     successes: int = 0
     lane: LaneKey | None = None
     whole: bool = False
+    late: int = 0
 
 
 @_value

@@ -63,12 +63,12 @@ def admission(prefix: str, ask: Ask) -> Words:
     patience = -ask.max_wait if ask.give_up_at is None else ask.give_up_at
     policy = ask.breaker
     said: list[object] = []
-    if claim or ask.not_before or policy or ask.adaptive or places:
+    if claim or ask.not_before or policy or ask.adaptive or places or ask.late:
         said = [
             ask.not_before, claim.token if claim else ask.holder,
             claim.lease if claim else ask.lease, claim.keep // 1000 if claim else 0, ask.successes,
             f"{policy.of}|{policy.probe}" if policy else "",
-            ask.adaptive.step if ask.adaptive else "",
+            ask.adaptive.step if ask.adaptive else "", ask.late,
         ]  # fmt: skip
         fields = ["breaker", "adaptive", *fields]
     if parks:

@@ -197,6 +197,59 @@ class LimiterStoreConformance:
         assert isinstance(again, Wait)
         assert again.until == last.until + 100 * MS
 
+    def test_a_call_whose_body_came_late_keeps_what_it_paid(self, harness: StoreHarness) -> None:
+        """At a limit that has no room it is admitted on its slot, and the others keep theirs."""
+        store = self._empty(harness)
+        first = store.admit(ask(TEN_PER_SECOND))
+        last = store.admit(ask(TEN_PER_SECOND))
+        assert isinstance(first, Admit)
+        assert isinstance(last, Wait)
+        harness.advance(GRACE + 1)
+        paid = (Reservation("s", first.slot, True),)
+        again = store.admit(ask(TEN_PER_SECOND, reserved=paid, late=SECOND))
+        assert again == Admit(first.now + GRACE + 1, first.slot)
+        newcomer = store.admit(ask(TEN_PER_SECOND))
+        assert isinstance(newcomer, Wait)
+        assert newcomer.until == last.until + 100 * MS
+
+    def test_a_call_whose_body_came_late_is_charged_where_there_is_room(
+        self, harness: StoreHarness
+    ) -> None:
+        """Its slot has leaked out of the bucket; made now, it is a call like any other."""
+        store = self._empty(harness)
+        first = store.admit(ask(TEN_PER_SECOND))
+        assert isinstance(first, Admit)
+        harness.advance(200 * MS)
+        paid = (Reservation("s", first.slot, True),)
+        now = first.now + 200 * MS
+        assert store.admit(ask(TEN_PER_SECOND, reserved=paid, late=SECOND)) == Admit(now, now)
+        newcomer = store.admit(ask(TEN_PER_SECOND))
+        assert isinstance(newcomer, Wait)
+        assert newcomer.until == now + 100 * MS
+
+    def test_a_body_that_came_much_too_late_has_lost_its_slot(self, harness: StoreHarness) -> None:
+        """Beyond what the question allows, and in a pause, it waits like any other."""
+        store = self._empty(harness)
+        first = store.admit(ask(TEN_PER_SECOND))
+        assert isinstance(first, Admit)
+        store.admit(ask(TEN_PER_SECOND))
+        harness.advance(GRACE + 1)
+        paid = (Reservation("s", first.slot, True),)
+        assert isinstance(store.admit(ask(TEN_PER_SECOND, reserved=paid, late=GRACE, hold=0)), Wait)
+        store.settle(Settlement("api", pause=SECOND))
+        assert isinstance(store.admit(ask(TEN_PER_SECOND, reserved=paid, late=SECOND)), Wait)
+
+    def test_a_late_body_finds_its_place_in_a_window(self, harness: StoreHarness) -> None:
+        """A window that is full counts it already."""
+        store = self._empty(harness)
+        window = WindowCharge("w", "1 in any 5 s", 1, 5 * SECOND)
+        harness.advance(5 * SECOND)
+        first = store.admit(ask(window))
+        assert isinstance(first, Admit)
+        harness.advance(SECOND)
+        paid = (Reservation("w", first.slot, True),)
+        assert isinstance(store.admit(ask(window, reserved=paid, late=2 * SECOND)), Admit)
+
     def test_the_other_limits_are_settled_at_the_slot(self, harness: StoreHarness) -> None:
         """A slot in one limit does not excuse the call from the others when it comes back."""
         store = self._empty(harness)

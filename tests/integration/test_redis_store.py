@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import signal
 import socket
@@ -139,6 +140,7 @@ def test_lua_answers_as_the_specification(steps: list, scripted: ScriptedRedis) 
                 token or "nobody", 6 * SECOND, version,
                 clock.now + 1_000_000 if number == 1 and not use_held else 0,
                 BREAKER if hold else None, RATES if max_wait > SECOND else None, number,
+                late=5 * SECOND if use_held and number else 0,
             )  # fmt: skip
             answer = scripted.store.admit(ask)
             assert answer == specification.admit(ask)
@@ -218,7 +220,7 @@ def test_lua_answers_as_the_specification_about_leaky_buckets(
         reserved = held if kind == "return" else ()
         ask = Ask(
             "api", tuple(charges), 50_000, hold, 3 * hold, max_wait, None, reserved,
-            breaker=BREAKER, adaptive=RATES,
+            breaker=BREAKER, adaptive=RATES, late=200_000 if reserved else 0,
         )  # fmt: skip
         answer = scripted.store.admit(ask)
         assert answer == specification.admit(ask)
@@ -262,6 +264,60 @@ def test_never_more_than_the_burst_and_the_rate(
     for start in admitted:
         calls = sum(start <= moment < start + window for moment in admitted)
         assert calls <= burst + window / 100_000
+
+
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    arrivals=st.lists(
+        st.tuples(st.integers(0, 300_000), st.sampled_from([0, 0, 60_000, 250_000])),
+        min_size=1,
+        max_size=40,
+    ),
+    burst=st.integers(1, 4),
+    hold=st.sampled_from([0, 2 * SECOND]),
+    window=st.integers(1, 3_000_000),
+)
+def test_never_more_than_the_burst_and_the_rate_of_the_window_and_the_lateness(
+    arrivals: list[tuple[int, int]], burst: int, hold: int, window: int, scripted: ScriptedRedis
+) -> None:
+    """Bodies that come up to L late ask again on what they paid: in any window W at most
+    burst + rate × (W + L) calls are made, and each call asks twice at the most."""
+    scripted.client.flushall()
+    scripted.advance(0)
+    limit = Limit("10/s", burst=burst, margin=0)
+    plan = CallPlan.of("t", Upstream("api", limit))
+    charges = plan.charges((), {})
+    made: list[int] = []
+    # When each asks, how late its body comes, and what it holds.
+    waiting: list[tuple[int, int, int, tuple[Reservation, ...], bool]] = []
+    at = scripted.now
+    for number, (gap, lateness) in enumerate(arrivals):
+        at += gap
+        heapq.heappush(waiting, (at, number, lateness, (), False))
+    while waiting:
+        at, number, lateness, held, late = heapq.heappop(waiting)
+        scripted.advance(max(at - scripted.now, 0))
+        answer = scripted.store.admit(
+            Ask("api", charges, 0, hold, hold, 3_600 * SECOND, reserved=held,
+                late=SECOND if late else 0)
+        )  # fmt: skip
+        if isinstance(answer, Wait):
+            assert not late
+            heapq.heappush(waiting, (answer.until, number, lateness, answer.reserved, False))
+        elif lateness and not late:
+            assert isinstance(answer, Admit)
+            paid = tuple(Reservation(charge.bucket, answer.slot, True) for charge in charges)
+            heapq.heappush(waiting, (answer.now + lateness, number, lateness, paid, True))
+        else:
+            assert isinstance(answer, Admit)
+            made.append(answer.now)
+    assert len(made) == len(arrivals)
+    for start in made:
+        calls = sum(start <= moment < start + window for moment in made)
+        assert calls <= burst + (window + 250_000) / 100_000
 
 
 def test_a_bucket_takes_at_most_125_bytes(store: RedisStore, redis_url: str) -> None:

@@ -15,7 +15,7 @@
 --       6 patience    µs: the instant after which it does not wait, or minus the longest wait
 --       7 plain       how many limits there are, if all are b, nothing is held in them or claimed,
 --                     and not_before is 0; else 0
---       8 limits      where the limits begin: 16, or 9 when there is nothing to say from here to 15
+--       8 limits      where the limits begin: 17, or 9 when there is nothing to say from here to 16
 --       9 not_before  µs on this server's clock
 --      10 token       this delivery's name in the claim and in concurrency limits
 --      11 lease       µs a claim or a place counts as alive
@@ -23,13 +23,15 @@
 --      13 successes   seen since the last question
 --      14 breaker     "of|probe" (calls, µs), or "" for an upstream without one
 --      15 adaptive    the step, or "" for an upstream whose rate does not adapt
+--      16 late        µs a paid slot is still good for where there is no room now, of a call whose
+--                     body came too late; else 0
 --      limits ..      for each limit its kind and numbers; held is what the task holds in it: 0
 --                     nothing, a paid slot, or minus a slot it stood in line for
 --                       b, k  leaky bucket: interval, capacity, held (µs)
 --                       w     window: cost, entries, group, span, apart, held
 --                       q     quota: cost, most, four boundaries, held
 --                       l     concurrency: most
---      first ..       the fields: "breaker" and "adaptive", if 9 to 15 are there; those of the b;
+--      first ..       the fields: "breaker" and "adaptive", if 9 to 16 are there; those of the b;
 --                     "lot", if it can be parked
 -- Reply now, when admitted without having waited; else {status, now, at, limit, charged}
 --       0 admit            at = slot; limit = 1 for a probe
@@ -127,9 +129,10 @@ if plain > 0 and quiet and not whole and (not state[2] or state[2] + 0 <= now) t
   return {2, now, until_, binding, 0}
 end
 
-local not_before, token, lease, keep, successes, breaks, adapts = '0', '', '0', '0', '0', '', ''
+local not_before, token, lease, keep, successes, breaks, adapts, late = '0', '', '0', '0', '0', '', '', 0
 if limits > 9 then
-  not_before, token, lease, keep, successes, breaks, adapts = unpack(ARGV, 9, 15)
+  not_before, token, lease, keep, successes, breaks, adapts, late = unpack(ARGV, 9, 16)
+  late = late + 0
 end
 local circuit = breaks ~= '' and state[4] or ''
 local share, cut_at, grown_at, pressed
@@ -325,7 +328,7 @@ while p < first do
       local last = line[number]
       if last and last > at then at = last end
     end
-  elseif held > 0 and now <= held + grace and start <= (held > now and held or now) then
+  elseif held > 0 and (now <= held + grace or at > now and now <= held + late) and start <= (held > now and held or now) then
     holds[number] = 'paid'
     at = held
     if held < slot then slot = held end

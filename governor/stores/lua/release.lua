@@ -135,12 +135,12 @@ for k = 7, #KEYS, 2 do
   if g.plain < #limits then g.plain = 0 end
   local said = g.leases or any_paused or ARGV[8] ~= '' or ARGV[9] ~= ''
   local fields = said and {'breaker', 'adaptive'} or {}
-  local p, n = said and 16 or 9, 2
+  local p, n = said and 17 or 9, 2
   args[2], args[3], args[4], args[5], args[6], args[7], args[8] =
     ARGV[6], 0, ARGV[2], 'whole', -ARGV[2], g.plain, p
   if said then
-    args[9], args[10], args[11], args[12], args[13], args[14], args[15] =
-      0, '', lease, '0', '0', ARGV[8], ARGV[9]
+    args[9], args[10], args[11], args[12], args[13], args[14], args[15], args[16] =
+      0, '', lease, '0', '0', ARGV[8], ARGV[9], 0
   end
   g.said = said
   for _, limit in ipairs(limits) do
