@@ -80,7 +80,10 @@ class Death:
     before anything is written.
 
     Attributes:
-        delivery: the attempt at death (Celery's ``retries``), unique with ``task_id``.
+        delivery: the attempt at death (Celery's ``retries``), unique with ``task_id`` and the
+            message's id.
+        began: whether the body had begun in some delivery of the message; ``None``: not known,
+            or of no consequence.
         exc_chain: exception type names, outermost first (``__cause__``/``__context__``).
         last_frame: ``(module, function)`` of the last frame of the user's own code.
         http_status: status of the upstream's response, when there was one.
@@ -93,6 +96,7 @@ class Death:
     task_id: str | None = None
     task_name: str | None = None
     delivery: int = 0
+    began: bool | None = None
     upstream: str | None = None
     limit_keys: Sequence[str] = ()
     tenant: str | None = None
@@ -117,7 +121,7 @@ class DeadLetters(Protocol):
     """Where deaths are written. Called from a thread, never from the worker's event loop."""
 
     def record(self, death: Death) -> str:
-        """Write one row and return its id; writing the same (task_id, delivery) again
+        """Write one row and return its id; writing the same (task_id, delivery, message) again
         returns the id of the first row and changes nothing.
 
         Raises:
@@ -319,8 +323,9 @@ class LimiterStore(Protocol):
         """
         ...
 
-    def has_begun(self, upstream: str, task_id: str, attempt: int, message: str) -> bool:
-        """Whether a delivery of this message has claimed it: its body may have begun.
+    def claimed_by(self, upstream: str, task_id: str, attempt: int, message: str) -> str | None:
+        """Which delivery of this message has claimed it, so that its body may have begun: its
+        token, ``""`` once it has ended or was buried; ``None``: none has.
 
         Raises:
             StoreUnavailable: no answer in time.

@@ -61,6 +61,7 @@ class DeadLetterRow(Base):
     id: Mapped[str] = mapped_column(_name(36), primary_key=True)
     task_id: Mapped[str | None] = mapped_column(_name())
     delivery: Mapped[int] = mapped_column(BigInteger)
+    message_id: Mapped[str] = mapped_column(_name(16), server_default="")  # among its task id's
     message_sha256: Mapped[str] = mapped_column(_name(64))  # all of the message; see the index
     root_id: Mapped[str | None] = mapped_column(_name())
     parent_id: Mapped[str | None] = mapped_column(_name())
@@ -166,11 +167,13 @@ def _index(name: str, *columns: str, where: str | None = None, unique: bool = Fa
     )
 
 
-# One row for each death, whoever writes it and however often.
+# One row for each death, whoever writes it and however often. Of several messages under one task
+# id each has a death of its own.
 _index(
-    "uq_governor_dl_task_delivery",
+    "uq_governor_dl_task_message",
     "task_id",
     "delivery",
+    "message_id",
     where="task_id IS NOT NULL",
     unique=True,
 )

@@ -172,8 +172,10 @@ class SqlDeadLetters:
 
     def _first_id(self, connection: Connection, death: Death, values: dict[str, Any]) -> str:
         if death.task_id is not None:
-            same_death = (DEAD_LETTERS.c.task_id == values["task_id"]) & (
-                DEAD_LETTERS.c.delivery == values["delivery"]
+            same_death = (
+                (DEAD_LETTERS.c.task_id == values["task_id"])
+                & (DEAD_LETTERS.c.delivery == values["delivery"])
+                & (DEAD_LETTERS.c.message_id == values["message_id"])
             )
         else:
             same_death = (

@@ -26,6 +26,7 @@ from governor.deadletter.texts import (
     whole,
 )
 from governor.deadletter.verdict import ReplayVerdict, judge
+from governor.keys import message_id
 from governor.ports import Death, MessageCopy, Reason
 
 MAX_PAYLOAD_BYTES = 16 * 1024 * 1024
@@ -125,6 +126,7 @@ def row_values(
         "id": row_id,
         "task_id": optional_name(death.task_id),
         "delivery": whole(death.delivery),
+        "message_id": message_id(message.headers.get("governor"), message.body),
         "message_sha256": message_sha256(death),
         "root_id": optional_name(message.headers.get("root_id")),
         "parent_id": optional_name(message.headers.get("parent_id")),
@@ -241,6 +243,7 @@ def _verdict(death: Death, payload_problem: str | None) -> ReplayVerdict:
         death.reason,
         idempotent=death.idempotent,
         delivery=death.delivery,
+        began=death.began,
         names_task=isinstance(death.message.headers.get("task"), str),
         payload_problem=payload_problem,
     )

@@ -20,6 +20,7 @@ from governor.deadletter.encoding import decode_mapping, encode
 from governor.deadletter.errors import RowRefused, SpillFailed
 from governor.deadletter.rows import message_sha256
 from governor.deadletter.texts import TRACEBACK_LIMIT, Redact, Texts
+from governor.keys import message_id
 from governor.ports import DeadLetters, Death, MessageCopy, Reason
 
 SPILL_SCHEMA = 1
@@ -143,8 +144,10 @@ def drain(directory: str | Path, dead_letters: DeadLetters) -> Drained:
 
 
 def _key(death: Death) -> str:
+    message = death.message
     unique = (
-        f"task:{death.task_id}:{death.delivery}"
+        f"task:{death.task_id}:{death.delivery}:"
+        + message_id(message.headers.get("governor"), message.body)
         if death.task_id is not None
         else f"message:{message_sha256(death)}"
     )

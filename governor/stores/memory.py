@@ -125,9 +125,10 @@ class MemoryStore:
                 meters[bucket] = _adjusted(meters.get(bucket), each, min(state.since, now), now)
             self._states[upstream] = replace(state, meters=meters)
 
-    def has_begun(self, upstream: str, task_id: str, attempt: int, message: str) -> bool:
+    def claimed_by(self, upstream: str, task_id: str, attempt: int, message: str) -> str | None:
         with self._lock:
-            return bool(self._claimed(upstream, task_id, attempt, message, self._now()))
+            value = self._claimed(upstream, task_id, attempt, message, self._now())
+            return None if value is None else value.rpartition("|")[0]
 
     def change(self, change: Change) -> InForce:
         with self._lock:

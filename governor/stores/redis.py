@@ -131,10 +131,10 @@ class RedisStore:
     def adjust(self, upstream: str, adjustments: Sequence[Adjustment]) -> None:
         self._run(self._adjust, upstream, wire.adjustments(self._prefix, upstream, adjustments))
 
-    def has_begun(self, upstream: str, task_id: str, attempt: int, message: str) -> bool:
+    def claimed_by(self, upstream: str, task_id: str, attempt: int, message: str) -> str | None:
         key = keys.claim_key(self._prefix, upstream, task_id, attempt, message)
-        (found,) = self._ask(upstream, ("EXISTS", key))
-        return bool(found)
+        (value,) = self._ask(upstream, ("GET", key))
+        return None if value is None else value.decode().rpartition("|")[0]
 
     def change(self, change: Change) -> InForce:
         upstream = change.upstream

@@ -520,23 +520,22 @@ class LimiterStoreConformance:
         it was buried; not before, and not once the claim was given back."""
         store = self._empty(harness)
 
-        def begun() -> bool:
-            return store.has_begun("api", "task-1", 0, "m1")
+        def begun(message: str = "m1", attempt: int = 0) -> str | None:
+            return store.claimed_by("api", "task-1", attempt, message)
 
-        assert not begun()
+        assert begun() is None
         store.admit(ask(claim=claim("first")))
-        assert begun()
-        assert not store.has_begun("api", "task-1", 0, "m2")
-        assert not store.has_begun("api", "task-1", 1, "m1")
+        assert (begun(), begun("m2"), begun(attempt=1)) == ("first", None, None)
         store.settle(settling("first", ClaimAction.RELEASE))
-        assert not begun()
+        assert begun() is None
         store.admit(ask(claim=claim("second")))
         harness.advance(30 * SECOND)
         store.admit(ask(claim=claim("third")))
-        assert begun()
-        store.admit(ask(claim=claim("first", message="m2")))
-        store.settle(Settlement("api", "first", ClaimAction.FINISH, claim("first", message="m2")))
-        assert store.has_begun("api", "task-1", 0, "m2")
+        assert begun() == ""
+        other = claim("first", message="m2")
+        store.admit(ask(claim=other))
+        store.settle(Settlement("api", "first", ClaimAction.FINISH, other))
+        assert begun("m2") == ""
 
     # ------------------------------------------------------------------ windows
 

@@ -14,9 +14,11 @@ from governor.errors import DatabaseUnavailable
 from governor.execution.header import Header, work_id
 from governor.governor import Governor
 from governor.ports import Death, MessageCopy, Reason
+from governor.worker.claim_lookup import ClaimLookup
 from governor.worker.loop import Loop
 from governor.worker.messages import copy_of
 from governor.worker.outbox import Outbox
+from governor.worker.task import RUN_KEY
 from governor.worker.verdicts import exception_of
 
 _log = logging.getLogger("governor")
@@ -35,6 +37,7 @@ class Funeral:
         self._clock = governor.clock
         self._loop = loop
         self._outbox = Outbox("dead-letters", loop)
+        self._claims = ClaimLookup(governor)
         self._away_until = 0
         self._drain_planned = False
         self._plan_drain(0)
@@ -54,7 +57,8 @@ class Funeral:
         """Write the death of a message that never became a request."""
         copy = copy_of(message)
         now = self._clock.wall()
-        self._write(partial(_death_of_message, copy, reason, exc, now), then)
+        redelivered = _redelivered(message)
+        self._write(partial(self._death_of_message, copy, reason, exc, now, redelivered), then)
 
     def resolve(self, task_id: str) -> None:
         """A replay succeeded."""
@@ -129,6 +133,12 @@ class Funeral:
         now: int,
     ) -> Death:  # fmt: skip
         facts = _facts(exc_info, request.task.name)
+        delivery = int(request.request_dict.get("retries") or 0)
+        own = "" if RUN_KEY in request.request_dict else request.token
+        began = self._claims.began(
+            reason, copy, request.task.name, request.id, delivery, own,
+            _redelivered(request.message),
+        )  # fmt: skip
         call = request.call
         header = None if call is None else call.header
         governance = self._governor.governance(request.task.name)
@@ -143,7 +153,8 @@ class Funeral:
             dead_at=now,
             task_id=request.id,
             task_name=request.task.name,
-            delivery=int(request.request_dict.get("retries") or 0),
+            delivery=delivery,
+            began=began,
             upstream=governance.plan.upstream.name if governance else None,
             limit_keys=[] if call is None else [charge.bucket for charge in call.charges],
             tenant=header.fair if header else None,
@@ -161,23 +172,31 @@ class Funeral:
             hostname=request.hostname,
         )
 
+    def _death_of_message(
+        self, copy: MessageCopy, reason: Reason, exc: BaseException | None, now: int,
+        redelivered: bool,
+    ) -> Death:  # fmt: skip
+        facts = exception_facts(type(exc) if exc else None, exc, None)
+        headers = copy.headers
+        task_id, task = _text(headers.get("id")), _text(headers.get("task"))
+        delivery = _retries(headers.get("retries"))
+        return Death(
+            reason=reason,
+            message=copy,
+            dead_at=now,
+            task_id=task_id,
+            task_name=task,
+            delivery=delivery,
+            began=self._claims.began(reason, copy, task, task_id, delivery, "", redelivered),
+            exc_type=facts.exc_type,
+            exc_message=facts.exc_message,
+            exc_chain=facts.exc_chain,
+        )
 
-def _death_of_message(
-    copy: MessageCopy, reason: Reason, exc: BaseException | None, now: int
-) -> Death:
-    facts = exception_facts(type(exc) if exc else None, exc, None)
-    headers = copy.headers
-    return Death(
-        reason=reason,
-        message=copy,
-        dead_at=now,
-        task_id=_text(headers.get("id")),
-        task_name=_text(headers.get("task")),
-        delivery=_retries(headers.get("retries")),
-        exc_type=facts.exc_type,
-        exc_message=facts.exc_message,
-        exc_chain=facts.exc_chain,
-    )
+
+def _redelivered(message: Any) -> bool:
+    info = message.delivery_info or {}
+    return bool(info.get("redelivered") or (message.headers or {}).get("redelivered"))
 
 
 def _idempotency_key(copy: MessageCopy, task_id: str) -> str:

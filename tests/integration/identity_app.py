@@ -72,6 +72,12 @@ def send_twice(self: Any, task_id: str, number: int) -> None:
         frozen.apply_async()
 
 
+@app.task(bind=True, base=GovernedTask, upstream=fast)
+def hang(self: Any) -> None:
+    write(self)
+    time.sleep(60)
+
+
 @app.task(bind=True, base=GovernedTask, upstream=slow, idempotent=True)
 def page(self: Any, left: int, seconds: float = 0.0) -> Any:
     """A page, and then those that follow it, under the same task id."""

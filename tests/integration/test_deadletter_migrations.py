@@ -15,14 +15,17 @@ from types import SimpleNamespace
 import pytest
 from alembic.autogenerate import compare_metadata
 from click.testing import CliRunner
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, MetaData, Table, inspect, text
 
 from governor.cli.db import db
 from governor.deadletter import schema
 from governor.deadletter.engine import bounded, bounded_engine
 from governor.deadletter.models import Base
 from governor.deadletter.repository import SqlDeadLetters
-from tests.deaths import death
+from governor.deadletter.rows import row_values
+from tests.deaths import death, message
+
+HEAD = "0002"
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def test_migrations_equal_models(engine: Engine) -> None:
     schema.upgrade(engine)
     with bounded(engine, write=False, timeout=20) as connection:
         assert compare_metadata(schema.migration_context(connection), Base.metadata) == []
-    assert schema.check(engine) == schema.SchemaState("0001", "0001", ())
+    assert schema.check(engine) == schema.SchemaState(HEAD, HEAD, ())
 
 
 def test_partial_indexes_are_partial(engine: Engine) -> None:
@@ -81,6 +84,26 @@ def test_upgrading_twice_keeps_every_row(engine: Engine) -> None:
     before = everything(engine)
     schema.upgrade(engine)
     assert everything(engine) == before
+
+
+def test_rows_of_the_first_revision_are_kept(engine: Engine) -> None:
+    """A row from before messages had ids is kept as it was, and is still the one row of its
+    death; another message under its task id is another death."""
+    schema.upgrade(engine, "0001")
+    values = row_values(death(), row_id="0" * 36, recorded_at=1, redact=str)
+    del values["message_id"]
+    old = Table("governor_dead_letters", MetaData(), autoload_with=engine)
+    with bounded(engine, write=True, timeout=20) as connection:
+        connection.execute(old.insert().values(**values))
+    schema.upgrade(engine)
+    assert schema.check(engine).good
+    new = Table("governor_dead_letters", MetaData(), autoload_with=engine)
+    with bounded(engine, write=False, timeout=20) as connection:
+        (row,) = connection.execute(new.select()).mappings().all()
+    assert {name: row[name] for name in values} == values
+    letters = SqlDeadLetters(engine, redact=str)
+    assert letters.record(death()) == "0" * 36
+    assert letters.record(death(message=message(body=b"other"))) != "0" * 36
 
 
 def test_down_and_up_again(engine: Engine) -> None:
@@ -165,9 +188,9 @@ def test_command_line(database_url: str) -> None:
     assert run.invoke(db, ["upgrade"], obj=environment).exit_code == 0
     assert run.invoke(db, ["check"], obj=environment).exit_code == 0
     again = run.invoke(db, ["upgrade", "--database", database_url, "--json"])
-    assert json.loads(again.stdout) == {"from": "0001", "to": "0001"}
+    assert json.loads(again.stdout) == {"from": HEAD, "to": HEAD}
     good = json.loads(run.invoke(db, ["check", "--json"], obj=environment).stdout)
-    assert (good["good"], good["current"], good["remedies"]) == (True, "0001", [])
+    assert (good["good"], good["current"], good["remedies"]) == (True, HEAD, [])
 
 
 def test_command_line_reports_drift(engine: Engine, database_url: str) -> None:

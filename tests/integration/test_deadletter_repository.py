@@ -27,7 +27,7 @@ from governor.deadletter.transitions import Transitions
 from governor.errors import ConfigurationError, DatabaseUnavailable, ReplayRefused
 from governor.execution.replay import replay_message
 from governor.ports import MessageCopy, Reason
-from tests.deaths import DEAD_AT, death, message
+from tests.deaths import BODY, DEAD_AT, death, message
 from tests.servers.fault_proxy import Fault, FaultProxy
 
 NOW = DEAD_AT + 3600 * SECOND
@@ -68,6 +68,26 @@ def test_one_death_written_twice_is_one_row(letters: SqlDeadLetters, engine: Eng
 def test_another_attempt_is_another_death(letters: SqlDeadLetters, engine: Engine) -> None:
     """The same task id with another delivery has a row of its own."""
     assert letters.record(death(delivery=0)) != letters.record(death(delivery=1))
+    assert count(engine) == 2
+
+
+@pytest.mark.parametrize("stamped", [True, False])
+def test_another_message_is_another_death(
+    letters: SqlDeadLetters, engine: Engine, stamped: bool
+) -> None:
+    """Two messages that die under one task id and attempt are two rows, also when the first is
+    resolved; each of them written twice is one. Unstamped ones are told apart by their bodies."""
+
+    def dies(number: int) -> str:
+        governed = {"governor": {"v": 1, "mid": f"message-{number}"}} if stamped else {}
+        body = BODY if stamped else b"%d" % number
+        return letters.record(death(message=message(headers=governed, body=body)))
+
+    first = dies(1)
+    claim = letters.claim_replay(first, 1, NOW, "me", "why")
+    letters.replay_succeeded(claim.replay_task_id, NOW)
+    second = dies(2)
+    assert len({first, second, dies(1), dies(2)}) == 2
     assert count(engine) == 2
 
 
@@ -342,7 +362,7 @@ def test_a_claim_whose_operator_died(
 
 def test_a_never_started_task_whose_replay_may_have_been_sent(letters: SqlDeadLetters) -> None:
     """Safe before its first replay; after one that may have been sent it must be confirmed."""
-    row_id = letters.record(death(reason=Reason.UNKNOWN_TASK, idempotent=None))
+    row_id = letters.record(death(reason=Reason.UNKNOWN_TASK, idempotent=None, began=False))
     assert letters.get(row_id).replay_verdict == "safe"
     claim = letters.claim_replay(row_id, 1, NOW, "me", "why")
     assert letters.release_claim(claim, NOW, "me", "broker away") is State.NEEDS_REVIEW

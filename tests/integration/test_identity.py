@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 from celery import chord
 
+from governor.ports import Reason
 from tests.integration.fleet import Fleet, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.worker]
 
 MODULE = "tests.integration.identity_app"
 TIMEOUT = 40
+RESTORED_SOON = {
+    "visibility_timeout": 2, "unacked_restore_interval": 1, "unacked_restore_throttle": 1,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -68,3 +72,22 @@ def test_a_message_under_a_used_id_runs(make_fleet: Callable[..., Fleet]) -> Non
     lines = wait_until(lambda: fleet.ledger("add"), lambda lines: len(lines) == 4)
     assert {line["id"] for line in lines} == {"fixed"}
     assert not fleet.dead()
+
+
+def test_a_death_after_a_claim_says_that_the_body_began(make_fleet: Callable[..., Fleet]) -> None:
+    """A task that expires when it is delivered again after its worker was killed in the middle of
+    its body is not safe to replay; one that expired before any body began is."""
+    fleet = make_fleet(broker_transport_options=RESTORED_SOON)
+    worker = fleet.worker()
+    begun = fleet.send("hang", expires=4)
+    wait_until(lambda: fleet.ledger("hang"))
+    worker.kill()
+    never = fleet.send("hang", expires=0)
+    fleet.worker()
+    rows = wait_until(fleet.dead, lambda rows: len(rows) == 2)
+    assert {row.reason for row in rows} == {Reason.EXPIRED}
+    found = {row.task_id: row for row in rows}
+    assert found[begun.id].replay_verdict == "needs_confirmation"
+    assert "had begun" in found[begun.id].replay_why
+    assert found[never.id].replay_verdict == "safe"
+    assert len(fleet.ledger("hang")) == 1

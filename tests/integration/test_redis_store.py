@@ -170,7 +170,7 @@ def test_lua_answers_as_the_specification(steps: list, scripted: ScriptedRedis) 
     assert looked.state.share == meant.state.share
     assert looked.in_force == meant.in_force
     for name in ("m", "n", "o"):
-        begun = [s.has_begun("api", "t", 0, name) for s in (scripted.store, specification)]
+        begun = [s.claimed_by("api", "t", 0, name) for s in (scripted.store, specification)]
         assert begun[0] == begun[1]
 
 

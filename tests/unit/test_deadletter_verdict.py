@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from governor.deadletter.verdict import Verdict, judge
+from governor.deadletter.verdict import NEVER_STARTED, Verdict, judge
 from governor.ports import Reason
 
 SAFE, CONFIRM, NEVER = Verdict.SAFE, Verdict.NEEDS_CONFIRMATION, Verdict.IMPOSSIBLE
@@ -31,8 +31,9 @@ TABLE = [
 def test_verdict(reason: Reason, idempotent: bool | None, delivery: int, expected: Verdict) -> None:
     """The verdict follows from the reason, the declaration and earlier attempts, with a why."""
     found = judge(
-        reason, idempotent=idempotent, delivery=delivery, names_task=True, payload_problem=None
-    )
+        reason, idempotent=idempotent, delivery=delivery, began=False, names_task=True,
+        payload_problem=None,
+    )  # fmt: skip
     assert found.verdict is expected
     assert found.why
 
@@ -42,8 +43,9 @@ def test_nothing_is_replayed_without_its_exact_message(reason: Reason) -> None:
     """A message that is not exact, or names no task, makes a replay impossible."""
     for names_task, problem in ((True, "too large"), (False, None)):
         found = judge(
-            reason, idempotent=True, delivery=0, names_task=names_task, payload_problem=problem
-        )
+            reason, idempotent=True, delivery=0, began=False, names_task=names_task,
+            payload_problem=problem,
+        )  # fmt: skip
         assert found.verdict is NEVER
         assert found.why
 
@@ -57,5 +59,20 @@ def test_not_idempotent_is_safe_only_when_it_never_ran(reason: Reason) -> None:
         Reason.DEFERRAL_BUDGET_EXHAUSTED,
         Reason.DEFER_PUBLISH_FAILED,
     }
-    found = judge(reason, idempotent=False, delivery=0, names_task=True, payload_problem=None)
+    facts = {"delivery": 0, "names_task": True, "payload_problem": None}
+    found = judge(reason, idempotent=False, began=False, **facts)
     assert (found.verdict is SAFE) == (reason in never_ran)
+
+
+@pytest.mark.parametrize(("began", "said"), [(True, "its body had begun"), (None, "is not known")])
+@pytest.mark.parametrize("reason", list(NEVER_STARTED))
+def test_what_may_have_begun_needs_confirmation(
+    reason: Reason, began: bool | None, said: str
+) -> None:
+    """A delivery that dies while it waits is not safe to replay when another delivery of its
+    message has begun, or nobody can say; an idempotent one is."""
+    facts = {"delivery": 0, "names_task": True, "payload_problem": None, "began": began}
+    found = judge(reason, idempotent=None, **facts)
+    assert found.verdict is CONFIRM
+    assert said in found.why
+    assert judge(reason, idempotent=True, **facts).verdict is SAFE
