@@ -7,8 +7,11 @@ which bounds the key's length and keeps secrets and personal data out of it.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from datetime import date, time
+from enum import Enum
 from hashlib import blake2b, sha256
 from typing import Any
 
@@ -18,14 +21,74 @@ RECORDS_KEPT = 1_000
 """Records of what people did, kept for an upstream, about."""
 
 
-def digest(value: object) -> str:
-    """Eleven URL-safe characters naming an argument's value.
-
-    ``1`` and ``"1"`` name the same bucket: the same account arrives as either after a
-    round trip through JSON.
-    """
-    raw = blake2b(str(value).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+def digest(text: str) -> str:
+    """Eleven URL-safe characters that stand for ``text``."""
+    raw = blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).digest()
     return _base62(int.from_bytes(raw, "big"))
+
+
+def name_of(value: object) -> str:
+    """The text that names an argument's value, the same before and after any serializer.
+
+    JSON, msgpack, YAML and pickle deliver one value as different types: a tuple as a list, an
+    enumeration's member as its value, a key of a mapping as text. All of them have one name, and so
+    have ``1`` and ``"1"``. A lone surrogate, which neither Redis nor AMQP takes, is escaped.
+
+    Raises:
+        ValueError: the value has no text that stays the same, as most objects.
+    """
+    if type(value) is str and value.isascii():
+        return value
+    try:
+        plain = _plain(value)
+        text = plain if isinstance(plain, str) else json.dumps(plain)
+    except RecursionError:
+        raise ValueError(f"a {type(value).__name__} is nested too deep to be named") from None
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _plain(value: object) -> str | list[Any] | dict[str, Any]:
+    """``value`` made of text, lists and mappings in the order of their keys: the types that JSON
+    knows as it knows them, then the others."""
+    if isinstance(value, str):
+        return str.__str__(value)  # not that of an enumeration
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        # Languages with one kind of number send 1.0 as 1.
+        return int.__repr__(int(value)) if value.is_integer() else float.__repr__(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (dict, Mapping)):
+        named = {_key(key): _plain(item) for key, item in value.items()}
+        return dict(sorted(named.items()))
+    reduce = getattr(value, "__json__", None)
+    if callable(reduce):
+        return _plain(reduce())
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value).decode("utf-8", "backslashreplace")
+    if isinstance(value, Set):
+        return sorted((_plain(item) for item in value), key=json.dumps)
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    text = str(value)
+    if type(value).__str__ is object.__str__ or _ADDRESS.search(text):
+        raise ValueError(f"a {type(value).__name__} has no text that stays the same")
+    return text
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+def _key(key: object) -> str:
+    """The name of a mapping's key, which JSON makes text."""
+    if isinstance(key, bool | float) or key is None:
+        return json.dumps(key)
+    return name_of(key)
 
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from governor.keys import stamped_id
+from governor.keys import name_of, stamped_id
 from governor.policy.decision import Reservation
 
 NAME = "governor"
@@ -95,7 +95,7 @@ class Header:
                 ),
                 began=_optional(_number, wire.get("began")),
                 replay_of=_optional(_text, wire.get("replay_of")),
-                fair=_optional(_text, wire.get("fair")),
+                fair=_optional(name_of, _optional(_text, wire.get("fair"))),
             )
         except (TypeError, ValueError, KeyError, IndexError):
             return cls(mid=mid)

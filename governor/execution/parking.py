@@ -12,7 +12,7 @@ from typing import Any
 
 from governor.deadletter.encoding import decode, encode
 from governor.execution.header import Header
-from governor.keys import digest
+from governor.keys import digest, name_of
 from governor.policy.decision import AnyCharge
 from governor.policy.lot import Group, Lane
 from governor.policy.plan import CallPlan
@@ -108,6 +108,7 @@ class Lanes:
     ) -> Lane:
         """The lane of the same limit keys with another rank, or of another tenant."""
         if tenant is not None:
+            tenant = name_of(tenant)
             weight = _weight(upstream, tenant)
             where = (lane.group, lane.origin, lane.buckets)
             lane, _ = self._make(*where, tenant, lane.rank, weight)
@@ -118,14 +119,14 @@ class Lanes:
         weight: int,
     ) -> tuple[Lane, str]:  # fmt: skip
         # Without names the tenants are the values of per=.
-        flow = digest(buckets if tenant is None else tenant)
+        flow = digest(str(buckets) if tenant is None else tenant)
         shown = "" if tenant is None else self._shown(tenant)[:_SHOWN]
         lane = Lane(group, buckets, flow, rank, weight, shown, origin)
         return lane, lane.name
 
 
 def _group_name(shape: tuple[str, ...], origin: str) -> str:
-    return digest((shape, origin))
+    return digest(str((shape, origin)))
 
 
 def _weight(upstream: Upstream, tenant: str | None) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from governor.clock import SECOND, Clock, as_datetime
 from governor.errors import DeclarationError, GovernorError, StoreUnavailable
 from governor.execution.in_force import PAUSED_KEY, numbers_of
-from governor.keys import digest
+from governor.keys import digest, name_of
 from governor.policy.adaptive import WHOLE, Share
 from governor.policy.breaker import Breaker, Closed, Open
 from governor.policy.decision import AnyCharge, QuotaCharge
@@ -50,7 +50,7 @@ class Declared:
         """The name of the bucket of this value; ``None`` when one is needed and not given."""
         if self.rule.per is None:
             return self.bucket
-        return None if value is None else f"{self.bucket}:{digest(value)}"
+        return None if value is None else f"{self.bucket}:{digest(name_of(value))}"
 
     def changed(self, changes: Mapping[str, Mapping[str, Any]]) -> Rule:
         """The limit with the changes in force; those that do not fit it have no effect."""

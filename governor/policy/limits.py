@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from governor.clock import SECOND, micros
 from governor.errors import DeclarationError
-from governor.keys import digest
+from governor.keys import digest, name_of
 from governor.policy import calendar, window
 from governor.policy.decision import AnyCharge, Charge, LeaseCharge, QuotaCharge, WindowCharge
 from governor.policy.rate import Rate
@@ -71,9 +71,14 @@ class Rule:
         self.key = name or (f"{key}.{per}" if per else key)
 
     def charge(self, bucket: str, arguments: Mapping[str, Any], cost: int) -> AnyCharge:
-        """The charge of ``cost`` on the bucket these arguments belong to."""
+        """The charge of ``cost`` on the bucket these arguments belong to.
+
+        Raises:
+            DeclarationError: the value of the ``per=`` argument has no name.
+        """
         if self.per is not None:
-            bucket = f"{bucket}:{digest(arguments.get(self.per))}"
+            value = value_name("per", self.per, arguments.get(self.per))
+            bucket = f"{bucket}:{digest(value)}"
         return self.charge_on(bucket, cost)
 
     def charge_on(self, bucket: str, cost: int) -> AnyCharge:
@@ -98,6 +103,21 @@ class Rule:
     def _renumber(self, numbers: Mapping[str, Any]) -> None:
         _check_most(numbers["most"])
         self.most = numbers["most"]
+
+
+def value_name(field: str, argument: str, value: object) -> str:
+    """The name of an argument's value, by which ``field`` tells calls apart.
+
+    Raises:
+        DeclarationError: it has none.
+    """
+    try:
+        return name_of(value)
+    except Exception as exc:  # the value's own code may be asked
+        raise DeclarationError(
+            field, f"the value of {argument} names no bucket: {exc}",
+            "Pass what identifies it, as text or a number",
+        ) from exc  # fmt: skip
 
 
 def _known(numbers: Mapping[str, Any], known: Mapping[str, Any]) -> None:

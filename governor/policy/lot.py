@@ -71,7 +71,7 @@ class Lane:
     def name(self) -> str:
         """Names it within its upstream. Begins with the rank, because equal tags are served in
         the order of the names."""
-        return f"{self.rank:03d}{digest((self.group, self.buckets, self.flow))}"
+        return f"{self.rank:03d}{digest(str((self.group, self.buckets, self.flow)))}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 from governor.errors import DeclarationError
 from governor.keys import digest
 from governor.policy.decision import AnyCharge
-from governor.policy.limits import Limit, Rule
+from governor.policy.limits import Limit, Rule, value_name
 from governor.policy.upstream import Upstream, check_limits
 
 
@@ -72,11 +72,23 @@ class CallPlan:
         )
         return replace(self, held_back=held_back)
 
+    @property
+    def reads_arguments(self) -> bool:
+        """Whether it depends on a call's arguments how the call is charged or takes turns."""
+        return self.upstream.fair_by is not None or any(
+            limit.per or callable(limit.cost) for _, limit in self.limits
+        )
+
     def tenant(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-        """The value of the argument that the upstream is fair by; ``None`` without one."""
-        if self.upstream.fair_by is None:
+        """The name of the value of the argument that the upstream is fair by; ``None`` without one.
+
+        Raises:
+            DeclarationError: the value has none.
+        """
+        fair_by = self.upstream.fair_by
+        if fair_by is None:
             return None
-        return str(self._bind(args, kwargs).get(self.upstream.fair_by, ""))
+        return value_name("fair_by", fair_by, self._bind(args, kwargs).get(fair_by, ""))
 
     def names(self) -> tuple[str, ...]:
         """The positional parameters' names, in order."""

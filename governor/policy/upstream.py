@@ -10,7 +10,7 @@ from governor.clock import SECOND, micros
 from governor.errors import DeclarationError
 from governor.policy.adaptive import WHOLE, AdaptivePolicy
 from governor.policy.breaker import BreakerPolicy
-from governor.policy.limits import NAME, Rule
+from governor.policy.limits import NAME, Rule, value_name
 
 StoreDown = Literal["closed", "open", "local"]
 Parking = Literal["store", "broker"]
@@ -193,7 +193,7 @@ def _weights(weights: Mapping[str, int], fair_by: str | None) -> dict[str, int]:
             raise DeclarationError(
                 "weights", f"{tenant!r} has the weight {weight!r}", "Give 1 to 1000 turns"
             )
-    return {str(tenant): weight for tenant, weight in weights.items()}
+    return {value_name("weights", "a tenant", tenant): weight for tenant, weight in weights.items()}
 
 
 def _reserve(reserve: float, urgent: Iterable[int]) -> tuple[float, frozenset[int]]:

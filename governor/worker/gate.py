@@ -232,7 +232,13 @@ class Gate:
                 request.token, self._settings.claim_lease, self._settings.claim_keep,
             )  # fmt: skip
         call = request.call = Call(plan, charges, header, claim, request.token)
-        request.lane = self._arrivals.lane_of(call, request.message, request.args, request.kwargs)
+        try:
+            request.lane = self._arrivals.lane_of(
+                call, request.message, request.args, request.kwargs
+            )
+        except DeclarationError as exc:
+            self.settlement.bury(request, Reason.INVALID_MESSAGE, str(exc))
+            return None
         return call
 
     def _redeem(self, request: GovernedRequest, call: Call, ticket: Ticket, slot: int) -> None:

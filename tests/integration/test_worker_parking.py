@@ -99,6 +99,20 @@ def test_a_lane_is_served_in_order_at_its_rate(
     assert parked(fleet, "steady") == 0
 
 
+def test_a_tenant_may_be_any_text(make_fleet: Callable[..., Fleet]) -> None:
+    """Tasks of a tenant whose name no encoding knows are parked and run like others'."""
+    fleet = make_fleet()
+    fleet.worker(concurrency=1)
+    pause_upstream(fleet.limiter_url, "tenants", 3600)
+    for number in range(5):
+        fleet.send("tenants", number, "a\ud800b")
+    wait_until(lambda: parked(fleet, "tenants"), lambda waiting: waiting == 5)
+    listed = fleet.command("waiting", "--by", "tenant")
+    assert r"a\ud800b" in listed.stdout
+    unpause(fleet, "tenants")
+    wait_until(lambda: numbers(fleet, "tenants"), lambda found: found == [0, 1, 2, 3, 4])
+
+
 def test_a_worker_that_stood_still_keeps_the_order(make_fleet: Callable[..., Fleet]) -> None:
     """Released tasks that come too late for their slots run before those that were released after
     them."""
