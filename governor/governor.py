@@ -41,6 +41,9 @@ _log = logging.getLogger("governor")
 # Named, not imported: the bootstep is an interface and lies above this module.
 _BOOTSTEP = "governor.worker.bootsteps:GateStep"
 
+_SENT = ("name", "args", "kwargs")
+"""The first arguments of Celery's ``send_task``."""
+
 _publishing: ContextVar[Any] = ContextVar("governor_publishing", default=None)
 """The governed app that is publishing in this context."""
 
@@ -213,6 +216,29 @@ class Governor:
         plan = CallPlan.of(name, self.upstreams[routed], (), signature)
         return Governance(plan, idempotent=False, retry=None)
 
+    def _check(self, name: object, args: Any, kwargs: Any) -> None:
+        """Refuse what is about to be published in the caller's hands, where a worker could only
+        make it a dead letter. Too many that wait are no reason while a task runs: the next link
+        of a chain, a chord's body and a retry would be lost.
+
+        Raises:
+            DeclarationError: it has no cost, or a value of its arguments no name.
+            Overloaded: too many wait.
+        """
+        try:
+            governance = self.governance(str(name))
+        except GovernorError:
+            # Said where the message is stamped, and when the worker starts.
+            return
+        if governance is None:
+            return
+        plan = governance.plan
+        if plan.signature is not None and plan.reads_arguments:
+            plan.charges(args or (), kwargs or {})
+            plan.tenant(args or (), kwargs or {})
+        if plan.upstream.max_waiting is not None and self.app.current_worker_task is None:
+            self.door.check(plan.upstream)
+
     def _before_publish(
         self, sender: str = "", body: Any = None, headers: Any = None, **_: Any
     ) -> None:
@@ -264,38 +290,26 @@ class Governor:
         headers["argsrepr"], headers["kwargsrepr"] = shown
 
 
-def _shed(app: Celery, task: Any) -> None:
-    """Refuse a task whose upstream has too many waiting. Never what a running task publishes: the
-    next link of a chain, a chord's body and a retry would be lost.
-
-    Raises:
-        Overloaded: there are too many.
-    """
-    governor: Governor = app.governor
-    if app.current_worker_task is not None:
-        return
-    try:
-        governance = governor.governance(str(task))
-    except GovernorError:
-        # Said where the message is stamped, and when the worker starts.
-        return
-    upstream = None if governance is None else governance.plan.upstream
-    if upstream is not None and upstream.max_waiting is not None:
-        governor.door.check(upstream)
-
-
 def _name_publisher(app: Celery) -> None:
     """Celery's hook hears of every app of the process and is not told whose message it sees."""
-    send_task = app.send_task
+    own = vars(app).get("send_task")
 
-    @wraps(send_task)
-    def named(*args: Any, **kwargs: Any) -> Any:
-        task = args[0] if args else kwargs.get("name")
-        _shed(app, task)
+    @wraps(app.send_task)
+    def send_task(*args: Any, **kwargs: Any) -> Any:
+        given = [args[at] if len(args) > at else kwargs.get(name) for at, name in enumerate(_SENT)]
+        app.governor._check(*given)
         mark = _publishing.set(app)
         try:
-            return send_task(*args, **kwargs)
+            return (own or _of_class(app, "send_task"))(*args, **kwargs)
         finally:
             _publishing.reset(mark)
 
-    app.send_task = named
+    app.send_task = send_task
+
+
+def _of_class(app: Celery, name: str) -> Any:
+    """What ``app`` would have if it had no attribute of this name of its own. A library that traces
+    may have put something else into the class at any time."""
+    found = inspect.getattr_static(type(app), name)
+    bind = getattr(type(found), "__get__", None)
+    return found if bind is None else bind(found, app, type(app))
