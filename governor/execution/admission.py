@@ -55,6 +55,7 @@ class Call:
         binding: the limit it waits for, ``None`` while it does not.
         woken: it waits for a place or a probe, and will be told of one.
         admitted: it has been admitted and not settled since: it may hold places.
+        had_turn: it had a slot once: if it could not use that, it goes before others of its lane.
         probe: it was let through as a probe of a half-open breaker.
         local: what it holds in this worker's own limits while the store is away.
         lane: where it waits in its upstream's parking lot; ``None``: it is not parked.
@@ -72,6 +73,7 @@ class Call:
     binding: str | None = None
     woken: bool = False
     admitted: bool = False
+    had_turn: bool = False
     probe: bool = False
     local: tuple[Reservation, ...] = ()
     lane: LaneKey | None = None
@@ -263,8 +265,8 @@ class Admission:
             holder=call.holder if call.places else "",
             lease=self._settings.claim_lease,
             version=version,
-            # Who holds a slot has waited already.
-            lane=None if header.reserved else call.lane,
+            # A call that holds a slot, or had one, has waited already.
+            lane=None if header.reserved or call.had_turn else call.lane,
             not_before=self.in_force.not_before(upstream.name, call.charges) if version else 0,
             breaker=upstream.breaker,
             adaptive=upstream.adaptive,
@@ -296,9 +298,10 @@ def _note(call: Call, answer: Answer, offset: int) -> None:
         # Nothing is left to ask at the slot; a claim is taken there.
         paid = {r.bucket for r in answer.reserved if r.paid and r.slot == answer.until}
         call.settled = call.claim is None and paid.issuperset([c.bucket for c in call.charges])
+        call.had_turn = call.had_turn or answer.charged
     elif isinstance(answer, Admit):
         header.reserved = ()
         call.slot = answer.slot + offset
         call.settled = call.claim is None and not call.places and not answer.probe
-        call.admitted = True
+        call.admitted = call.had_turn = True
         call.probe = answer.probe

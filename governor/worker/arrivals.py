@@ -5,6 +5,7 @@ All of it happens on the worker's loop.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -23,6 +24,8 @@ from governor.worker.origins import Origins
 from governor.worker.outage import StoreOutage
 from governor.worker.parked import ParkedMessage
 from governor.worker.request import GovernedRequest
+
+_log = logging.getLogger("governor")
 
 _MOST_AT_ONCE = 200
 
@@ -113,15 +116,15 @@ class Arrivals:
             give_up_at=call.header.give_up_at,
             max_wait=call.plan.upstream.max_wait,
             expires_in=left,
-            front=request.number is not None or call.header.throttles > 0,
+            front=call.had_turn or call.header.throttles > 0,
             again=isinstance(message, ParkedMessage),
         )
         # From now on, not from when the store has it: nobody may be asked about in between.
         self._behind[call.lane.name] = self._clock.monotonic() + _BEHIND
         arriving = self._arriving.setdefault(call.upstream, [])
-        arriving.append((request, call, arrival))
-        if len(arriving) == 1:
+        if not arriving:
             self._take_in_later(call.upstream)
+        arriving.append((request, call, arrival))
 
     def _not_parked(self, request: GovernedRequest, call: Call) -> None:
         call.header.deferrals -= 1  # it is counted where it waits instead
@@ -135,15 +138,19 @@ class Arrivals:
         else:
             take_in()
 
+    def forget(self, request: GovernedRequest) -> None:
+        """Let a request be that is on its way: something else becomes of it."""
+        for upstream, arriving in self._arriving.items():
+            self._arriving[upstream] = [one for one in arriving if one[0] is not request]
+
     def take_back(self, upstream: str) -> None:
         """Park those on their way to the front of their lanes, now."""
         arriving = self._arriving.get(upstream, [])
-        # Of several that go to the front, the last one stands first: it is the one that had its
-        # slot first, and before those the one that had it elsewhere.
-        front = sorted((one for one in arriving if one[2].front), key=_number)
+        # Of several that go to the front, the last one stands first.
+        front = [one for one in reversed(arriving) if one[2].front]
         if front:
             self._arriving[upstream] = [one for one in arriving if not one[2].front]
-            self._take_all_in(upstream, front[::-1])
+            self._take_all_in(upstream, front)
 
     def _take_in(self, upstream: str) -> None:
         self.take_back(upstream)
@@ -154,23 +161,23 @@ class Arrivals:
             self._take_some_in(upstream, arriving[at : at + _MOST_AT_ONCE])
 
     def _take_some_in(self, upstream: str, arriving: list[_Arriving]) -> None:
+        """Park these; each of them is parked afterwards, or falls back, whatever happens."""
         try:
             parking = self._lots.park(upstream, [arrival for *_, arrival in arriving])
-        except StoreUnavailable as exc:
-            self._outage.failed(exc)
+        except Exception as exc:
+            if isinstance(exc, StoreUnavailable):
+                self._outage.failed(exc)
+            else:
+                _log.exception("Tasks of %s could not be parked", upstream)
             for request, call, _ in arriving:
                 guarded(partial(self._not_parked, request, call))
             return
-        self._stats.settled()
-        self._outage.answered(upstream)
-        self._taken_in(upstream, parking, [request for request, *_ in arriving])
+        requests = [request for request, *_ in arriving]
+        guarded(self._stats.settled)
+        guarded(partial(self._outage.answered, upstream))
+        guarded(partial(self._taken_in, upstream, parking, requests))
         for request, call, _ in arriving:
             guarded(partial(self._parked, request, call))
         if len(self._behind) > _MOST_LANES:
             now = self._clock.monotonic()
             self._behind = {name: until for name, until in self._behind.items() if until > now}
-
-
-def _number(arriving: _Arriving) -> int:
-    number = arriving[0].number
-    return -1 if number is None else number

@@ -13,8 +13,10 @@ from governor.clock import as_datetime
 from governor.execution.admission import Call
 from governor.execution.deferral import retried
 from governor.governor import Governor
-from governor.ports import ClaimAction
-from governor.worker.loop import Loop
+from governor.policy.outcome import Outcome
+from governor.ports import ClaimAction, Reason
+from governor.worker.lifecycle import Lifecycle, State
+from governor.worker.loop import Loop, guarded
 from governor.worker.lots import Lots
 from governor.worker.messages import copy_of
 from governor.worker.outgoing import AGAIN, Outgoing
@@ -32,6 +34,9 @@ class Waiting(Protocol):
     def enter(self, request: GovernedRequest) -> None:
         """It wants a place, and asks then."""
 
+    def stumbled(self, request: GovernedRequest, exc: Exception) -> None:
+        """A step of its life failed."""
+
     def wait_until(self, request: GovernedRequest, call: Call, slot: int) -> None:
         """It asks at monotonic microseconds ``slot``, wherever it waits until then."""
 
@@ -40,12 +45,13 @@ class Waiting(Protocol):
 
 
 class Ends:
-    """The ends of one worker's bodies. All of it happens on its loop."""
+    """The ends of one worker's bodies. All of it happens on its loop, but for a success."""
 
     def __init__(  # noqa: PLR0917 - made in one place
         self,
         governor: Governor,
         loop: Loop,
+        lifecycle: Lifecycle,
         settlement: Settlement,
         lots: Lots,
         outgoing: Outgoing,
@@ -53,15 +59,52 @@ class Ends:
     ) -> None:
         self._governor = governor
         self._settings = governor.settings
+        self._admission = governor.admission
         self._clock = governor.clock
         self._loop = loop
+        self._lifecycle = lifecycle
         self._settlement = settlement
         self._lots = lots
         self._outgoing = outgoing
         self._waiting = waiting
 
+    def succeeded(self, request: GovernedRequest) -> None:
+        """The body returned; called before its message is acknowledged, from any thread."""
+        try:
+            call = request.call
+            if call is not None:
+                self._admission.succeeded(call)
+            self._settlement.settle(request, ClaimAction.FINISH, outcome=Outcome.SUCCESS)
+            if call is not None and call.header.replay_of:
+                self._settlement.resolve(request)
+        finally:
+            self._lifecycle.move(request, State.GONE)
+
     def failed(self, request: GovernedRequest, exc_info: Any, celery: Callable[..., None]) -> None:
         """The body, or its process, ended with an exception."""
+        try:
+            self._follow(request, exc_info, celery)
+        except Exception as exc:
+            _log.exception("Task %s[%s]: its end was not understood", request.name, request.id)
+            self._waiting.stumbled(request, exc)
+
+    def timed_out(
+        self, request: GovernedRequest, timeout: float, celery: Callable[[], None]
+    ) -> None:
+        """The pool killed the body's process at its hard time limit."""
+        why = f"hard time limit of {timeout} s"
+        self._settlement.bury(request, Reason.HARD_TIME_LIMIT, why, None, celery)
+
+    def revoked(self, request: GovernedRequest, expired: bool, celery: Callable[[], None]) -> None:
+        """The task expired, or a person revoked it. A revocation is a person's own record."""
+        if expired:
+            why = "it expired while it waited"
+            self._settlement.bury(request, Reason.EXPIRED, why, None, celery)
+        elif request.state is not State.DYING:
+            self._settlement.settle(request, ClaimAction.FINISH)
+            self._settlement.finish(request, celery)
+
+    def _follow(self, request: GovernedRequest, exc_info: Any, celery: Callable[..., None]) -> None:
         governance = self._governor.governance(request.task.name)
         assert governance is not None
         verdict = judge(request, exc_info, governance)
@@ -72,14 +115,15 @@ class Ends:
                 self._again(request, verdict, partial(celery, verdict.exc_info))
             case Verdict.Kind.PASS:
                 self._settlement.settle(request, ClaimAction.FINISH)
-                request.settled = True
-                celery(verdict.exc_info)
+                self._settlement.finish(request, partial(celery, verdict.exc_info))
             case Verdict.Kind.LEAVE:
                 self._lots.abandon(request)
                 celery(verdict.exc_info)
+                if request.state is State.RUNNING:
+                    self._return(request, called=True)
             case Verdict.Kind.ABANDON:
                 self._lots.abandon(request)
-                task_ready(request)
+                self._return(request, called=verdict.called)
             case Verdict.Kind.DEAD:
                 assert verdict.reason is not None
                 self._settlement.bury(
@@ -87,19 +131,27 @@ class Ends:
                     verdict.outcome,
                 )  # fmt: skip
 
+    def _return(self, request: GovernedRequest, *, called: bool) -> None:
+        """Leave a request unacknowledged: the broker, or the lot, hands its message out again.
+
+        A claim is given back only where no call was made; else the next delivery finds it.
+        """
+        self._settlement.settle(request, ClaimAction.RELEASE, keeps_claim=called)
+        self._lifecycle.move(request, State.RETURNED)
+        task_ready(request)
+
     def _not_now(self, request: GovernedRequest, verdict: Verdict) -> None:
         """The body did not make its call; it waits like any other, with no attempt spent."""
         call, pause = request.call, verdict.pause
         assert call is not None
         if pause is not None or verdict.wait:
-            self._settlement.count(request, "throttled")
+            self._lifecycle.count(request, "throttled")
             call.header.throttles += 1
         self._settlement.settle(request, ClaimAction.RELEASE, pause or 0, verdict.outcome)
         if pause is not None:
             self._waiting.recall(call.upstream)
         call.settled = False
         request.request_dict.pop(RUN_KEY, None)
-        self._settlement.waits(request, True)
         task_ready(request)
         task_reserved(request)
         if not verdict.wait:
@@ -114,15 +166,20 @@ class Ends:
         """Publish the next attempt; when the broker has it, Celery may acknowledge this one."""
         call = request.call
         assert call is not None
+        self._lifecycle.move(request, State.RETRYING)
         eta = self._clock.wall() + min(verdict.wait, self._settings.max_countdown)
         copy = retried(copy_of(request.message), call.header, as_datetime(eta))
 
         def submit() -> None:
             if (error := self._outgoing.publish(copy, eta)) is None:
-                self._settlement.count(request, "retried")
-                self._settlement.settle(request, ClaimAction.FINISH, outcome=verdict.outcome)
-                request.settled = True
-                celery()
+                guarded(partial(self._lifecycle.count, request, "retried"))
+                guarded(
+                    partial(
+                        self._settlement.settle, request, ClaimAction.FINISH,
+                        outcome=verdict.outcome,
+                    )
+                )  # fmt: skip
+                self._settlement.finish(request, celery)
                 return
             _log.error("Task %s[%s]: its next attempt was not published, %s; trying again",
                        request.name, request.id, type(error).__name__)  # fmt: skip

@@ -54,7 +54,7 @@ from governor.worker.backpressure import Backpressure
 from governor.worker.description import waiting_here
 from governor.worker.ends import Ends
 from governor.worker.funeral import Funeral
-from governor.worker.lane_order import LaneOrder, move_up, usable
+from governor.worker.lifecycle import ENDED, WAITING, Lifecycle, State
 from governor.worker.loop import Loop, guarded
 from governor.worker.lots import Lots
 from governor.worker.messages import copy_of
@@ -82,7 +82,10 @@ _MOST_PROBES = 4
 """Held tasks that ask again when a half-open breaker has heard of a probe."""
 
 _MOST_HELD = 1_000
-"""Beyond so many held tasks the prefetch window is not widened any further."""
+"""Held tasks beyond which those that may be woken are parked or deferred."""
+
+_MOST_STUMBLES = 3
+"""Steps of one request's life that may fail before it is a death."""
 
 
 class Pace:
@@ -133,26 +136,29 @@ class Gate:
         self._pace = Pace()
         self._backpressure = Backpressure()
         self._advances = Advances(governor.settings.grace)
-        # Who wants a place and has had no slot.
+        # Queued requests: those that had a slot, which come first, and those that had none.
+        self._due: deque[GovernedRequest] = deque()
         self._new: deque[GovernedRequest] = deque()
-        # Monotonic microseconds until which the body that was handed on last may begin.
-        self._good_until = 0
         # Claims whose body has not begun, as far as is known: no more of them than places.
         self._handed_on: list[tuple[GovernedRequest, Any]] = []
         self.outgoing = Outgoing(governor)
         self._room = WaitingRoom(loop, governor.clock, self._released)
-        self._order = LaneOrder(self._room)
+        self.lifecycle = Lifecycle(consumer, governor.stats)
         self._outage = StoreOutage(governor.clock)
         self._holdings = governor.holdings
         self.funeral = Funeral(governor, loop)
-        self.settlement = Settlement(governor, self.funeral, self._holdings, self._outage)
+        self.settlement = Settlement(
+            governor, loop, self.lifecycle, self.funeral, self._holdings, self._outage
+        )
         self._identity = os.urandom(6).hex()
         self._delivery = count()
         self._make_known()
         self.lots = Lots(
             governor, consumer, loop, places, self._outage, self._identity, self._pace.within
         )
-        self.ends = Ends(governor, loop, self.settlement, self.lots, self.outgoing, self)
+        self.ends = Ends(
+            governor, loop, self.lifecycle, self.settlement, self.lots, self.outgoing, self
+        )
         self._arrivals = Arrivals(
             governor, consumer, loop, self._outage, self._arrivals_wait, self.lots.taken_in,
             self._is_parked, self._hand_back,
@@ -164,49 +170,53 @@ class Gate:
 
     def on_request(self, request: Any) -> None:
         """Celery's hand-over of a request that wants a place in the pool."""
-        guarded(partial(self._received, request))
+        if isinstance(request, GovernedRequest):
+            self.on_loop(partial(self._step, request, partial(self._received, request)))
+        elif self._counted:
+            self.on_loop(partial(self._places.acquire, self._run_ungoverned, request))
+        else:
+            guarded(partial(self._pass_on, request))
 
-    def on_loop(self, work: Callable[[], None]) -> None:
+    def on_loop(self, work: Callable[[], object]) -> None:
         """Run ``work`` on the loop: now, when this is it."""
         if self._loop.here():
             guarded(work)
         else:
             self._loop.soon(work)
 
-    def _received(self, request: Any) -> None:
-        if not isinstance(request, GovernedRequest):
-            if self._counted:
-                self.on_loop(partial(self._places.acquire, self._places.run, request))
-            else:
-                self._pass_on(request)
-            return
+    def _run_ungoverned(self, request: Any) -> None:
+        guarded(partial(self._places.run, request))
+
+    def _received(self, request: GovernedRequest) -> None:
         message = request.message
         ticket = None
         request.token = f"{self._identity}.{next(self._delivery)}"
+        request.epoch = self._epoch
+        request.received = self._clock.monotonic()
         if isinstance(message, ParkedMessage):
             self.lots.redeemed(request)
             if not message.adopted:
                 ticket = message.ticket
                 request.token = ticket.holder or request.token
-        request.epoch = self._epoch
-        request.received = self._clock.monotonic()
-        if (call := self._call_of(request)) is None:
+        call = self._call_of(request)
+        if call is None:
             return
-        self.settlement.waits(request, True)
         if ticket is not None:
             self._redeem(request, call, ticket, message.slot)
         elif self._arrivals.follows(call) and not call.header.reserved:
-            self.on_loop(partial(self._arrivals.park, request, call))
+            self._park_one(request, call)
         elif request.eta is not None:
             # Its timer fired. kombu's hub fires ten in a pass and may then sleep for a second
             # with more of them due; work brought to the loop keeps it awake.
-            self._loop.soon(partial(self.enter, request))
+            self.lifecycle.move(request, State.QUEUED)
+            self._new.append(request)
+            self._loop.soon(self._want_slot)
         else:
-            self.on_loop(partial(self.enter, request))
+            self.enter(request)
 
     def _call_of(self, request: GovernedRequest) -> Call | None:
-        """What it has to be admitted for; ``None`` for a message of which nobody can say it, which
-        is a dead letter already."""
+        """Build the request's call. ``None`` if its arguments are unusable; its dead letter is on
+        its way then."""
         if not isinstance(request.args, list | tuple) or not isinstance(request.kwargs, dict):
             self.settlement.bury(
                 request, Reason.INVALID_MESSAGE, "its arguments are no list and mapping"
@@ -231,7 +241,7 @@ class Gate:
                 request.id, int(request.request_dict.get("retries") or 0), header.mid,
                 request.token, self._settings.claim_lease, self._settings.claim_keep,
             )  # fmt: skip
-        call = request.call = Call(plan, charges, header, claim, request.token)
+        call = Call(plan, charges, header, claim, request.token)
         try:
             request.lane = self._arrivals.lane_of(
                 call, request.message, request.args, request.kwargs
@@ -239,11 +249,12 @@ class Gate:
         except DeclarationError as exc:
             self.settlement.bury(request, Reason.INVALID_MESSAGE, str(exc))
             return None
+        request.call = call
         return call
 
     def _redeem(self, request: GovernedRequest, call: Call, ticket: Ticket, slot: int) -> None:
-        """It was released from the parking lot: its limits are charged, only its claim is not
-        taken."""
+        """Take up what a task was released from the parking lot with: its limits are charged, only
+        its claim is not taken."""
         header = call.header
         if header.first is None:
             header.first = ticket.since
@@ -256,7 +267,7 @@ class Gate:
             return
         call.version = self._governor.admission.in_force.version(call.upstream)
         call.slot = slot
-        self._order.number(request)
+        call.had_turn = True
         call.admitted = True
         call.probe = ticket.probe
         call.settled = call.claim is None
@@ -266,85 +277,123 @@ class Gate:
             if not isinstance(charge, LeaseCharge)
         )
         if slot > self._clock.monotonic():
-            self._room.hold(request, slot)
+            self._hold(request, slot)
         else:
-            # Those before it in its lane may be late.
-            self._room.look()
             self._released(request)
 
     def enter(self, request: GovernedRequest) -> None:
-        """It wants a place in the pool, and asks then."""
-        if request.number is None:
-            self._new.append(request)
+        """Queue a request for a pool slot; its admission is asked for when there is one."""
+        self.lifecycle.move(request, State.QUEUED)
+        if _had_turn(request):
+            self._due.appendleft(request)
         else:
-            # Its body came too late.
-            self._order.add(request)
-        self._places.acquire(self._occupy, None)
+            self._new.append(request)
+        self._want_slot()
 
     def _released(self, request: GovernedRequest) -> None:
-        self._unhold(request)
-        self._order.add(request)
-        self._places.acquire(self._occupy, None)
-
-    def _occupy(self, _: None) -> None:
-        """A place is ours. Called by Celery's semaphore, so nothing may get out."""
-        if self._clock.monotonic() > self._good_until:
-            # Celery tells of a place before it tells how the body in it has ended. That may have
-            # come too late for its call, and is still the first of its lane.
-            self._loop.soon(self._use)
-        else:
-            self._use()
-
-    def _use(self) -> None:
-        """Decide about whoever is next, then use our place or give it back. Nothing gets out."""
-        self._room.look()
-        # Slots do not wait: those whose slot has come go first.
-        waiting = self._order.due or self._new
-        if not waiting:
-            # Those it was asked for went back to the broker with a lost connection.
-            self._places.give_back()
+        """Queue a held request whose instant has come."""
+        if request.state in ENDED:
+            # Revoked, or expired, while it was held.
             return
-        request = waiting.popleft()
-        now = self._clock.monotonic()
-        self._pace.tick(now)
-        if request.number is not None:
-            self._backpressure.told(_call(request).slot or now, now)
-        if request.epoch != self._epoch:
-            # Its message went back to the broker with a lost connection.
+        self.lifecycle.move(request, State.QUEUED)
+        self._due.append(request)
+        self._want_slot()
+
+    def _want_slot(self) -> None:
+        self._places.acquire(self._use_slot, None)
+
+    def _use_slot(self, _: None) -> None:
+        """Decide about the next queued request, then use our pool slot or give it back. Called by
+        Celery's semaphore: nothing gets out."""
+        guarded(self._room.look)
+        request = self._next()
+        if request is None or not self._step(request, partial(self._decide, request)):
             self._places.give_back()
-            return
-        try:
-            run = self._decide(request)
-        except Exception:
-            _log.exception("Task %s[%s]: no decision", request.name, request.id)
-            self._hold(request, self._clock.monotonic() + ASK_AGAIN)
-            run = False
-        if run:
-            guarded(partial(self._run, request))
         else:
-            self._places.give_back()
+            self._run(request)
+
+    def _next(self) -> GovernedRequest | None:
+        """Take the next queued request out of its queue; slots do not wait, so those that had one
+        come first."""
+        for queue in (self._due, self._new):
+            while queue:
+                request = queue.popleft()
+                if request.state is State.QUEUED:
+                    now = self._clock.monotonic()
+                    self._pace.tick(now)
+                    if queue is self._due:
+                        slot = None if request.call is None else request.call.slot
+                        self._backpressure.told(slot or now, now)
+                    return request
+        # Those it was asked for were revoked, or went back with a lost connection.
+        return None
 
     def _arrivals_wait(self, upstream: str) -> int:
         return self._backpressure.pause(self.lots.waiting(upstream), self._clock.monotonic())
 
+    # ------------------------------------------------------------------ owning
+
+    def _step(self, request: GovernedRequest, work: Callable[[], object]) -> object:
+        """Do one step of a request's life, and see to it that the request has an end whatever
+        happens in it.
+
+        Returns:
+            what ``work`` returns; ``None`` if it failed.
+        """
+        try:
+            return work()
+        except Exception as exc:
+            _log.exception("Task %s[%s]: the governor failed", request.name, request.id)
+            guarded(partial(self.stumbled, request, exc))
+            return None
+
+    def stumbled(self, request: GovernedRequest, exc: Exception) -> None:
+        """A step of its life failed: it waits a moment and tries again; of one that failed too
+        often, or whose body has run, the dead letter says so."""
+        request.stumbles += 1
+        said = f"the governor failed on it: {type(exc).__name__}"
+        if request.state is State.GONE:
+            self.settlement.finish(request)
+        elif request.state is State.RUNNING:
+            self.settlement.bury(request, Reason.OUTCOME_UNKNOWN, f"{said}, after its body ended")
+        elif request.state is State.RETRYING:
+            self.settlement.bury(request, Reason.DEFER_PUBLISH_FAILED, said)
+        elif request.state is State.RECEIVED or request.state in WAITING:
+            self._withdraw(request)
+            if request.stumbles < _MOST_STUMBLES:
+                self._hold(request, self._clock.monotonic() + ASK_AGAIN)
+            else:
+                self.settlement.bury(request, Reason.INVALID_MESSAGE, said)
+
+    def _withdraw(self, request: GovernedRequest) -> None:
+        """Take a request out of wherever it waits in this worker."""
+        for queue in (self._due, self._new):
+            if request in queue:
+                queue.remove(request)
+        self._room.take(lambda other: other is request, 1)
+        self._arrivals.forget(request)
+
     # ------------------------------------------------------------------ the decision
 
     def _decide(self, request: GovernedRequest) -> bool:
-        """Whether to run it now. If not, it is held, deferred or buried already."""
-        call = _call(request)
-        if request.revoked():
-            self.settlement.waits(request, False)
+        """Decide whether a request runs now. If not, it waits, or its end is on its way."""
+        if request.epoch != self._epoch:
+            self._lost(request)
+            return False
+        call = request.call or self._call_of(request)
+        if call is None or request.revoked():
             return False
         now = self._clock.monotonic()
-        if self._is_late(request, call, now) and not self._takes_turn(request, call, now):
-            return False
         if call.settled and (runs := self._at_its_slot(request, call, now)) is not None:
-            return runs
-        if not call.header.reserved and self._arrivals.follows(call):
+            return runs and self._prepared(request, call)
+        if not (call.header.reserved or call.had_turn) and self._arrivals.follows(call):
             self._park(request, call)
             return False
-        if self._advances.take(call, now):
-            return True
+        runs = self._advances.take(call, now) or self._asked(request, call, now)
+        return runs and self._prepared(request, call)
+
+    def _asked(self, request: GovernedRequest, call: Call, now: int) -> bool:
+        """Ask for a request's admission, together with others that will want theirs soon."""
         if now < self._outage.until(call.upstream, call.parts()):
             return self._decide_alone(request, call)
         expected = self._pace.within(self._advances.span)
@@ -372,52 +421,24 @@ class Gate:
     ) -> None:
         for request, answer in zip(ahead, answers, strict=False):
             if isinstance(answer, StoreUnavailable):
-                # It asks when it has its place.
+                # It asks when it has its pool slot.
                 self._outage.failed(answer)
-            # Who is admitted stays in the queue, and needs not ask when it has its place.
+            # A request that is admitted stays in its queue, and needs not ask when it has its slot.
             elif not isinstance(answer, Admit):
                 self._new.remove(request)
-                self._act(request, _call(request), answer)
+                self._step(request, partial(self._act, request, _call(request), answer))
 
     def _at_its_slot(self, request: GovernedRequest, call: Call, now: int) -> bool | None:
         """Whether what is charged for its slot runs now; ``None``: it must ask again."""
         assert call.slot is not None
         if now < call.slot:
-            self._room.hold(request, call.slot)
+            self._hold(request, call.slot)
             return False
         call.settled = False
         in_time = now <= call.slot + self._settings.grace
         if in_time or isinstance(request.message, ParkedMessage):
             call.header.reserved = ()
         return True if in_time else None
-
-    def _is_late(self, request: GovernedRequest, call: Call, now: int) -> bool:
-        """Whether it had a slot in a lane, and could not use it."""
-        if request.number is None or call.slot is None:
-            return False
-        if not call.header.reserved:
-            return not call.settled
-        return now > call.slot + self._settings.grace
-
-    def _takes_turn(self, request: GovernedRequest, call: Call, now: int) -> bool:
-        """It is late: whether it may be decided about and overtakes nobody that way. If not, it
-        waits already."""
-        oldest = now - self._settings.grace
-        behind = self._order.behind(request)
-        last = move_up(call, [_call(other) for other in behind], oldest)
-        if last is not None:
-            loser = next(other for other in behind if other.call is last)
-            self._withdraw(loser)
-            self._park(loser, last)
-        elif any(usable(_call(other), oldest) for other in behind):
-            self._park(request, call)
-            return False
-        return True
-
-    def _withdraw(self, request: GovernedRequest) -> None:
-        """It waits for no place and no instant any more."""
-        self._order.withdraw(request)
-        self._unhold(request)
 
     def _decide_alone(self, request: GovernedRequest, call: Call) -> bool:
         """The store is away: what the upstream has declared for that."""
@@ -428,16 +449,18 @@ class Gate:
         return self._act(request, call, answer)
 
     def _ahead(self) -> list[GovernedRequest]:
-        """Who will have a place well within the grace, at the pace at which places come free:
-        asked for in the same round trip. Not for what says that the body begins: a claim, a place,
-        a probe; and not for who can be parked, because the second of a lane must not go while the
-        first is told to wait."""
+        """Find queued requests that will have a pool slot well within the grace, at the pace at
+        which slots come free; their admission is asked for in the same round trip.
+
+        Not those whose admission says that the body begins (a claim, a lease, a probe), nor those
+        that can be parked: the second of a lane must not go while the first is told to wait."""
         found: list[GovernedRequest] = []
         for request in islice(self._new, self._pace.within(self._settings.grace // 2)):
-            call = _call(request)
+            if (call := request.call) is None:
+                continue
             plain = call.claim is None and not call.places and call.lane is None
             plain = plain and call.plan.upstream.breaker is None
-            if plain and not call.settled and request.epoch == self._epoch:
+            if plain and not call.settled and request.state is State.QUEUED:
                 found.append(request)
         return found
 
@@ -470,8 +493,8 @@ class Gate:
                 )
             case AlreadyDone():
                 _log.info("Task %s[%s] has already run: dropped", request.name, request.id)
-                self.settlement.count(request, "dropped")
-                self.settlement.let_go(request)
+                self.lifecycle.count(request, "dropped")
+                self.settlement.finish(request)
             case OutcomeUnknown():
                 self.settlement.bury(
                     request,
@@ -489,22 +512,18 @@ class Gate:
         # Whoever may be woken stays where it can be, as long as the broker is patient with it.
         stays_until = request.received + self._settings.max_countdown
         stays = answer.woken and request.lane is None and len(self._room) < _MOST_HELD
-        if answer.charged:
-            self._order.number(request)
         if near or (stays and self._clock.monotonic() < stays_until):
-            self.settlement.count(request, "held")
+            self.lifecycle.count(request, "held")
             self._hold(request, call.slot if near else min(call.slot, stays_until))
         else:
             self._park(request, call)
 
-    def _run(self, request: GovernedRequest) -> None:
-        call = _call(request)
-        self._order.number(request)
+    def _prepared(self, request: GovernedRequest, call: Call) -> bool:
+        """Tell the body what it has to know of its admission, and keep alive what it holds."""
         if call.header.began is None:
             call.header.began = self._clock.wall()
-        self._good_until = self._governor.admission.good_until(call)
         request.request_dict[RUN_KEY] = {
-            "until": self._good_until,
+            "until": self._governor.admission.good_until(call),
             "began": call.header.began,
             "throttles": call.header.throttles,
             "leaves_reserve": bool(call.plan.held_back),
@@ -516,69 +535,95 @@ class Gate:
                     self._settings.claim_lease,
                 )
             )  # fmt: skip
-        self.settlement.count(request, "admitted")
-        self.settlement.waits(request, False)
-        self._places.run(request)
-        if call.claim is not None:
-            self._hand_on(request)
+        self.lifecycle.count(request, "admitted")
+        return True
+
+    def _run(self, request: GovernedRequest) -> None:
+        """Give a request to the pool; our pool slot is its from now on."""
+        ours = True
+        try:
+            self.lifecycle.move(request, State.RUNNING)
+            ours = False
+            self._places.run(request)
+        except Exception as exc:
+            _log.exception("Task %s[%s]: the pool does not take it", request.name, request.id)
+            if ours:
+                self._places.give_back()
+            self._step(request, partial(self._not_handed_over, request, exc))
+        else:
+            guarded(partial(self._hand_on, request))
+
+    def _not_handed_over(self, request: GovernedRequest, exc: Exception) -> None:
+        """The pool refused a request, whose body therefore did not begin."""
+        self.settlement.settle(request, ClaimAction.RELEASE)
+        request.request_dict.pop(RUN_KEY, None)
+        request.stumbles += 1
+        if request.stumbles < _MOST_STUMBLES:
+            self._hold(request, self._clock.monotonic() + ASK_AGAIN)
+        else:
+            said = f"the pool cannot be given it: {type(exc).__name__}"
+            self.settlement.bury(request, Reason.INVALID_MESSAGE, said)
 
     def _hand_on(self, request: GovernedRequest) -> None:
+        """Remember the pool's job of a claim whose body has not begun, as far as is known."""
+        if _call(request).claim is None:
+            return
         job = None if request._apply_result is None else request._apply_result()
         self._handed_on = [
-            held for held in self._handed_on if held[0].time_start is None and not held[0].settled
-        ]
+            held for held in self._handed_on
+            if held[0].time_start is None and held[0].state is State.RUNNING
+        ]  # fmt: skip
         self._handed_on.append((request, job))
 
     # ------------------------------------------------------------------ waiting
 
     def _hold(self, request: GovernedRequest, until: int) -> None:
-        parked = isinstance(request.message, ParkedMessage)
-        if not request.held and not parked and len(self._room) < _MOST_HELD:
-            # A held message occupies the prefetch window; others must not wait behind it.
-            request.held = True
-            self._consumer.qos.increment_eventually()
+        """Let a request wait in this worker until monotonic microseconds ``until``."""
+        self.lifecycle.move(request, State.HELD)
         self._room.hold(request, until)
 
     def _park(self, request: GovernedRequest, call: Call) -> None:
-        """It waits elsewhere: in its upstream's parking lot, or in the broker."""
+        """Let a request wait elsewhere: in its upstream's parking lot, or in the broker."""
         if request.lane is None or self._outage.on(call.upstream, call.parts()):
             self._hand_back(request, call)
             return
         self._advances.drop(call.upstream)
-        for one in (request, *self._companions(request, call)):
-            its = _call(one)
-            if its.admitted:
-                # It had its turn and could not use it.
-                self.settlement.settle(one, ClaimAction.RELEASE)
-            its.header.reserved = ()
-            self._arrivals.park(one, its)
+        self._park_one(request, call)
+        for other in self._companions(call):
+            self._step(other, partial(self._park_one, other, _call(other)))
 
-    def _companions(self, request: GovernedRequest, call: Call) -> list[GovernedRequest]:
-        """Who is parked together with it, to keep the order of their lane: those that came before
-        the next one, which will follow without being asked about; and if it had a slot, those that
-        got theirs after it."""
-        # Who is admitted ahead of its place, or holds something, keeps that.
+    def _park_one(self, request: GovernedRequest, call: Call) -> None:
+        self.lifecycle.move(request, State.PARKING)
+        if call.admitted:
+            # It had its turn and could not use it.
+            self.settlement.settle(request, ClaimAction.RELEASE)
+        call.header.reserved = ()
+        self._arrivals.park(request, call)
+
+    def _companions(self, call: Call) -> list[GovernedRequest]:
+        """Take queued requests of a call's lane out of their queue: those that come after are
+        parked without being asked about, and would overtake them."""
         found = [
             other for other in self._new
-            if _call(other).lane == call.lane and _call(other).upstream == call.upstream
-            and not _call(other).header.reserved and not _call(other).admitted
+            if (its := other.call) is not None and other.state is State.QUEUED
+            and its.lane == call.lane and its.upstream == call.upstream
+            # One that is admitted ahead of its pool slot, or holds something, keeps that.
+            and not its.header.reserved and not its.admitted
         ]  # fmt: skip
         for other in found:
             self._new.remove(other)
-        if request.number is not None:
-            behind = self._order.behind(request)
-            for other in behind:
-                self._withdraw(other)
-            found += behind
         return found
 
     def _is_parked(self, request: GovernedRequest, call: Call) -> None:
-        self.settlement.count(request, "parked")
+        self.lifecycle.count(request, "parked")
+        self.settlement.finish(request)
         _log.debug("Task %s[%s] is parked: it waits for %s",
                   request.name, request.id, call.upstream)  # fmt: skip
-        self.settlement.let_go(request)
 
     def _hand_back(self, request: GovernedRequest, call: Call) -> None:
+        self._step(request, partial(self._wait_without_lot, request, call))
+
+    def _wait_without_lot(self, request: GovernedRequest, call: Call) -> None:
         if call.slot is None:
             call.slot = self._clock.monotonic() + ASK_AGAIN
         if isinstance(request.message, ParkedMessage):
@@ -586,11 +631,6 @@ class Gate:
             self._hold(request, max(call.slot, self._clock.monotonic() + ASK_AGAIN))
         else:
             self._defer(request, call)
-
-    def _unhold(self, request: GovernedRequest) -> None:
-        if request.held:
-            request.held = False
-            self._consumer.qos.decrement_eventually()
 
     def wait_until(self, request: GovernedRequest, call: Call, slot: int) -> None:
         """It asks at monotonic microseconds ``slot``: here, or when the broker hands it out."""
@@ -609,9 +649,11 @@ class Gate:
                 call.settled = False
 
     def _defer(self, request: GovernedRequest, call: Call) -> None:
+        """Publish the message again with a countdown, and acknowledge it once the broker has it."""
+        self.lifecycle.move(request, State.DEFERRING)
         assert call.slot is not None
-        delay = call.slot - self._clock.monotonic()
-        delay -= min(self._settings.hold, _LONGEST_LEAD)
+        now = self._clock.monotonic()
+        delay = call.slot - now - min(self._settings.hold, _LONGEST_LEAD)
         delay = max(0, min(delay, self._settings.max_countdown))
         call.header.deferrals += 1
         eta = self._clock.wall() + delay
@@ -621,10 +663,10 @@ class Gate:
                        request.name, request.id, type(error).__name__)  # fmt: skip
             self._hold(request, self._clock.monotonic() + AGAIN)
             return
-        self.settlement.count(request, "deferred")
-        _log.info("Task %s[%s] waits for %s until its slot in %.1f s", request.name, request.id,
-                  call.upstream, seconds((call.slot or 0) - self._clock.monotonic()))  # fmt: skip
-        self.settlement.let_go(request)
+        self.settlement.finish(request)
+        self.lifecycle.count(request, "deferred")
+        _log.info("Task %s[%s] waits for %s until its slot in %.1f s",
+                  request.name, request.id, call.upstream, seconds(call.slot - now))  # fmt: skip
 
     # ------------------------------------------------------------------ the store
 
@@ -651,8 +693,8 @@ class Gate:
         news may have been missed."""
 
         def may_go(request: GovernedRequest) -> bool:
-            call = _call(request)
-            if upstream not in {"", call.upstream}:
+            call = request.call
+            if call is None or upstream not in {"", call.upstream}:
                 return False
             if what in {"", "change"}:
                 call.settled = False
@@ -673,7 +715,7 @@ class Gate:
 
     def waiting(self) -> list[dict[str, Any]]:
         """Who waits in this worker, for people; see :mod:`governor.worker.description`."""
-        return waiting_here(self._room.requests(), [*self._order.due, *self._new], self._clock)
+        return waiting_here(self._room.requests(), [*self._due, *self._new], self._clock)
 
     # ------------------------------------------------------------------ the worker's life
 
@@ -681,19 +723,29 @@ class Gate:
         """The broker connection is gone, and with it every message that is not running: the
         broker hands them out again."""
         self._epoch += 1
+        self.lifecycle.window_is_new()
         for request, job in self._handed_on:
-            # Celery empties the pool's queue. What was written to no process made no call, and
-            # whoever gets its message may claim it.
-            if not request.settled and getattr(job, "_write_to", job) is None:
-                self.settlement.settle(request, ClaimAction.RELEASE)
+            # Celery empties the queue of a pool of processes. What was written to none of them made
+            # no call, and another delivery may claim it. Threads and greenlets have begun.
+            written = job is None or getattr(job, "_write_to", job) is not None
+            if request.state is State.RUNNING and not written:
+                guarded(partial(self._lost, request))
         self._handed_on.clear()
         self.lots.give_back()
-        for request in (*self._room.clear(), *self._order.due, *self._new):
-            request.held = False
-            self.settlement.waits(request, False)
-        self._order.due.clear()
+        for request in (*self._room.clear(), *self._due, *self._new):
+            guarded(partial(self._lost, request))
+        self._due.clear()
         self._new.clear()
         self._places.clear()
+
+    def _lost(self, request: GovernedRequest) -> None:
+        """Let go of a request that did not begin and whose message is the broker's again."""
+        self.settlement.settle(request, ClaimAction.RELEASE)
+        self.lifecycle.move(request, State.RETURNED)
+
+
+def _had_turn(request: GovernedRequest) -> bool:
+    return request.call is not None and request.call.had_turn
 
 
 def _priority(message: Any) -> int:

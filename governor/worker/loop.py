@@ -24,7 +24,7 @@ from governor.clock import Clock, seconds
 
 _log = logging.getLogger("governor")
 
-Work = Callable[[], None]
+Work = Callable[[], object]
 
 
 class Loop(Protocol):

@@ -208,13 +208,17 @@ class Lots:
 
     def _has_place(self, lot: Any) -> None:
         # Called by Celery's semaphore: nothing may get out.
-        guarded(partial(self._release, lot))
+        try:
+            self._release(lot)
+        except Exception:
+            _log.exception("Nothing was released from the lot of %s", lot.upstream.name)
+            guarded(partial(self._wake, lot, self._clock.monotonic() + ASK_AGAIN))
         self._places.give_back()
 
     def _release(self, lot: _Lot) -> None:
-        # Who goes back to the front of its lane must be there before the next one is let out.
-        self.before_release(lot.upstream.name)
         lot.asking = False
+        # A task that goes back to the front of its lane must be there before the next is let out.
+        guarded(partial(self.before_release, lot.upstream.name))
         now = self._clock.monotonic()
         until = self._outage.until(lot.upstream.name)
         if now < until:

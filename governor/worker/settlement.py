@@ -10,6 +10,7 @@ from typing import Any
 
 from celery.worker.state import task_ready
 
+from governor.clock import SECOND
 from governor.errors import GovernorError, StoreUnavailable
 from governor.execution.admission import Call, parts_of
 from governor.execution.holdings import Holdings
@@ -18,7 +19,8 @@ from governor.policy.outcome import Outcome
 from governor.ports import ClaimAction, Reason
 from governor.ports import Settlement as Leavings
 from governor.worker.funeral import Funeral
-from governor.worker.loop import guarded
+from governor.worker.lifecycle import ENDED, Lifecycle, State
+from governor.worker.loop import Loop, guarded
 from governor.worker.outage import StoreOutage
 from governor.worker.request import GovernedRequest
 from governor.worker.task import RUN_KEY
@@ -28,44 +30,31 @@ _log = logging.getLogger("governor")
 _MOST_MISSED = 10_000
 """Settlements of one upstream kept while the store is away."""
 
+_WRITE_AGAIN = SECOND
+
 
 class Settlement:
-    """Records successes, revocations and deaths of one worker's requests."""
+    """Records the ends of one worker's requests with the store, and lets their messages go."""
 
-    def __init__(
-        self, governor: Governor, funeral: Funeral, holdings: Holdings, outage: StoreOutage
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        governor: Governor,
+        loop: Loop,
+        lifecycle: Lifecycle,
+        funeral: Funeral,
+        holdings: Holdings,
+        outage: StoreOutage,
     ) -> None:
         self._store = governor.store
         self._admission = governor.admission
         self._stats = governor.stats
+        self._clock = governor.clock
+        self._loop = loop
+        self._lifecycle = lifecycle
         self._funeral = funeral
         self._holdings = holdings
         self._outage = outage
         self._missed: dict[str, deque[Leavings]] = {}
-
-    def succeeded(self, request: GovernedRequest) -> None:
-        """The body returned; called before its message is acknowledged, from any thread."""
-        call = request.call
-        if call is not None:
-            self._admission.succeeded(call)
-        self.settle(request, ClaimAction.FINISH, outcome=Outcome.SUCCESS)
-        if call is not None and call.header.replay_of:
-            self._funeral.resolve(request.id)
-
-    def timed_out(
-        self, request: GovernedRequest, timeout: float, celery: Callable[[], None]
-    ) -> None:
-        """The pool killed the body's process at its hard time limit."""
-        self.bury(request, Reason.HARD_TIME_LIMIT, f"hard time limit of {timeout} s", None, celery)
-
-    def revoked(self, request: GovernedRequest, expired: bool, celery: Callable[[], None]) -> None:
-        """It expired, or a person revoked it. A revocation is a person's own record."""
-        if expired:
-            self.bury(request, Reason.EXPIRED, "it expired while it waited", None, celery)
-        else:
-            self.settle(request, ClaimAction.FINISH)
-            request.settled = True
-            celery()
 
     def bury(  # noqa: PLR0917 - what is known of one death
         self,
@@ -78,47 +67,53 @@ class Settlement:
     ) -> None:
         """Write the dead letter, then let Celery finish. One burial for each request, however many
         ways Celery reports its death."""
-        request.outcome = outcome
         then = celery or partial(self._fail, request, reason, why or reason.value)
-        if request.burial is not None:
-            request.burial.append(then)
-            return
-        if request.buried:
+        if request.state in ENDED:
             guarded(then)
             return
-        request.burial = [then]
-        self.waits(request, False)
-        self._funeral.hold(request, reason, why, exc_info, partial(self._buried, request))
+        request.after += (then,)
+        if request.state is not State.DYING:
+            self._lifecycle.move(request, State.DYING)
+            self._write(request, reason, why, exc_info, outcome)
 
-    def _buried(self, request: GovernedRequest) -> None:
-        self.count(request, "dead")
-        self.settle(request, ClaimAction.FINISH, outcome=request.outcome)
-        request.settled = True
-        request.buried = True
-        waiting, request.burial = request.burial or [], None
-        for then in waiting:
-            guarded(then)
+    def _write(
+        self, request: GovernedRequest, reason: Reason, why: str | None, exc_info: Any,
+        outcome: Outcome,
+    ) -> None:  # fmt: skip
+        buried = partial(self._buried, request, outcome)
+        try:
+            self._funeral.hold(request, reason, why, exc_info, buried)
+        except Exception:
+            _log.exception("Task %s[%s]: its dead letter is not made", request.name, request.id)
+            again = partial(self._write, request, reason, why, exc_info, outcome)
+            self._loop.at(self._clock.monotonic() + _WRITE_AGAIN, again)
+
+    def _buried(self, request: GovernedRequest, outcome: Outcome) -> None:
+        guarded(partial(self._lifecycle.count, request, "dead"))
+        guarded(partial(self.settle, request, ClaimAction.FINISH, outcome=outcome))
+        self.finish(request, *request.after)
 
     def _fail(self, request: GovernedRequest, reason: Reason, why: str) -> None:
         """A task that never ran has failed: its result, errbacks and chord hear of it."""
         task_ready(request)
-        try:
-            request.task.backend.mark_as_failure(
-                request.id,
-                GovernorError(f"{reason.value}: {why}"),
-                request=request._context,
-                store_result=request.store_errors,
-            )
-        except Exception:
-            _log.exception("Task %s[%s]: its failure was not stored", request.name, request.id)
-        request.acknowledge()
+        request.task.backend.mark_as_failure(
+            request.id,
+            GovernorError(f"{reason.value}: {why}"),
+            request=request._context,
+            store_result=request.store_errors,
+        )
 
-    def let_go(self, request: GovernedRequest) -> None:
-        """Acknowledge a delivery that left nothing to settle."""
-        self.waits(request, False)
-        request.settled = True
-        task_ready(request)
-        request.acknowledge()
+    def finish(self, request: GovernedRequest, *celery: Callable[[], None]) -> None:
+        """Let go of a request whose end is recorded: what Celery does at an end, and then the
+        acknowledgement, whatever of it fails."""
+        try:
+            self._lifecycle.move(request, State.GONE)
+        finally:
+            for then in celery:
+                guarded(then)
+            if not request.acknowledged:
+                guarded(partial(task_ready, request))
+                guarded(request.acknowledge)
 
     def settle(
         self,
@@ -126,9 +121,11 @@ class Settlement:
         action: ClaimAction,
         pause: int = 0,
         outcome: Outcome = Outcome.IGNORED,
+        *,
+        keeps_claim: bool = False,
     ) -> None:
-        """One call, and only where there is something to say. A success usually goes with the next
-        admission."""
+        """Tell the store how an execution ended: one call, and only where there is something to
+        say. A success usually goes with the next admission."""
         call = request.call
         if call is None:
             return
@@ -136,8 +133,8 @@ class Settlement:
         places = call.places if call.admitted else ()
         if claim is not None or places:
             self._holdings.remove(call.holder)
-        ran = RUN_KEY in request.request_dict
-        if not (ran or request.buried or request.burial):
+        ran = RUN_KEY in request.request_dict or request.state is State.DYING
+        if keeps_claim or not ran:
             claim = None
         watched = upstream.breaker is not None or upstream.adaptive is not None
         probe, call.probe, call.admitted = call.probe, False, False
@@ -150,6 +147,10 @@ class Settlement:
                 probe=probe, breaker=upstream.breaker, adaptive=upstream.adaptive,
             )
         )  # fmt: skip
+
+    def resolve(self, request: GovernedRequest) -> None:
+        """A replay succeeded: its dead letter says so."""
+        self._funeral.resolve(request.id)
 
     def unused(self, call: Call) -> None:
         """Nobody will run under this admission: a probe is another's to make."""
@@ -178,20 +179,12 @@ class Settlement:
         except StoreUnavailable as exc:
             self._outage.failed(exc)
             self._miss(leavings)
+        except Exception:
+            # What it says runs out by itself.
+            _log.exception("An end of a task of %s was not recorded", leavings.upstream)
 
     def _is_away(self, leavings: Leavings) -> bool:
         return self._outage.on(leavings.upstream, parts_of(leavings.places, leavings.claim))
 
     def _miss(self, leavings: Leavings) -> None:
         self._missed.setdefault(leavings.upstream, deque(maxlen=_MOST_MISSED)).append(leavings)
-
-    def waits(self, request: GovernedRequest, waits: bool) -> None:
-        """Whether it is one of those that wait, for those who watch."""
-        if request.waits is not waits:
-            request.waits = waits
-            self.count(request, "waiting", 1 if waits else -1)
-
-    def count(self, request: GovernedRequest, what: str, by: int = 1) -> None:
-        """Count ``what`` happened to it, for those who watch."""
-        if request.call is not None:
-            self._stats.count(request.call.upstream, what, by)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 from kombu.exceptions import OperationalError
@@ -18,6 +18,12 @@ from governor.policy.retry import GiveUp
 from governor.policy.retry_after import http_status
 from governor.ports import Reason
 from governor.worker.outcomes import Again, BodyDied, NotNow, failure_info
+
+_ENDED_FROM_OUTSIDE = (
+    NotNow, Again, Terminated, WorkerLostError, SystemExit, KeyboardInterrupt, BodyDied,
+    TimeLimitExceeded,
+)  # fmt: skip
+"""Ends of a body that Celery has cancelled, after which the message may be delivered again."""
 
 _ATTEMPTS_AFTER_LOSS = 3
 """How often an idempotent task without a retry policy may lose its process."""
@@ -32,6 +38,7 @@ class Verdict:
     Attributes:
         exc_info: what Celery shall be told of, where that differs from what happened.
         outcome: what the call said about its upstream.
+        called: of an abandoned request, whether its call may have been made.
     """
 
     class Kind(Enum):
@@ -48,6 +55,7 @@ class Verdict:
     wait: int = 0
     pause: int | None = None
     outcome: Outcome = Outcome.IGNORED
+    called: bool = True
 
 
 def exception_of(exc_info: Any) -> BaseException:
@@ -64,9 +72,10 @@ def judge(request: Any, exc_info: Any, governance: Governance) -> Verdict:
     kind = Verdict.Kind
     exc = exception_of(exc_info)
     retries = int(request.request_dict.get("retries") or 0)
-    if request._already_cancelled:
-        # The connection was lost or the worker shuts down cold: the message comes back.
-        return Verdict(kind.LEAVE, exc_info)
+    if request._already_cancelled and isinstance(exc, _ENDED_FROM_OUTSIDE):
+        # The connection was lost or the worker shuts down cold: the message comes back. Told of
+        # these ends, Celery would acknowledge it.
+        return Verdict(kind.ABANDON, exc_info, called=not isinstance(exc, NotNow))
     match exc:
         case NotNow():
             throttled = Outcome.IGNORED if exc.pause is None else Outcome.THROTTLED
@@ -93,7 +102,7 @@ def judge(request: Any, exc_info: Any, governance: Governance) -> Verdict:
         case MemoryError():
             # Told of it, Celery would raise it again and end the whole worker.
             return Verdict(kind.DEAD, failure_info(BodyDied("MemoryError")), Reason.MEMORY_ERROR)
-    if type(exc).__name__ == "Terminated":
+    if isinstance(exc, Terminated):
         return Verdict(kind.LEAVE, exc_info)
     reason = _why_not_again(exc, governance, retries)
     retryable = reason is Reason.RETRIES_EXHAUSTED

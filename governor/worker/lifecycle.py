@@ -1,0 +1,136 @@
+"""The states of a governed request, and the one way from one state to another.
+
+``docs/state-machine.md`` draws the same table; a test compares the two. A request is owned from its
+reception until it is gone: a step of its life that fails is tried again, and then is a death.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from governor.telemetry.stats import Stats
+from governor.worker.loop import guarded
+from governor.worker.parked import ParkedMessage
+
+if TYPE_CHECKING:
+    from governor.worker.request import GovernedRequest
+
+_log = logging.getLogger("governor")
+
+_MOST_WIDENED = 1_000
+"""Beyond so many held requests the prefetch window is not widened any further."""
+
+
+class State(Enum):
+    """Where a governed request is."""
+
+    RECEIVED = "received"  # handed over by Celery, nothing decided
+    QUEUED = "queued"  # wants a pool slot, and asks for its admission then
+    HELD = "held"  # waits in this worker for an instant
+    PARKING = "parking"  # on its way into the parking lot
+    DEFERRING = "deferring"  # its copy is being published with a countdown
+    RUNNING = "running"  # with the pool
+    RETRYING = "retrying"  # its next attempt is being published
+    DYING = "dying"  # its dead letter is being written
+    RETURNED = "returned"  # its message is the broker's or the lot's again, not acknowledged
+    GONE = "gone"  # what it leaves behind is recorded; its message is acknowledged
+
+
+_S = State
+
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    _S.RECEIVED: frozenset({
+        _S.QUEUED, _S.HELD, _S.PARKING, _S.DYING, _S.RETURNED, _S.GONE,
+    }),
+    _S.QUEUED: frozenset({
+        _S.HELD, _S.PARKING, _S.DEFERRING, _S.RUNNING, _S.DYING, _S.RETURNED, _S.GONE,
+    }),
+    _S.HELD: frozenset({_S.QUEUED, _S.DYING, _S.RETURNED, _S.GONE}),
+    _S.PARKING: frozenset({_S.HELD, _S.DEFERRING, _S.DYING, _S.RETURNED, _S.GONE}),
+    _S.DEFERRING: frozenset({_S.HELD, _S.DYING, _S.RETURNED, _S.GONE}),
+    _S.RUNNING: frozenset({
+        _S.QUEUED, _S.HELD, _S.DEFERRING, _S.RETRYING, _S.DYING, _S.RETURNED, _S.GONE,
+    }),
+    _S.RETRYING: frozenset({_S.DYING, _S.GONE}),
+    _S.DYING: frozenset({_S.GONE}),
+    _S.RETURNED: frozenset(),
+    _S.GONE: frozenset(),
+}  # fmt: skip
+
+WAITING = frozenset({State.QUEUED, State.HELD, State.PARKING, State.DEFERRING})
+"""What people call waiting."""
+
+ENDED = frozenset({State.RETURNED, State.GONE})
+
+
+class IllegalTransition(AssertionError):
+    """A request was to change from one state to another that the table does not allow."""
+
+
+class Lifecycle:
+    """Moves requests from state to state, with the prefetch window and the gauges.
+
+    Args:
+        consumer: Celery's consumer, whose prefetch window is widened for held messages: others must
+            not wait behind those.
+
+    Attributes:
+        strict: an illegal transition raises; else the log and a count tell of it.
+    """
+
+    strict = False
+
+    def __init__(self, consumer: Any, stats: Stats) -> None:
+        self._consumer = consumer
+        self._stats = stats
+        self._widened: set[GovernedRequest] = set()
+
+    def move(self, request: GovernedRequest, to: State) -> None:
+        """Change the state of ``request``.
+
+        Raises:
+            IllegalTransition: in tests, when the table does not allow it.
+        """
+        before = request.state
+        if to is before:
+            return
+        if to not in TRANSITIONS[before]:
+            self.count(request, "illegal")
+            said = f"Task {request.name}[{request.id}]: from {before.value} to {to.value}"
+            if self.strict:
+                raise IllegalTransition(said)
+            _log.error("%s is no transition of the state machine", said)
+            if before in ENDED:
+                return
+        request.state = to
+        if to is State.HELD:
+            self._widen(request)
+        elif before is State.HELD:
+            self._narrow(request)
+        waited, waits = before in WAITING, to in WAITING
+        if waited is not waits:
+            self.count(request, "waiting", 1 if waits else -1)
+
+    def count(self, request: GovernedRequest, what: str, by: int = 1) -> None:
+        """Count ``what`` happened to ``request``."""
+        if request.call is not None:
+            self._stats.count(request.call.upstream, what, by)
+
+    def window_is_new(self) -> None:
+        """Forget the prefetch window of a connection that was lost."""
+        self._widened.clear()
+
+    def _widen(self, request: GovernedRequest) -> None:
+        # A parked message takes no part of the window.
+        if isinstance(request.message, ParkedMessage) or len(self._widened) >= _MOST_WIDENED:
+            return
+        self._widened.add(request)
+        guarded(self._consumer.qos.increment_eventually)
+
+    def _narrow(self, request: GovernedRequest) -> None:
+        if request in self._widened:
+            self._widened.remove(request)
+            guarded(self._consumer.qos.decrement_eventually)
