@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from governor.demo.redis_server import PrivateRedis, find_server
 from governor.errors import ConfigurationError
+from governor.worker.lifecycle import Lifecycle
 from tests.servers import rabbitmq
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ settings.register_profile(
     "governor", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("governor")
+
+# A transition that the table of states does not allow fails here; in production it is logged.
+Lifecycle.strict = True
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ pytestmark = pytest.mark.redis
 
 MODULE = "tests.integration.parking_app"
 TIMEOUT = 40
-STALL = 3 * SECOND // 25
 """More than tasks are released before their slots, and may begin after them, together."""
 
 
@@ -43,13 +41,6 @@ def make_fleet(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Fleet]]
     yield make
     for fleet in made:
         fleet.close()
-
-
-def store_time(fleet: Fleet) -> int:
-    """Microseconds on the clock that slots are of."""
-    with redis.Redis.from_url(fleet.limiter_url) as client:
-        seconds, micros = client.time()
-        return int(seconds) * SECOND + int(micros)
 
 
 def parked(fleet: Fleet, upstream: str) -> int:
@@ -111,27 +102,6 @@ def test_a_tenant_may_be_any_text(make_fleet: Callable[..., Fleet]) -> None:
     assert r"a\ud800b" in listed.stdout
     unpause(fleet, "tenants")
     wait_until(lambda: numbers(fleet, "tenants"), lambda found: found == [0, 1, 2, 3, 4])
-
-
-def test_a_worker_that_stood_still_keeps_the_order(make_fleet: Callable[..., Fleet]) -> None:
-    """Released tasks that come too late for their slots run before those that were released after
-    them."""
-    fleet = make_fleet()
-    worker = fleet.worker(concurrency=1)
-    pause_upstream(fleet.limiter_url, "tenants", 3600)
-    for number in range(100):
-        fleet.send("tenants", number, "one")
-    wait_until(lambda: parked(fleet, "tenants"), lambda waiting: waiting == 100)
-    unpause(fleet, "tenants")
-    for reached in range(10, 100, 10):
-        wait_until(lambda: len(numbers(fleet, "tenants")), lambda n, least=reached: n >= least)
-        worker.signal(signal.SIGSTOP)
-        # Until whatever is released and has not begun is late.
-        late = store_time(fleet) + STALL
-        wait_until(lambda: store_time(fleet), lambda now, least=late: now > least)
-        worker.signal(signal.SIGCONT)
-    called = wait_until(lambda: numbers(fleet, "tenants"), lambda called: len(called) == 100)
-    assert called == list(range(100))
 
 
 def test_what_waits_is_in_the_lot_alone(make_fleet: Callable[..., Fleet], redis_url: str) -> None:

@@ -72,7 +72,7 @@ def test_what_goes_back_does_not_wait() -> None:
     )  # fmt: skip
     plan = CallPlan.of("task", Upstream("api", Limit("10/s")))
 
-    def send(task_id: str, number: int | None = None) -> None:
+    def send(task_id: str, *, had_turn: bool = False) -> None:
         charges = plan.charges((), {})
         lane, name = Lanes(str).of(plan, "celery", [charges[0].bucket], None, 0)
         message = SimpleNamespace(
@@ -80,16 +80,17 @@ def test_what_goes_back_does_not_wait() -> None:
             content_encoding="utf-8",
         )  # fmt: skip
         request = SimpleNamespace(
-            id=task_id, message=message, lane=lane, number=number, expires=None, request_dict={}
+            id=task_id, message=message, lane=lane, expires=None, request_dict={}
         )
-        call = Call(plan, charges, Header(), lane=LaneKey(lane.group, name))
+        key = LaneKey(lane.group, name)
+        call = Call(plan, charges, Header(), had_turn=had_turn, lane=key)
         arrivals.park(cast("Any", request), call)
 
     send("first")
     loop.run_for(0)
     assert parked == ["first"]
     send("new")
-    send("back", number=1)
+    send("back", had_turn=True)
     loop.run_for(0)
     assert parked == ["first"]
     arrivals.take_back("api")

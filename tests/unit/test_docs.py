@@ -50,6 +50,8 @@ from governor.ports import Reason, Settlement
 from governor.settings import PREFIX, Settings, load
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
+from governor.worker.lifecycle import TRANSITIONS
+from governor.worker.lifecycle import State as RequestState
 from tests.integration.fleet import wait_until
 from tests.servers.worker_process import WorkerProcess
 
@@ -404,6 +406,17 @@ def test_every_state_is_documented() -> None:
     assert set(table(text)) == {state.value for state in State}
     edges = re.findall(r"^    (\S+) --> (\S+):", text, re.M)
     assert {state for edge in edges for state in edge} - {"[*]"} == {s.value for s in State}
+
+
+def test_every_transition_of_a_request_is_documented() -> None:
+    """The diagram has the transitions of the table in the code, and no other."""
+    text = section("docs/state-machine.md", "## A task in a worker")
+    drawn = set(re.findall(r"^    (\w+) --> (\w+):", text.split("```")[1], re.M))
+    assert drawn == {
+        (before.value, after.value) for before, to in TRANSITIONS.items() for after in to
+    }
+    named = {word for row in table(text) for word in row.split(", ")}
+    assert named == {state.value for state in RequestState}
 
 
 # a page, a group of commands, the codes that it returns

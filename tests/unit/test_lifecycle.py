@@ -1,0 +1,116 @@
+"""A request changes from one state to another as the table says, and takes the prefetch window and
+the gauges along."""
+
+from __future__ import annotations
+
+from itertools import product
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from governor.telemetry.stats import Stats
+from governor.worker.lifecycle import (
+    ENDED,
+    TRANSITIONS,
+    WAITING,
+    IllegalTransition,
+    Lifecycle,
+    State,
+)
+from governor.worker.parked import ParkedMessage
+
+
+class Request(SimpleNamespace):
+    """As much of a request as is looked at."""
+
+    __hash__ = object.__hash__
+
+
+def request_in(state: State, message: Any = None) -> Any:
+    return Request(
+        state=state, name="call", id="one", message=message, call=SimpleNamespace(upstream="api")
+    )
+
+
+def lifecycle() -> tuple[Lifecycle, Mock, Stats]:
+    consumer, stats = Mock(), Stats()
+    return Lifecycle(consumer, stats), consumer.qos, stats
+
+
+@pytest.mark.parametrize(("before", "to"), list(product(State, State)))
+def test_only_what_the_table_allows(before: State, to: State) -> None:
+    """Any other transition fails in tests; staying is none."""
+    states, _, _ = lifecycle()
+    request = request_in(before)
+    if to is before or to in TRANSITIONS[before]:
+        states.move(request, to)
+        assert request.state is to
+    else:
+        with pytest.raises(IllegalTransition):
+            states.move(request, to)
+
+
+def test_in_production_an_illegal_transition_is_logged_and_counted(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker goes on, and a request that has ended stays where it is."""
+    monkeypatch.setattr(Lifecycle, "strict", False)
+    states, _, stats = lifecycle()
+    request = request_in(State.GONE)
+    states.move(request, State.QUEUED)
+    assert request.state is State.GONE
+    assert stats.counts["api", "illegal"] == 1
+    assert "from gone to queued" in caplog.text
+    request = request_in(State.HELD)
+    states.move(request, State.RUNNING)
+    assert request.state is State.RUNNING
+
+
+def test_every_state_but_the_last_ones_leads_on() -> None:
+    """A request gets to an end from everywhere."""
+    reached = set(ENDED)
+    while more := {s for s, to in TRANSITIONS.items() if to & reached} - reached:
+        reached |= more
+    assert reached == set(State)
+    assert {state for state, to in TRANSITIONS.items() if not to} == ENDED
+
+
+def test_the_prefetch_window_is_wider_by_what_is_held() -> None:
+    """It is widened once for a request that is held, however often, and narrowed when that goes."""
+    states, qos, _ = lifecycle()
+    request = request_in(State.RECEIVED)
+    for state in (State.HELD, State.HELD, State.QUEUED, State.HELD, State.GONE):
+        states.move(request, state)
+    assert qos.increment_eventually.call_count == 2
+    assert qos.decrement_eventually.call_count == 2
+
+
+def test_a_new_connection_begins_with_a_window_of_its_own() -> None:
+    """What was widened for requests of the last connection is not narrowed in this one."""
+    states, qos, _ = lifecycle()
+    request = request_in(State.HELD)
+    states.move(request_in(State.RECEIVED), State.HELD)
+    states.window_is_new()
+    states.move(request, State.RETURNED)
+    assert not qos.decrement_eventually.called
+
+
+def test_a_parked_message_takes_no_part_of_the_window() -> None:
+    """It came out of the lot, not from the broker."""
+    states, qos, _ = lifecycle()
+    states.move(request_in(State.RECEIVED, Mock(spec=ParkedMessage)), State.HELD)
+    assert not qos.increment_eventually.called
+
+
+def test_who_waits_is_counted() -> None:
+    """The gauge goes up and down with the states that people call waiting."""
+    states, _, stats = lifecycle()
+    request = request_in(State.RECEIVED)
+    seen = []
+    for state in (State.QUEUED, State.HELD, State.QUEUED, State.RUNNING, State.HELD, State.DYING):
+        states.move(request, state)
+        seen.append(stats.counts["api", "waiting"])
+        assert seen[-1] == int(state in WAITING)
+    assert seen == [1, 1, 1, 0, 1, 0]
