@@ -2,22 +2,17 @@
 
 A call takes a connection off a small stack, writes one pre-packed ``EVALSHA`` and reads one
 reply. redis-py opens the connections; its client is not used: its command layer costs more than
-the decision, and its default of ten retries would block the worker for seconds. Nothing is
-retried here
-except what the server has certainly not done: a script it has forgotten, a key that lives on
-another node of a cluster. A lost reply may have been charged.
+the decision, and its default of ten retries would block the worker for seconds.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
-from weakref import WeakSet
 
 import redis
 from redis.backoff import NoBackoff
@@ -26,13 +21,16 @@ from redis.retry import Retry
 
 from governor import keys
 from governor.clock import SECOND
-from governor.errors import ConfigurationError, StoreUnavailable
+from governor.errors import ConfigurationError, StoreUnavailable, UpstreamStateError
 from governor.policy.adjustment import Adjustment
 from governor.policy.decision import Answer, AnyCharge, Ask, Charge, LeaseCharge, WindowCharge
 from governor.ports import Change, InForce, Look, Settled, Settlement
-from governor.stores import wire
-from governor.stores.connection import Connection, Refused
-from governor.stores.redis_lot import RedisLots
+from governor.stores import wire, wire_lot
+from governor.stores.client import Client, Node, packed, why
+from governor.stores.connection import Refused
+from governor.stores.damage import FAR, damage
+from governor.stores.redis_lot import Charges, RedisLots
+from governor.stores.refusals import code
 from governor.stores.scripts import Script, load
 
 _log = logging.getLogger("governor")
@@ -42,16 +40,8 @@ _SHOWN = 20
 _LISTEN = 10.0
 """Seconds without a sign of life after which the connection for news is renewed."""
 
-_MOVES = 4
-"""Nodes of a cluster that one call may be sent on to."""
-
 _QUESTIONS = 4_096
 """Questions kept as they are sent; each takes about a kilobyte."""
-
-_MOST_IDLE = 64
-"""Connections kept open while nobody uses them."""
-
-Node = tuple[str, int]
 
 
 class RedisStore:
@@ -73,63 +63,65 @@ class RedisStore:
         self, url: str, *, timeout: int = SECOND // 5, prefix: str = keys.DEFAULT_PREFIX
     ) -> None:
         self._prefix = prefix
-        try:
-            self._pool = redis.ConnectionPool.from_url(
-                url,
-                socket_timeout=timeout / SECOND,
-                socket_connect_timeout=timeout / SECOND,
-                retry=Retry(NoBackoff(), 0),
-                health_check_interval=0,
-                decode_responses=False,
-                protocol=2,
-            )
-        except ValueError as exc:
-            raise ConfigurationError(
-                "governor_redis_url: this is not a Redis URL. "
-                "Write redis://HOST:PORT/DB, rediss://… or unix://PATH"
-            ) from exc
-        self._idle: deque[Connection] = deque()
-        _stores.add(self)
-        # Of a cluster: which node keeps an upstream, and connections to the nodes.
-        self._homes: dict[str, Node] = {}
-        self._nodes: dict[Node, RedisStore] = {}
         self._url = url
         self._timeout = timeout
+        self._client = Client(self._pool)
         self._admit = load("admit")
         self._settle = load("settle")
         self._adjust = load("adjust")
         self._change = load("change")
-        self.lots = RedisLots(prefix, self._run, self._ask)
+        self.lots = RedisLots(prefix, self._run, self._ask, self.reading)
         # The first questions of tasks of one kind, for one account, are all the same.
         self._question = lru_cache(maxsize=_QUESTIONS)(partial(_question, self._admit, prefix))
 
     def admit(self, ask: Ask) -> Answer:
         command = self._question(ask)
-        store = self._store_of(ask.upstream) if self._homes else self
-        (reply,) = store._exchange([command])
-        if reply.__class__ is Refused:
-            reply = self._made(self._admit, ask.upstream, command, reply)
-        return wire.answer(ask, reply)
+        (reply,) = self._client.exchange(ask.upstream, [command])
+        if reply.__class__ is int:
+            return wire.answer(ask, reply)
+        return self._answer(ask, command, reply)
 
     def admit_many(self, asks: Sequence[Ask]) -> Sequence[Answer | StoreUnavailable]:
-        if self._homes or len(asks) == 1:
+        if self._client.homes:
             # Of a cluster's upstreams each may live elsewhere.
-            return [self.admit(ask) for ask in asks]
-        packed = [self._question(ask) for ask in asks]
-        replies = self._exchange(packed)
-        for index, reply in enumerate(replies):
-            if reply.__class__ is Refused:
-                upstream = asks[index].upstream
-                replies[index] = self._made(self._admit, upstream, packed[index], reply)
-        return [*map(wire.answer, asks, replies)]
+            return [self._or_error(ask) for ask in asks]
+        commands = [self._question(ask) for ask in asks]
+        replies = self._client.seed.exchange(commands)
+        return [
+            wire.answer(ask, reply)
+            if reply.__class__ is int
+            else self._or_error(ask, command, reply)
+            for ask, command, reply in zip(asks, commands, replies, strict=True)
+        ]
+
+    def _or_error(self, ask: Ask, *told: Any) -> Answer | StoreUnavailable:
+        try:
+            return self._answer(ask, *told) if told else self.admit(ask)
+        except StoreUnavailable as exc:
+            return exc
+
+    def _answer(self, ask: Ask, command: bytes, reply: Any) -> Answer:
+        """What a reply means that says more than "now"."""
+        if reply.__class__ is Refused:
+            reply = self._client.follow(self._admit, ask.upstream, command, reply)
+        if reply.__class__ is list and not 0 <= reply[2] <= reply[0] + FAR:
+            reply = Refused("", f"a slot at {reply[2]}")
+        if reply.__class__ is Refused:
+            names, _ = wire.admission(self._prefix, ask)
+            raise self._damage(ask.upstream, names, lambda: ask.charges, reply)
+        return wire.answer(ask, reply)
 
     def settle(self, settlement: Settlement) -> Settled:
+        upstream = settlement.upstream
         words = wire.settlement(self._prefix, settlement)
-        now, until = self._run(self._settle, settlement.upstream, words)
+        now, until = self._run(self._settle, upstream, words)
+        if not 0 <= until <= now + FAR:
+            raise self._damage(upstream, words[0], tuple, Refused("", f"a pause until {until}"))
         return Settled(now, until)
 
     def adjust(self, upstream: str, adjustments: Sequence[Adjustment]) -> None:
-        self._run(self._adjust, upstream, wire.adjustments(self._prefix, upstream, adjustments))
+        words = wire.adjustments(self._prefix, upstream, adjustments)
+        self._run(self._adjust, upstream, words, lambda: [each.charge for each in adjustments])
 
     def claimed_by(self, upstream: str, task_id: str, attempt: int, message: str) -> str | None:
         key = keys.claim_key(self._prefix, upstream, task_id, attempt, message)
@@ -147,7 +139,8 @@ class RedisStore:
             keys.channel(self._prefix, upstream), keys.RECORDS_KEPT,
         ]  # fmt: skip
         version, *values = self._run(self._change, upstream, (names, arguments))
-        return InForce(int(version), _pairs(values))
+        with self.reading(upstream):
+            return InForce(int(version), _pairs(values))
 
     def in_force(self, upstream: str) -> InForce:
         version, values = self._ask(
@@ -155,7 +148,8 @@ class RedisStore:
             ("HGET", keys.state_key(self._prefix, upstream), "version"),
             ("HGETALL", keys.changes_key(self._prefix, upstream)),
         )
-        return InForce(int(version or 0), _pairs(values))
+        with self.reading(upstream):
+            return InForce(int(version or 0), _pairs(values))
 
     def look(self, upstream: str, charges: Sequence[AnyCharge]) -> Look:
         time, fields, changes, log, *found = self._ask(
@@ -167,9 +161,10 @@ class RedisStore:
             *(self._meter(upstream, charge) for charge in charges),
         )
         now = int(time[0]) * SECOND + int(time[1])
-        state = wire.state(_pairs(fields), charges, [_text(value) for value in found], now)
-        records = [_pairs(record) for _, record in log]
-        return Look(now, state, InForce(state.version, _pairs(changes)), records)
+        with self.reading(upstream, lambda: charges):
+            state = wire.state(_pairs(fields), charges, [_text(value) for value in found], now)
+            records = [_pairs(record) for _, record in log]
+            return Look(now, state, InForce(state.version, _pairs(changes)), records)
 
     def _meter(self, upstream: str, charge: AnyCharge) -> tuple[str, ...]:
         key = keys.bucket_key(self._prefix, upstream, charge.bucket)
@@ -191,10 +186,7 @@ class RedisStore:
         before, after = (part.encode() for part in channel.split("*"))
         again = threading.Event()
         while True:
-            client = redis.Redis.from_url(
-                self._url, socket_timeout=_LISTEN, socket_connect_timeout=_LISTEN,
-                retry=Retry(NoBackoff(), 0), protocol=2,
-            )  # fmt: skip
+            client = redis.Redis(connection_pool=self._pool(None, _LISTEN))
             try:
                 with client.pubsub(ignore_subscribe_messages=True) as news:  # type: ignore[no-untyped-call]
                     news.psubscribe(channel)
@@ -209,134 +201,92 @@ class RedisStore:
                             name = message["channel"][len(before) : -len(after)]
                             heard(name.decode(), message["data"].decode())
             except (RedisError, OSError, ValueError) as exc:
-                _log.warning("The limiter store's news are not heard: %s", _why(exc))
+                _log.warning("The limiter store's news are not heard: %s", why(exc))
             finally:
                 client.close()
             again.wait(1.0)
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
-        for node in self._nodes.values():
-            node.close()
+        self._client.close()
+
+    def _pool(self, node: Node | None, timeout: float | None = None) -> redis.ConnectionPool:
+        """The way to make connections: to a node, or to the server of the URL."""
+        seconds = self._timeout / SECOND if timeout is None else timeout
+        try:
+            pool = redis.ConnectionPool.from_url(
+                self._url,
+                socket_timeout=seconds,
+                socket_connect_timeout=seconds,
+                retry=Retry(NoBackoff(), 0),
+                health_check_interval=0,
+                decode_responses=False,
+                protocol=2,
+            )
+        except ValueError as exc:
+            raise ConfigurationError(
+                "governor_redis_url: this is not a Redis URL. "
+                "Write redis://HOST:PORT/DB, rediss://… or unix://PATH"
+            ) from exc
+        if node is not None:
+            if pool.connection_kwargs.pop("path", None) is not None:
+                pool.connection_class = redis.Connection
+            pool.connection_kwargs.update(host=node[0], port=node[1])
+        return pool
 
     # ------------------------------------------------------------------ one call
 
-    def _run(self, script: Script, upstream: str, words: wire.Words) -> Any:
-        command = _script(script, words)
-        store = self._store_of(upstream)
-        (reply,) = store._exchange([command])
-        return self._made(script, upstream, command, reply)
-
-    def _made(self, script: Script, upstream: str, command: bytes, reply: Any) -> Any:
-        """The reply, once the server that keeps the upstream has executed the script."""
-        for _ in range(_MOVES):
-            if not isinstance(reply, Refused):
-                return reply
-            match reply.code:
-                case "NOSCRIPT":
-                    # Not executed, so safe to send again: the script cache does not survive a
-                    # restart, a failover or SCRIPT FLUSH.
-                    whole = command.replace(
-                        b"$7\r\nEVALSHA\r\n" + _bulk(script.sha.encode()),
-                        b"$4\r\nEVAL\r\n" + _bulk(script.source),
-                        1,
-                    )
-                    (reply,) = self._store_of(upstream)._exchange([whole])
-                case "MOVED":
-                    self._homes[upstream] = _address(reply)
-                    (reply,) = self._store_of(upstream)._exchange([command])
-                case "ASK":
-                    elsewhere = self._node(_address(reply))
-                    _, reply = elsewhere._exchange([_packed(["ASKING"]), command])
-                case _:
-                    raise StoreUnavailable(f"The limiter store refused: {reply.code}")
-        raise StoreUnavailable("The limiter store's cluster is moving its keys")
+    def _run(
+        self, script: Script, upstream: str, words: wire.Words, charges: Charges = tuple
+    ) -> Any:
+        reply = self._client.run(script, upstream, _script(script, words))
+        if reply.__class__ is Refused:
+            raise self._damage(upstream, words[0], charges, reply)
+        return reply
 
     def _ask(self, upstream: str, *commands: tuple[str, ...]) -> list[Any]:
         """Plain commands, for what decides nothing."""
-        packed = [_packed(command) for command in commands]
-        for _ in range(_MOVES):
-            replies = self._store_of(upstream)._exchange(packed)
-            refused = next((reply for reply in replies if isinstance(reply, Refused)), None)
-            if refused is None:
-                return replies
-            if refused.code != "MOVED":
-                raise StoreUnavailable(f"The limiter store refused: {refused.code}")
-            self._homes[upstream] = _address(refused)
-        raise StoreUnavailable("The limiter store's cluster is moving its keys")
-
-    def _store_of(self, upstream: str) -> RedisStore:
-        home = self._homes.get(upstream) if self._homes else None
-        return self if home is None else self._node(home)
-
-    def _node(self, node: Node) -> RedisStore:
-        found = self._nodes.get(node)
-        if found is None:
-            found = RedisStore(self._url, timeout=self._timeout, prefix=self._prefix)
-            found._pool.connection_kwargs.update(host=node[0], port=node[1])
-            self._nodes[node] = found
-        return found
-
-    def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
-        """Send, and read one reply each; what the server refused is returned, not raised.
-
-        Raises:
-            StoreUnavailable: no complete answer in time.
-        """
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            connection = self._opened()
-        try:
-            replies = connection.exchange(commands)
-        except OSError as exc:
-            # A reply may still be on its way: the next call starts on a fresh connection.
-            connection.close()
-            raise StoreUnavailable(f"The limiter store did not answer: {_why(exc)}") from exc
-        except BaseException:
-            # A greenlet or a signal ended the wait: the reply of this call must never be
-            # read as that of the next.
-            connection.close()
-            raise
-        for reply in replies:
-            if reply.__class__ is Refused and reply.code == "READONLY":
-                # A server that has become a replica: the next call finds the primary by name.
-                connection.close()
-                return replies
-        if len(self._idle) < _MOST_IDLE:
-            self._idle.append(connection)
-        else:
-            connection.close()
+        replies = self._client.ask(upstream, *commands)
+        for command, reply in zip(commands, replies, strict=True):
+            if reply.__class__ is Refused:
+                raise self._damage(upstream, command[1:2], tuple, reply)
         return replies
 
-    def _opened(self) -> Connection:
+    @contextmanager
+    def reading(self, upstream: str, charges: Charges = tuple) -> Iterator[None]:
+        """What cannot be read in here is wrong with the upstream's data.
+
+        Raises:
+            UpstreamStateError: naming the key.
+        """
         try:
-            return Connection(self._pool.make_connection())
-        except (RedisError, OSError) as exc:
-            raise StoreUnavailable(f"The limiter store cannot be reached: {_why(exc)}") from exc
+            yield
+        except (ValueError, TypeError, IndexError, KeyError, AttributeError) as exc:
+            names = wire_lot.parts(self._prefix, upstream)
+            raise self._damage(upstream, names, charges, Refused("", str(exc))) from exc
 
-    def _forked(self) -> None:
-        # These sockets are the parent's. Forget them without closing the connection under its feet.
-        self._pool.reset()
-        self._idle = deque()
+    def _damage(
+        self, upstream: str, names: Sequence[str], charges: Charges, refused: Refused
+    ) -> UpstreamStateError:
+        """The error for what was refused, or could not be read.
 
+        Raises:
+            StoreUnavailable: the server does not answer any more.
+        """
+        match code(refused):
+            case "KEY":
+                return UpstreamStateError(
+                    upstream, f"the Redis user may not touch it ({refused.text})",
+                    f"Allow it ~{self._prefix}:* and &{self._prefix}:*",
+                    key=keys.state_key(self._prefix, upstream),
+                )  # fmt: skip
+            case "TRYAGAIN" | "CROSSSLOT" | "CLUSTERDOWN":
+                return UpstreamStateError(upstream, f"the cluster says {refused.text!r}")
 
-_stores: WeakSet[RedisStore] = WeakSet()
+        def ask(*commands: tuple[str, ...]) -> list[Any]:
+            return self._client.exchange(upstream, [packed(command) for command in commands])
 
-
-def _forked() -> None:
-    for store in _stores:
-        store._forked()
-
-
-os.register_at_fork(after_in_child=_forked)
-
-
-def _address(moved: Refused) -> Node:
-    """Of ``3999 127.0.0.1:6381``."""
-    host, _, port = moved.text.rpartition(" ")[2].rpartition(":")
-    return host, int(port)
+        said = f"{refused.code} {refused.text}".strip()
+        return damage(ask, self._prefix, upstream, names, charges=charges(), said=said)
 
 
 def _question(script: Script, prefix: str, ask: Ask) -> bytes:
@@ -345,24 +295,7 @@ def _question(script: Script, prefix: str, ask: Ask) -> bytes:
 
 def _script(script: Script, words: wire.Words) -> bytes:
     names, arguments = words
-    return _packed(["EVALSHA", script.sha, len(names), *names, *arguments])
-
-
-def _packed(words: Sequence[object]) -> bytes:
-    """A command as it is sent. Put together as one text: word by word it took half of the time of
-    a decision."""
-    texts = [*map(str, words)]
-    text = "".join([f"${len(word)}\r\n{word}\r\n" for word in texts])
-    command = f"*{len(texts)}\r\n{text}"
-    if command.isascii():
-        return command.encode()
-    # The lengths are of bytes. Bytes that are no text were read as such (wire_lot.py).
-    encoded = [word.encode("utf-8", "surrogateescape") for word in texts]
-    return b"*%d\r\n%b" % (len(encoded), b"".join(map(_bulk, encoded)))
-
-
-def _bulk(item: bytes) -> bytes:
-    return b"$%d\r\n%b\r\n" % (len(item), item)
+    return packed(["EVALSHA", script.sha, len(names), *names, *arguments])
 
 
 def _text(value: Any) -> Any:
@@ -376,8 +309,3 @@ def _text(value: Any) -> Any:
 def _pairs(values: Sequence[bytes]) -> dict[str, str]:
     """A flat list of names and values, as version 2 of the protocol has mappings."""
     return {_text(k): _text(v) for k, v in zip(values[::2], values[1::2], strict=True)}
-
-
-def _why(exc: BaseException) -> str:
-    """The kind of error only: a connection error's text may hold the URL's password."""
-    return type(exc).__name__

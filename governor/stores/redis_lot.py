@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from governor import keys
 from governor.clock import SECOND
+from governor.errors import StoreUnavailable
+from governor.policy.decision import AnyCharge
 from governor.policy.lot import (
     Arrival,
     LotView,
@@ -17,8 +21,11 @@ from governor.policy.lot import (
     Waiting,
 )
 from governor.stores import wire_lot
-from governor.stores.scripts import Script, joined, load
-from governor.stores.wire import Words
+from governor.stores.damage import FAR
+from governor.stores.scripts import joined, load
+
+Charges = Callable[[], Sequence[AnyCharge]]
+"""Says what is to be charged, when that matters."""
 
 _AT_ONCE = 1_000
 """Lanes that are looked at in one round trip."""
@@ -29,11 +36,16 @@ class RedisLots:
     its ways to run a script and to send plain commands."""
 
     def __init__(
-        self, prefix: str, run: Callable[[Script, str, Words], Any], ask: Callable[..., list[Any]]
+        self,
+        prefix: str,
+        run: Callable[..., Any],
+        ask: Callable[..., list[Any]],
+        reading: Callable[..., AbstractContextManager[None]],
     ) -> None:
         self._prefix = prefix
         self._run = run
         self._ask = ask
+        self._reading = reading
         self._park = load("park")
         self._release = joined("admit", "release")
         self._steer = load("steer")
@@ -44,7 +56,33 @@ class RedisLots:
 
     def release(self, ask: ReleaseAsk) -> Released:
         words = wire_lot.release(self._prefix, ask)
-        return wire_lot.released(ask, self._run(self._release, ask.upstream, words))
+        charges = partial(self._charges, ask)
+        reply = self._run(self._release, ask.upstream, words, charges)
+        with self._reading(ask.upstream, charges):
+            released = wire_lot.released(ask, reply)
+            if not 0 <= released.next <= released.now + FAR:
+                raise ValueError(f"the next slot at {released.next}")
+            return released
+
+    def _charges(self, ask: ReleaseAsk) -> list[AnyCharge]:
+        """What its lanes are charged, as far as the lot can say."""
+        limits = {group.name: group.limits for group in ask.groups}
+        found = {
+            bucket: rule.charge_on(bucket, 1)
+            for each in limits.values()
+            for bucket, rule in each
+            if rule.per is None
+        }
+        _, _, kept, *_ = wire_lot.parts(self._prefix, ask.upstream)
+        try:
+            (texts,) = self._ask(ask.upstream, ("HVALS", kept))
+            lanes = [wire_lot.lane(text.decode()) for text in texts]
+        except (ValueError, StoreUnavailable):
+            lanes = []
+        for lane in lanes:
+            for (_, rule), bucket in zip(limits.get(lane.group, ()), lane.buckets, strict=False):
+                found[bucket] = rule.charge_on(bucket, 1)
+        return [*found.values()]
 
     def renew(self, upstream: str, entries: Sequence[str], lease: int) -> None:
         ((seconds, micros),) = self._ask(upstream, ("TIME",))
@@ -65,12 +103,13 @@ class RedisLots:
         (value,) = self._ask(upstream, ("HGET", lot, entry))
         if value is None:
             return None
-        name = value.partition(b"|")[0].decode()
-        queue = wire_lot.queue_key(self._prefix, upstream, name)
-        lane, position = self._ask(upstream, ("HGET", lanes, name), ("LPOS", queue, entry))
-        if lane is None:
-            return None
-        return wire_lot.waiting(entry, value, lane.decode(), position)
+        with self._reading(upstream):
+            name = value.partition(b"|")[0].decode()
+            queue = wire_lot.queue_key(self._prefix, upstream, name)
+            lane, position = self._ask(upstream, ("HGET", lanes, name), ("LPOS", queue, entry))
+            if lane is None:
+                return None
+            return wire_lot.waiting(entry, value, lane.decode(), position)
 
     def groups(self, upstream: str) -> Mapping[str, str]:
         (found,) = self._ask(upstream, ("HGETALL", keys.lot_key(self._prefix, upstream, "groups")))
@@ -78,6 +117,10 @@ class RedisLots:
         return dict(zip(names[::2], names[1::2], strict=True))
 
     def view(self, upstream: str) -> LotView:
+        with self._reading(upstream):
+            return self._view(upstream)
+
+    def _view(self, upstream: str) -> LotView:
         state, lot, lanes, _, out, _ = wire_lot.parts(self._prefix, upstream)
         time, waiting, released, known, gone = self._ask(
             upstream, ("TIME",), ("HGET", state, "lot"), ("HGET", state, "released"),
@@ -119,8 +162,9 @@ class RedisLots:
             upstream, ("TIME",), ("HMGET", state, "lot", "released")
         )
         now = int(time[0]) * SECOND + int(time[1])
-        text = None if released is None else released.decode()
-        return int(waiting or 0), *wire_lot.pace(text, now)
+        with self._reading(upstream):
+            text = None if released is None else released.decode()
+            return int(waiting or 0), *wire_lot.pace(text, now)
 
     def _scores(self, upstream: str, sets: Sequence[str]) -> dict[str, int]:
         scores: dict[str, int] = {}

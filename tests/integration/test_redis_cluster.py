@@ -81,7 +81,7 @@ def test_every_upstream_is_decided_where_it_lives(store: RedisStore) -> None:
         # Nothing is known of the time before: a bucket starts full, a window is spaced evenly.
         assert isinstance(first, Wait), upstream
         assert first.limit == "5 in any 10 s"
-    assert len(set(store._homes.values())) >= 2
+    assert len(set(store._client.homes.values())) >= 2
     looks = [store.look(upstream, KINDS) for upstream in UPSTREAMS]
     assert all(len(look.state.meters["w"].times) == 1 for look in looks)  # type: ignore[union-attr]
 

@@ -382,7 +382,7 @@ def test_threads_share_one_store(store: RedisStore) -> None:
 def test_a_forked_child_has_connections_of_its_own(store: RedisStore) -> None:
     """A child process never reads a reply meant for its parent."""
     store.settle(Settlement("api"))
-    assert store._idle
+    assert store._client.seed.idle
     child = os.fork()
     if child == 0:
         try:
@@ -416,7 +416,7 @@ def test_a_server_that_stops_answering_is_waited_for_no_longer_than_the_timeout(
                 store.settle(Settlement("api"))
         finally:
             os.kill(server.pid, signal.SIGCONT)
-        assert not store._idle
+        assert not store._client.seed.idle
         assert store.settle(Settlement("api")).now
         store.close()
 
@@ -442,7 +442,7 @@ def test_a_primary_that_became_a_replica_is_left(
         client.replicaof("127.0.0.1", new.port)
         with pytest.raises(StoreUnavailable, match="READONLY"):
             store.settle(Settlement("api"))
-        assert not store._idle
+        assert not store._client.seed.idle
         client.replicaof("NO", "ONE")
         assert store.settle(Settlement("api")).now
         store.close()
