@@ -65,7 +65,7 @@ class UpstreamStateError(StoreUnavailable):
         where = f"{key}: " if key else ""
         super().__init__(
             f"The limiter store's data of upstream {upstream} cannot be used: "
-            f"{where}{problem}. {remedy}".rstrip()
+            f"{where}{problem}." + (f" {remedy}." if remedy else "")
         )
         self.upstream = upstream
         self.problem = problem

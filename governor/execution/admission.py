@@ -100,7 +100,7 @@ def parts_of(buckets: Iterable[str], claim: ClaimAsk | None) -> Iterator[str]:
     """Name buckets and a claim as :class:`~governor.errors.UpstreamStateError` does its part."""
     yield from buckets
     if claim is not None:
-        yield f"c:{claim.task_id}:{claim.attempt}"
+        yield f"c:{claim.task_id}:{claim.attempt}:{claim.message}"
 
 
 def charges_of(

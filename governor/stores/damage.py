@@ -25,7 +25,7 @@ _TYPES = {
 _NUMBER = r"\d{1,16}"
 _METER = rf"{_NUMBER}(\|{_NUMBER})?"
 _QUOTA = rf"{_NUMBER}(\|{_NUMBER}){{3}}"
-_CLAIM = r"d|.*\|\d{1,16}"
+_CLAIM = r"[dx]|.*\|\d{1,16}"
 _FIELDS = {
     "breaker": rf"[01]+|o\|{_NUMBER}\|\d+|h(\|\d+){{3}}\|{_NUMBER}\|\d+",
     "adaptive": rf"\d+\|{_NUMBER}\|{_NUMBER}\|[01]",

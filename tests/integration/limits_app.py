@@ -34,6 +34,7 @@ fragile = Upstream("fragile", breaker=Breaker(2, of=4, open_for=1.0, ramp=1))
 opened = Upstream("opened", Limit("5/s"), store_down="open")
 inner = Upstream("inner", Limit("10/s"))
 metered = Upstream("metered", Limit("1/min", burst=60, margin=0), reserve=0.5, urgent=(9,))
+steady = Upstream("steady", Limit("20/s"))
 shared = Upstream("shared", Limit("20/s", burst=2), store_down="local")
 
 
@@ -64,6 +65,7 @@ in_flight = governed(narrow, "in_flight")
 seldom = governed(slow, "seldom")
 in_window = governed(counted, "in_window")
 unlimited_when_away = governed(opened, "unlimited_when_away")
+steadily = governed(steady, "steadily")
 local_when_away = governed(shared, "local_when_away")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,11 @@ _DAY = 86_400 * SECOND
 SHARED = Charge("s", "10/s", interval=100_000, capacity=10 * SECOND)
 KEYED = Charge("s:acct", "10/s", interval=100_000, capacity=10 * SECOND)
 WINDOW = WindowCharge("w", "5 in any 10 s", 5, 10 * SECOND)
-QUOTA = QuotaCharge("q", "4 each day", 4, "day", "UTC", 3, bounds=(0, _DAY, 1 << 52, 1 << 53))
+_TODAY = time.time_ns() // 1000 // _DAY * _DAY
+_BOUNDS = (_TODAY, _TODAY + _DAY, _TODAY + 2 * _DAY, _TODAY + 3 * _DAY)
+QUOTA = QuotaCharge("q", "4 each day", 4, "day", "UTC", 3, bounds=_BOUNDS)
 PLACES = LeaseCharge("in-flight", "2 in flight", 2)
-CLAIM = ClaimAsk("task", 0, "me", 30 * SECOND, _DAY)
+CLAIM = ClaimAsk("task", 0, "m", "me", 30 * SECOND, _DAY)
 
 STATE = "gov:{broken}"
 
@@ -70,7 +73,7 @@ def ask(*charges: AnyCharge, upstream: str = "broken", claim: ClaimAsk | None = 
 def wrong_type(key: str) -> Break:
     def put(client: redis.Redis) -> None:
         client.delete(key)
-        client.geoadd(key, (1, 1, "x")) if "in-flight" not in key else client.set(key, "x")
+        client.geoadd(key, (1, 1, "x")) if "in-flight" not in key else client.set(key, "garbage")
 
     return put
 
@@ -86,6 +89,7 @@ GARBAGE: list[tuple[str, Break, tuple[AnyCharge, ...], str, str]] = [
     ("text", lambda c: c.set(f"{STATE}:s:acct", "x"), (KEYED,), f"{STATE}:s:acct", "s:acct"),
     ("window", lambda c: c.set(f"{STATE}:w", "x"), (WINDOW,), f"{STATE}:w", "w"),
     ("window's line", wrong_type(f"{STATE}:w:line"), (WINDOW,), f"{STATE}:w:line", "w"),
+    ("window's last", lambda c: c.rpush(f"{STATE}:w", "x"), (WINDOW,), f"{STATE}:w", "w"),
     ("window's log", lambda c: c.rpush(f"{STATE}:w", *["x"] * 5), (WINDOW,), f"{STATE}:w", "w"),
     ("quota", lambda c: c.set(f"{STATE}:q", "1|2"), (QUOTA,), f"{STATE}:q", "q"),
     ("places", wrong_type(f"{STATE}:in-flight"), (PLACES,), f"{STATE}:in-flight", "in-flight"),
@@ -121,11 +125,11 @@ def test_garbage_is_an_error_that_names_upstream_key_and_remedy(
 
 def test_a_claim_that_is_garbage_concerns_its_task(store: RedisStore, client: redis.Redis) -> None:
     """A claim that cannot be read is an error about that claim."""
-    key = f"{STATE}:c:task:0"
-    client.set(key, "x")
+    key = f"{STATE}:c:task:0:m"
+    client.set(key, "garbage")
     with pytest.raises(UpstreamStateError) as caught:
         store.admit(ask(SHARED, claim=CLAIM))
-    assert (caught.value.key, caught.value.part) == (key, "c:task:0")
+    assert (caught.value.key, caught.value.part) == (key, "c:task:0:m")
 
 
 LANE = Lane("group", ("s",), "-", 0, 1, "", "celery")
@@ -171,6 +175,7 @@ def test_every_call_about_the_upstream_says_so(
         ("lot", "x", "waiting"),
         ("released", "x", "view"),
         ("b:s", "x", "adjust"),
+        ("pause", "x", "settle"),
         ("b:s", "x", "release"),
     ],
 )

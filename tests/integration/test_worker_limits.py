@@ -169,6 +169,40 @@ def test_while_the_store_is_away_each_upstreams_policy_holds(
         assert closed.get(timeout=TIMEOUT) == 1
 
 
+def test_one_upstreams_broken_data_is_no_outage_of_the_others(
+    make_fleet: Callable[..., Fleet], redis_url: str
+) -> None:
+    """While two upstreams' keys hold garbage, each follows its own policy and is named in the log
+    once; another one keeps its declared rate. Mended, the one that waits goes on."""
+    fleet = make_fleet()
+    worker = fleet.worker("threads", concurrency=4)
+    with redis.Redis.from_url(redis_url) as client:
+        for name in ("narrow", "opened"):
+            client.delete(state_key(DEFAULT_PREFIX, name))
+            client.set(state_key(DEFAULT_PREFIX, name), "garbage")
+        closed, open_, steady = [], [], []
+        for number in range(40):
+            if number < 5:
+                closed.append(fleet.send("in_flight", number))
+            if number < 20:
+                open_.append(fleet.send("unlimited_when_away", number))
+            steady.append(fleet.send("steadily", number))
+        assert [result.get(timeout=TIMEOUT) for result in steady] == list(range(40))
+        assert [result.get(timeout=TIMEOUT) for result in open_] == list(range(20))
+        moments = sorted(line["at"] for line in began(fleet, "steadily"))
+        # Two seconds at its rate; asked about once a second, it would have taken forty.
+        assert 1.9 <= moments[-1] - moments[0] < 10
+        assert not began(fleet, "in_flight")
+        client.delete(state_key(DEFAULT_PREFIX, "narrow"))
+        assert [result.get(timeout=TIMEOUT) for result in closed] == list(range(5))
+    for name in ("narrow", "opened"):
+        lines = [line for line in worker.log().splitlines() if f"gov:{{{name}}}:" in line]
+        assert len(lines) == 1
+        assert f"upstream {name}" in lines[0]
+        assert f'DEL "gov:{{{name}}}"' in lines[0]
+    assert "did not answer" not in worker.log()
+
+
 def test_no_place_is_left_behind(make_fleet: Callable[..., Fleet], redis_url: str) -> None:
     """When all is done nobody holds a place: none leaks over failures, retries and successes."""
     fleet = make_fleet(governor_claim_lease=600)

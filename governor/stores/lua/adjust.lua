@@ -111,9 +111,9 @@ local function quota(key, p)
   if value then
     local counted
     counted, used, ahead, line = match(value, '^(%d+)|(%d+)|(%d+)|(%d+)$')
-    used, ahead = tonumber(used), tonumber(ahead)
-    if tonumber(counted) ~= ends then
-      used = tonumber(counted) == begins and ahead or 0
+    counted, used, ahead = counted + 0, used + 0, ahead + 0
+    if counted ~= ends then
+      used = counted == begins and ahead or 0
       ahead = 0
     end
   end

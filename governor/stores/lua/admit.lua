@@ -45,6 +45,7 @@
 --       7 already done     8 outcome unknown     9 the limits have changed
 --      20 others wait in its lane: it goes behind them
 --       status + 10 of 1 to 4 and 6 while the upstream is paused
+-- What is kept is made a number by adding 0, which fails for what is none: that is told (damage.py).
 local call, match, format = redis.call, string.match, string.format
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -138,7 +139,7 @@ local circuit = breaks ~= '' and state[4] or ''
 local share, cut_at, grown_at, pressed
 if adapts ~= '' and state[5] then
   share, cut_at, grown_at, pressed = match(state[5], '^(%d+)|(%d+)|(%d+)|(%d)$')
-  share, grown_at = tonumber(share), tonumber(grown_at)
+  share, grown_at = share + 0, grown_at + 0
 end
 if successes ~= '0' then
   if circuit ~= '' and not string.find(circuit, '|', 1, true) then
@@ -188,7 +189,7 @@ if queued then
 end
 
 local start = now
-local pause = tonumber(state[2])
+local pause = state[2] and state[2] + 0
 if pause and pause > start then start = pause end
 local floor = not_before + 0
 if floor > start then start = floor end
@@ -261,7 +262,7 @@ while p < first do
       local stamp, filled = match(latest, '^(%d+)|(%d+)$')
       if stamp then latest, open = stamp, tonumber(filled) end
     end
-    latest = tonumber(latest)
+    latest = latest and latest + 0
     interval[number], more[number] = apart, open
     at = start
     if latest and latest > at then at = latest end
@@ -291,7 +292,7 @@ while p < first do
     local value = call('GET', KEYS[k])
     if value then
       counted, used, ahead, last = match(value, '^(%d+)|(%d+)|(%d+)|(%d+)$')
-      counted, used, ahead, last = tonumber(counted), tonumber(used), tonumber(ahead), tonumber(last)
+      counted, used, ahead, last = counted + 0, used + 0, ahead + 0, last + 0
       if counted ~= ends then
         used = counted == begins and ahead or 0
         ahead = 0

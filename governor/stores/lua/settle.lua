@@ -99,7 +99,7 @@ if (outcome == 'throttled' or outcome == 'failed') and ARGV[9] ~= '' then
   end
 end
 
-local pause = tonumber(call('HGET', KEYS[1], 'pause')) or 0
+local pause = (call('HGET', KEYS[1], 'pause') or 0) + 0
 local wanted = ARGV[5] + 0
 if wanted > 0 and now + wanted > pause then
   pause = now + wanted
