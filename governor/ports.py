@@ -260,8 +260,8 @@ class ParkingLots(Protocol):
         """Do something to entries; the messages of those it was done to."""
         ...
 
-    def find(self, upstream: str, entry: str) -> Waiting | None:
-        """One entry, waiting or released."""
+    def find(self, upstream: str, task_id: str) -> Sequence[Waiting]:
+        """The entries of one task, waiting or released: one for each attempt and message."""
         ...
 
     def groups(self, upstream: str) -> Mapping[str, str]:

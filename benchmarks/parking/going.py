@@ -195,8 +195,7 @@ def _fill(fleet: Fleet, messages: Messages, tasks: int) -> None:
         fleet.worker()
     wait_until(lambda: not fleet.redis.exists(messages.key) and fleet.redis.hlen("unacked") <= 16)
     store = RedisStore(fleet.settings.redis_url, timeout=5 * SECOND)
-    model = store.lots.find("api", task_id(_REAL))
-    assert model is not None
+    (model,) = store.lots.find("api", task_id(_REAL))
     for at in range(1 + _REAL, 1 + tasks, 200):
         some = range(at, min(at + 200, 1 + tasks))
         store.lots.park("api", [_copy(model, number) for number in some])

@@ -159,9 +159,9 @@ def _payload(fleet: Fleet) -> float:
     """Mean length of the messages in the lot."""
     entries = fleet.redis.hrandfield(lot_key(DEFAULT_PREFIX, "api", "lot"), 100)
     store = RedisStore(fleet.settings.redis_url, timeout=5 * SECOND)
-    found = [store.lots.find("api", entry.decode()) for entry in entries]
+    found = [one for entry in entries for one in store.lots.find("api", entry.decode())]
     store.close()
-    lengths = [len(one.payload) for one in found if one is not None]
+    lengths = [len(one.payload) for one in found]
     return sum(lengths) / len(lengths)
 
 

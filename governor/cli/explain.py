@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import click
@@ -79,8 +79,8 @@ def explain(environment: Environment, task_id: str, as_json: bool) -> None:
     else:
         for each in waiting:
             _show_waiting(each)
-        if parked is not None:
-            waiting_view.parked(parked)
+        for told in parked:
+            waiting_view.parked(told)
         for letter in dead:
             _show_dead(letter)
         if not found:
@@ -107,16 +107,15 @@ def _ask(environment: Environment, task_id: str, problems: list[str]) -> list[An
 
 def _parked(
     environment: Environment, task_id: str, standing: Standing, problems: list[str]
-) -> waiting_view.Told | None:
+) -> list[waiting_view.Told]:
     tasks = environment.parked(standing)
     try:
         found = tasks.find(task_id)
-        if found is None:
-            return None
-        return waiting_view.Told.of(tasks, found, high_first=environment.high_first())
+        high_first = environment.high_first()
+        return [waiting_view.Told.of(tasks, each, high_first=high_first) for each in found]
     except StoreUnavailable as error:
         problems.append(str(error))
-        return None
+        return []
 
 
 def _dead(environment: Environment, task_id: str, problems: list[str]) -> tuple[Dead, ...]:
@@ -183,7 +182,7 @@ def _show_dead(dead: Dead) -> None:
 def _as_json(  # noqa: PLR0917 - called in one place
     task_id: str,
     waiting: tuple[Waiting, ...],
-    parked: waiting_view.Told | None,
+    parked: Sequence[waiting_view.Told],
     dead: tuple[Dead, ...],
     problems: list[str],
     workers: int,
@@ -194,7 +193,7 @@ def _as_json(  # noqa: PLR0917 - called in one place
         "found": found,
         "workers": workers,
         "waiting": [_waiting_as_json(each) for each in waiting],
-        "parked": None if parked is None else waiting_view.parked_as_json(parked),
+        "parked": waiting_view.all_parked_as_json(parked),
         "dead": [_dead_as_json(each) for each in dead],
         "problems": problems,
     }

@@ -147,13 +147,15 @@ def show(environment: Environment, task_id: str, as_json: bool) -> int:
     parked = environment.parked(environment.standing())
     with _progress("Looking for the task …"):
         found = parked.find(task_id)
-    if found is None:
+    if not found:
         raise NothingMatched(_NOT_PARKED.format(task_id))
-    told = waiting_view.Told.of(parked, found, high_first=environment.high_first())
+    high_first = environment.high_first()
+    told = [waiting_view.Told.of(parked, each, high_first=high_first) for each in found]
     if as_json:
-        printing.as_json(waiting_view.parked_as_json(told))
+        printing.as_json(waiting_view.all_parked_as_json(told))
     else:
-        waiting_view.parked(told)
+        for each in told:
+            waiting_view.parked(each)
     return DONE
 
 
@@ -277,12 +279,11 @@ class _Work:
         with _progress("Looking for the tasks …"):
             for task_id in dict.fromkeys(task_ids):
                 found = parked.find(task_id)
-                if found is None:
+                if not found:
                     self._leave(task_id, _NOT_PARKED.format(task_id))
-                elif found.released:
+                elif any(each.released for each in found):
                     self._leave(task_id, _RELEASED.format(task_id))
-                else:
-                    self.tasks.append(found)
+                self.tasks += [each for each in found if not each.released]
 
     def did(self, steered: Steered) -> None:
         """Part of it was done."""

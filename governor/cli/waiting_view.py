@@ -286,6 +286,14 @@ def parked_as_json(told: Told) -> dict[str, Any]:
     }
 
 
+def all_parked_as_json(told: Sequence[Told]) -> dict[str, Any] | None:
+    """A parked task for JSON; ``others`` are further attempts and messages of it."""
+    if not told:
+        return None
+    first, *others = map(parked_as_json, told)
+    return {**first, "others": others}
+
+
 def _held_up_as_json(held: HeldUp) -> dict[str, Any]:
     return {"by": held.by, "until": _until(held.until)}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
-from governor.execution.parking import entries_of, unpack
+from governor.execution.parking import unpack
 from governor.execution.standing import FOREVER, Standing, UpstreamView
 from governor.policy.breaker import Open
 from governor.policy.lot import Lane, LaneView, LotView, Waiting
@@ -208,18 +208,17 @@ class ParkedTasks:
         )
         return tuple(sorted(turns, key=lambda one: (-one.waiting, one.tenant)))
 
-    def find(self, task_id: str) -> Parked | None:
-        """This task in any upstream's lot.
+    def find(self, task_id: str) -> tuple[Parked, ...]:
+        """All attempts and messages of this task, in any upstream's lot.
 
         Raises:
             StoreUnavailable: no answer in time.
         """
-        for entry in entries_of(task_id):
-            for upstream in self._standing.names():
-                found = self._lots.find(upstream, entry)
-                if found is not None:
-                    return Parked(task_id, upstream, found, _read(found.payload))
-        return None
+        return tuple(
+            Parked(task_id, upstream, found, _read(found.payload))
+            for upstream in self._standing.names()
+            for found in self._lots.find(upstream, task_id)
+        )
 
     def place(self, parked: Parked) -> Place:
         """Where it stands.

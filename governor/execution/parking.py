@@ -19,8 +19,6 @@ from governor.policy.plan import CallPlan
 from governor.policy.upstream import Upstream
 from governor.ports import MessageCopy
 
-_MOST_RETRIES_SOUGHT = 20
-
 _SHOWN = 80
 """Characters of a tenant's name that are kept for people."""
 
@@ -48,14 +46,9 @@ def unpack(payload: bytes) -> MessageCopy:
         raise ValueError("this is no parked message") from exc
 
 
-def entry_of(task_id: str, retries: int) -> str:
-    """Names one attempt of a task in the lot."""
-    return f"{task_id}:{retries}" if retries else task_id
-
-
-def entries_of(task_id: str) -> tuple[str, ...]:
-    """The names under which a task may be found there."""
-    return tuple(entry_of(task_id, retries) for retries in range(_MOST_RETRIES_SOUGHT))
+def attempt_id(message: str, retries: int) -> str:
+    """Names one attempt of one message among all of its task id in the lot."""
+    return f"{message}.{retries}" if retries else message
 
 
 def rank_of(priority: int, *, high_first: bool) -> int:

@@ -79,17 +79,19 @@ class Arrival:
     """A task to be parked.
 
     Attributes:
-        entry: names the execution: parking it twice leaves one.
+        task_id: parking one message of it twice leaves one. Its entry is named by the task id,
+            or, while another message of the task is there, by both ids.
         costs: in each limit.
         give_up_at: store time at which it has waited too long; unknown when ``None``.
         max_wait: the same, counted from now, when that is unknown.
         expires_in: microseconds until nobody wants it any more, 0: never.
         payload: its message.
         front: it has had its turn and stands before the others.
-        again: it comes back from being released.
+        message: names the message and its attempt among those of the task id.
+        again: it comes back from being released, and is this entry.
     """
 
-    entry: str
+    task_id: str
     lane: Lane
     costs: tuple[int, ...]
     payload: bytes
@@ -97,7 +99,8 @@ class Arrival:
     max_wait: int = 0
     expires_in: int = 0
     front: bool = False
-    again: bool = False
+    message: str = ""
+    again: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,9 +264,10 @@ class LotView:
     lanes: tuple[LaneView, ...]
 
 
-Steer = Literal["back", "left", "cancel", "front", "move"]
+Steer = Literal["back", "left", "cancel", "revoke", "front", "move"]
 """What may be done to an entry: a released one goes back to the front of its lane, or has ended; a
-waiting one is taken out, goes to the front of its lane, or to the end of another."""
+waiting one is taken out (revoked: all of a task), goes to the front of its lane, or to the end of
+another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +275,7 @@ class Steering:
     """What is done to entries of a lot.
 
     Attributes:
+        entries: their names; task ids, where tasks are revoked.
         to: the lane a moved one goes to.
         by, why: the person who does it, and the reason, kept with the time; empty when the
             governor does it itself.
@@ -290,6 +295,7 @@ class _Entry:
     deadline: int
     since: int
     payload: bytes
+    message: str
 
 
 PACE = 10_000_000
@@ -301,6 +307,8 @@ class Lot:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
+        # Those that are not named by their task id alone.
+        self._beside: set[str] = set()
         self._queues: dict[str, list[str]] = {}
         self._lanes: dict[str, Lane] = {}
         self._ready: dict[str, dict[str, int]] = {}
@@ -324,18 +332,22 @@ class Lot:
         kept = []
         fresh = False
         for arrival in arrivals:
-            entry, lane = arrival.entry, arrival.lane
+            entry, lane = arrival.again or self._entry_of(arrival), arrival.lane
             here = True
             if entry in self._entries:
-                here = arrival.again and bool(self._out.pop(entry, 0))
+                here = bool(arrival.again and self._out.pop(entry, 0))
             kept.append(here)
             if not here:
                 continue
+            if entry != arrival.task_id:
+                self._beside.add(entry)
             deadline = arrival.give_up_at or (arrival.max_wait and now + arrival.max_wait)
             if arrival.expires_in:
                 expires = now + arrival.expires_in
                 deadline = min(deadline or expires, expires)
-            self._entries[entry] = _Entry(lane, arrival.costs, deadline, now, arrival.payload)
+            self._entries[entry] = _Entry(
+                lane, arrival.costs, deadline, now, arrival.payload, arrival.message
+            )
             fresh = self._join(entry, lane, front=arrival.front) or fresh
         return Parking(now, tuple(kept), self.waiting, fresh)
 
@@ -431,6 +443,9 @@ class Lot:
         ``steered``."""
         done = []
         self.steered = []
+        if what == "revoke":
+            what = "cancel"
+            entries = [name for task_id in entries for name in self._of(task_id)]
         for entry in entries:
             known = self._entries.get(entry)
             if known is None or (entry in self._out) is not (what in {"back", "left"}):
@@ -446,6 +461,7 @@ class Lot:
                     self._end(known.lane)
             if what in {"left", "cancel"}:
                 del self._entries[entry]
+                self._beside.discard(entry)
             else:
                 if what == "move" and to is not None:
                     known.lane = to
@@ -453,10 +469,12 @@ class Lot:
         self._tidy()
         return done
 
-    def find(self, entry: str) -> Waiting | None:
-        known = self._entries.get(entry)
-        if known is None:
-            return None
+    def find(self, task_id: str) -> tuple[Waiting, ...]:
+        """All entries of this task."""
+        return tuple(self._waiting(name) for name in self._of(task_id) if name in self._entries)
+
+    def _waiting(self, entry: str) -> Waiting:
+        known = self._entries[entry]
         queue = self._queues.get(known.lane.name, [])
         position = queue.index(entry) + 1 if entry in queue else 0
         return Waiting(
@@ -485,6 +503,18 @@ class Lot:
         )  # fmt: skip
 
     # ------------------------------------------------------------------ inside
+
+    def _entry_of(self, arrival: Arrival) -> str:
+        """The name of the message's entry, whether it is there or not."""
+        beside = f"{arrival.task_id}:{arrival.message}"
+        first = self._entries.get(arrival.task_id)
+        taken = first is not None and first.message != arrival.message
+        return beside if taken or beside in self._beside else arrival.task_id
+
+    def _of(self, task_id: str) -> list[str]:
+        """The names that entries of this task may have."""
+        others = (name for name in self._beside if name.rpartition(":")[0] == task_id)
+        return [task_id, *sorted(others)]
 
     def _join(self, entry: str, lane: Lane, *, front: bool) -> bool:
         name = lane.name

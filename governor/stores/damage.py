@@ -17,8 +17,8 @@ FAR = 100 * 365 * 86_400 * SECOND
 
 _TYPES = {
     ":set": "hash", ":log": "stream", ":line": "string", ":c:": "string", ":@lot": "hash",
-    ":@lanes": "hash", ":@flows": "hash", ":@groups": "hash", ":@out": "zset", ":@r:": "zset",
-    ":@w:": "zset", ":@s:": "set", ":@q:": "list",
+    ":@lanes": "hash", ":@flows": "hash", ":@groups": "hash", ":@out": "zset", ":@beside": "zset",
+    ":@r:": "zset", ":@w:": "zset", ":@s:": "set", ":@q:": "list",
 }  # fmt: skip
 """By how a key's name goes on after the upstream's, or how it ends."""
 

@@ -84,9 +84,9 @@ class MemoryLots:
                 self._tell(upstream, "lot")
             return done
 
-    def find(self, upstream: str, entry: str) -> Waiting | None:
+    def find(self, upstream: str, task_id: str) -> Sequence[Waiting]:
         with self._lock:
-            return self._lot(upstream).find(entry)
+            return self._lot(upstream).find(task_id)
 
     def groups(self, upstream: str) -> Mapping[str, str]:
         with self._lock:

@@ -98,18 +98,28 @@ class RedisLots:
         done: list[bytes] = self._run(self._steer, upstream, words)
         return done
 
-    def find(self, upstream: str, entry: str) -> Waiting | None:
-        _, lot, lanes, *_ = wire_lot.parts(self._prefix, upstream)
-        (value,) = self._ask(upstream, ("HGET", lot, entry))
-        if value is None:
-            return None
+    def find(self, upstream: str, task_id: str) -> Sequence[Waiting]:
+        _, lot, *_, beside = wire_lot.parts(self._prefix, upstream)
+        (names,) = self._ask(upstream, ("ZRANGEBYLEX", beside, *wire_lot.of_task(task_id)))
         with self._reading(upstream):
-            name = value.partition(b"|")[0].decode()
-            queue = wire_lot.queue_key(self._prefix, upstream, name)
-            lane, position = self._ask(upstream, ("HGET", lanes, name), ("LPOS", queue, entry))
-            if lane is None:
-                return None
-            return wire_lot.waiting(entry, value, lane.decode(), position)
+            others = (name.decode() for name in names)
+            entries = [task_id, *(name for name in others if wire_lot.is_of_task(name, task_id))]
+            (values,) = self._ask(upstream, ("HMGET", lot, *entries))
+            found = (
+                self._waiting(upstream, entry, value)
+                for entry, value in zip(entries, values, strict=True)
+                if value is not None
+            )
+            return tuple(waiting for waiting in found if waiting is not None)
+
+    def _waiting(self, upstream: str, entry: str, value: bytes) -> Waiting | None:
+        _, _, lanes, *_ = wire_lot.parts(self._prefix, upstream)
+        name = value.partition(b"|")[0].decode()
+        queue = wire_lot.queue_key(self._prefix, upstream, name)
+        lane, position = self._ask(upstream, ("HGET", lanes, name), ("LPOS", queue, entry))
+        if lane is None:
+            return None
+        return wire_lot.waiting(entry, value, lane.decode(), position)
 
     def groups(self, upstream: str) -> Mapping[str, str]:
         (found,) = self._ask(upstream, ("HGETALL", keys.lot_key(self._prefix, upstream, "groups")))
@@ -121,7 +131,7 @@ class RedisLots:
             return self._view(upstream)
 
     def _view(self, upstream: str) -> LotView:
-        state, lot, lanes, _, out, _ = wire_lot.parts(self._prefix, upstream)
+        state, lot, lanes, _, out, *_ = wire_lot.parts(self._prefix, upstream)
         time, waiting, released, known, gone = self._ask(
             upstream, ("TIME",), ("HGET", state, "lot"), ("HGET", state, "released"),
             ("HGETALL", lanes), ("ZCARD", out),

@@ -1,7 +1,7 @@
 """What the scripts of the parking lot are given, and what their replies mean.
 
 A lane is kept as ``group, flow, rank, weight, tenant, origin, bucket, bucket, …``, an entry as
-``lane|costs|deadline|since|flow|weight``, a line feed, and its message.
+``lane|costs|deadline|since|flow|weight|message``, a line feed, and what is parked.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from governor.stores.wire import Words
 
 _BETWEEN = "\x1f"
 
-PARTS = ("lot", "lanes", "flows", "out", "groups")
+PARTS = ("lot", "lanes", "flows", "out", "groups", "beside")
 
 
 def parts(prefix: str, upstream: str) -> list[str]:
@@ -72,8 +72,8 @@ def park(prefix: str, upstream: str, arrivals: Sequence[Arrival]) -> Words:
         names += (ready, queue)
         patience = -arrival.max_wait if arrival.give_up_at is None else arrival.give_up_at
         arguments += (
-            arrival.entry, name, kept, turns, ",".join(map(str, arrival.costs)), patience,
-            arrival.expires_in, int(arrival.front), int(arrival.again),
+            arrival.task_id, name, kept, turns, ",".join(map(str, arrival.costs)), patience,
+            arrival.expires_in, int(arrival.front), arrival.again, arrival.message,
             arrival.payload.decode("utf-8", "surrogateescape"),
         )  # fmt: skip
     return names, arguments
@@ -196,12 +196,22 @@ def lane(text: str) -> Lane:
 def waiting(entry: str, value: bytes, lane_text: str, position: int | None) -> Waiting:
     """An entry that was kept."""
     head, _, payload = value.partition(b"\n")
-    _, costs, deadline, since, _, _ = head.decode().split("|")
+    _, costs, deadline, since, *_ = head.decode().split("|")
     return Waiting(
         entry, lane(lane_text), int(since), int(deadline),
         tuple(map(int, costs.split(","))) if costs else (), 0 if position is None else position + 1,
         payload,
     )  # fmt: skip
+
+
+def of_task(task_id: str) -> tuple[str, str]:
+    """Between which names the further entries of this task lie, and others that are not its."""
+    return f"[{task_id}:", f"({task_id};"
+
+
+def is_of_task(entry: str, task_id: str) -> bool:
+    """Whether a further entry is of this task."""
+    return entry.rpartition(":")[0] == task_id
 
 
 def since(value: bytes | None) -> int:

@@ -72,6 +72,47 @@ class ParkingLotConformance:
         assert lots.park("api", [arrival]).kept == (False,)
         assert self._released(lots, FAST) == []
 
+    def test_two_messages_of_one_task_wait_side_by_side(self, harness: StoreHarness) -> None:
+        """Another message under a task id, waiting or released, is parked beside the first; a copy
+        of either is not, also when the other has ended."""
+        lots = self._lots(harness)
+        first, second = (task("t", lane(FAST), message=name) for name in ("m1", "m2"))
+        assert lots.park("api", [first]).kept == (True,)
+        (released,) = self._released(lots, FAST)
+        assert lots.park("api", [second, first, second]).kept == (True, False, False)
+        assert [found.position for found in lots.find("api", "t")] == [0, 1]
+        assert self._released(lots, FAST, 0, left=(released.entry,)) == []
+        assert lots.park("api", [second]).kept == (False,)
+        assert lots.park("api", [first]).kept == (True,)
+        entries = [ticket.entry for ticket in self._released(lots, FAST)]
+        assert len({*entries}) == 2
+        self._released(lots, FAST, left=tuple(entries))
+        assert not lots.find("api", "t")
+
+    def test_a_released_message_comes_back_as_itself(self, harness: StoreHarness) -> None:
+        """Of two messages of one task the one that comes back from being released is the one that
+        was, whatever became of the other."""
+        lots = self._lots(harness)
+        lots.park("api", [task("t", lane(FAST), message=name) for name in ("m1", "m2")])
+        first, second = self._released(lots, FAST)
+        self._released(lots, FAST, left=(first.entry,))
+        back = task("t", lane(FAST), message="m2", again=second.entry)
+        assert lots.park("api", [back, back]).kept == (True, False)
+        assert [ticket.entry for ticket in self._released(lots, FAST)] == [second.entry]
+
+    def test_all_of_a_task_is_found_and_revoked(self, harness: StoreHarness) -> None:
+        """Every attempt and message of a task is found by its id, and revoked by it, however many
+        there are; nothing is of a task whose id merely begins alike."""
+        lots = self._lots(harness)
+        lots.park("api", [task("t", lane(FAST), message=f"m.{n}") for n in range(30)])
+        others = [task(name, lane(FAST), message=m) for name in ("t:1", "tt", "s") for m in "ab"]
+        lots.park("api", others)
+        (released,) = self._released(lots, FAST, 1)
+        assert len(lots.find("api", "t")) == 30
+        assert len(lots.steer("api", Steering("revoke", ("t", "none")))) == 29
+        assert [found.entry for found in lots.find("api", "t")] == [released.entry]
+        assert len(self._released(lots, FAST)) == len(others)
+
     def test_release_is_admission(self, harness: StoreHarness) -> None:
         """No more are released than the limits allow, and the next instant is exact."""
         lots = self._lots(harness)
@@ -167,7 +208,7 @@ class ParkingLotConformance:
         lots.park("api", [task("t", lane(FAST))])
         self._released(lots, FAST)
         self._released(lots, FAST, left=("t",))
-        assert lots.find("api", "t") is None
+        assert not lots.find("api", "t")
         harness.advance(60 * SECOND)
         assert self._released(lots, FAST) == []
 
@@ -226,10 +267,9 @@ class ParkingLotConformance:
         assert list(lots.steer("api", Steering("cancel", ("t1",), None, "ops", "twice"))) == [b"t1"]
         urgent = lane(FAST, rank=0, flow="vip")
         lots.steer("api", Steering("move", ("t3",), urgent, "ops", "urgent"))
-        found = lots.find("api", "t3")
-        assert found is not None
+        (found,) = lots.find("api", "t3")
         assert (found.lane, found.position) == (urgent, 1)
-        assert lots.find("api", "t1") is None
+        assert not lots.find("api", "t1")
         log = harness.store.look("api", ()).log
         assert [record["what"] for record in log] == ["move", "cancel", "front"]
         assert log[0]["why"] == "urgent"

@@ -14,7 +14,7 @@ from governor.clock import SECOND, as_micros
 from governor.errors import StoreUnavailable
 from governor.execution.admission import Call
 from governor.execution.deferral import parked
-from governor.execution.parking import Lanes, entry_of, pack, rank_of
+from governor.execution.parking import Lanes, attempt_id, pack, rank_of
 from governor.governor import Governor
 from governor.policy.decision import LaneKey
 from governor.policy.lot import Arrival, Lane, Parking
@@ -109,7 +109,7 @@ class Arrivals:
         if request.expires is not None:
             left = max(as_micros(request.expires) - self._clock.wall(), 1)
         arrival = Arrival(
-            entry=entry_of(request.id, int(request.request_dict.get("retries") or 0)),
+            task_id=request.id,
             lane=lane,
             costs=tuple(charge.cost for charge in call.charges),
             payload=payload,
@@ -117,7 +117,14 @@ class Arrivals:
             max_wait=call.plan.upstream.max_wait,
             expires_in=left,
             front=call.had_turn or call.header.throttles > 0,
-            again=isinstance(message, ParkedMessage),
+            message=attempt_id(
+                call.header.mid or "", int(request.request_dict.get("retries") or 0)
+            ),
+            again=(
+                message.ticket.entry
+                if isinstance(message, ParkedMessage) and message.upstream == call.upstream
+                else ""
+            ),
         )
         # From now on, not from when the store has it: nobody may be asked about in between.
         self._behind[call.lane.name] = self._clock.monotonic() + _BEHIND

@@ -30,7 +30,6 @@ from kombu.serialization import prepare_accept_content
 from governor.clock import SECOND, Clock
 from governor.errors import StoreUnavailable, UpstreamStateError
 from governor.execution.parking import (
-    entries_of,
     group_of,
     unpack,
 )
@@ -465,14 +464,13 @@ class Lots:
         # Nobody else may ask for a long time.
         if not fresh:
             return
-        entries = tuple(entry for task_id in fresh for entry in entries_of(task_id))
         found = True
         for lot in lots:
             if self._clock.monotonic() < self._outage.until(lot.upstream.name):
                 found = False
                 continue
             try:
-                taken = self._store.lots.steer(lot.upstream.name, Steering("cancel", entries))
+                taken = self._store.lots.steer(lot.upstream.name, Steering("revoke", tuple(fresh)))
             except StoreUnavailable as exc:
                 self._outage.failed(exc)
                 found = False

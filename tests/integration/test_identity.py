@@ -91,3 +91,17 @@ def test_a_death_after_a_claim_says_that_the_body_began(make_fleet: Callable[...
     assert "had begun" in found[begun.id].replay_why
     assert found[never.id].replay_verdict == "safe"
     assert len(fleet.ledger("hang")) == 1
+
+
+def test_a_parked_task_is_replaced_by_one_that_parks(make_fleet: Callable[..., Fleet]) -> None:
+    """A task and its replacement, which has its id and is parked before the task has ended, are two
+    that wait: each runs, once."""
+    fleet = make_fleet()
+    fleet.worker()
+    before = [fleet.send("page", 0) for _ in range(3)]
+    paged = fleet.send("page", 1, 0.5)
+    after = [fleet.send("page", 0) for _ in range(3)]
+    for result in (*before, paged, *after):
+        assert result.get(timeout=TIMEOUT) == "last page"
+    assert [line["left"] for line in fleet.ledger("page") if line["id"] == paged.id] == [1, 0]
+    assert len(fleet.ledger("page")) == 8

@@ -128,15 +128,18 @@ def test_lua_releases_as_the_specification(
             fresh = []
             for to in chosen:
                 number += 1
+                back = released[which % len(released)].entry if yes and released else ""
+                seen = which if also and which < number else number
                 fresh.append(
                     arrival(
-                        which if also and which < number else number,
+                        int(back.partition(":")[0][5:]) if back else seen,
                         to,
                         cost,
                         max_wait=20 * SECOND if which % 4 == 0 else 0,
                         expires_in=4 * SECOND if which % 7 == 0 else 0,
                         front=also,
-                        again=yes,
+                        message="" if which == 3 else f"m{room % 3}",
+                        again=back,
                     )
                 )
             results = [store.lots.park("api", fresh) for store in both]
@@ -181,16 +184,18 @@ def test_lua_releases_as_the_specification(
                 )  # fmt: skip
                 results = [store.settle(settlement) for store in both]
         elif kind == "steer":
-            what = ("back", "left", "cancel", "front", "move")[which % 5]
+            what = ("back", "left", "cancel", "front", "move", "revoke")[which % 6]
             entries = tuple(f"task-{n}" for n in range(which, which + room))
+            if what != "revoke":
+                entries += tuple(f"{name}:m1" for name in entries)
             steering = Steering(
                 what, entries, chosen[0] if what == "move" else None,
                 "ops" if yes else "", "a reason" if yes else "",
             )  # fmt: skip
             if what == "move":
-                same = scripted.store.lots.find("api", entries[0]) if entries else None
+                same = scripted.store.lots.find("api", entries[0]) if entries else ()
                 steering = Steering(
-                    what, entries[:1] if same and same.lane.group == chosen[0].group else (),
+                    what, entries[:1] if same and same[0].lane.group == chosen[0].group else (),
                     chosen[0], "ops", "a reason",
                 )  # fmt: skip
             results = [list(store.lots.steer("api", steering)) for store in both]
@@ -251,8 +256,8 @@ def test_a_limit_that_cannot_be_read_loses_no_task(scripted: ScriptedRedis) -> N
         lots.release(question)
     scripted.client.delete(key)
     assert [t.entry for t in lots.release(question).tickets] == ["task-2"]
-    left = [lots.find("api", f"task-{n}") for n in (3, 4)]
-    assert [waiting and waiting.position for waiting in left] == [1, 2]
+    left = [waiting for n in (3, 4) for waiting in lots.find("api", f"task-{n}")]
+    assert [waiting.position for waiting in left] == [1, 2]
 
 
 def test_a_full_store_can_be_emptied(scripted: ScriptedRedis) -> None:

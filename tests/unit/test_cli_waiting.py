@@ -23,7 +23,7 @@ from governor.cli.limits import limits
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
 from governor.execution.parked import tasks_ahead
-from governor.execution.parking import Lanes, entry_of, group_of, pack, rank_of
+from governor.execution.parking import Lanes, attempt_id, group_of, pack, rank_of
 from governor.execution.standing import FOREVER
 from governor.policy.breaker import BreakerPolicy
 from governor.policy.lot import (
@@ -93,8 +93,9 @@ class People:
         buckets = [charge.bucket for charge in plan.charges((account,), {})]
         found, _ = Lanes(str).of(plan, "celery", buckets, account, rank)
         payload = more.pop("payload", None) or pack(message(task_id))
-        entry = entry_of(task_id, more.pop("retries", 0))
-        self.store.lots.park("payments", [Arrival(entry, found, (1, 1), payload, **more)])
+        named = attempt_id("m", more.pop("retries", 0))
+        arrival = Arrival(task_id, found, (1, 1), payload, message=named, **more)
+        self.store.lots.park("payments", [arrival])
         return found
 
     def release(self, room: int = 1) -> list[str]:
@@ -451,8 +452,7 @@ def test_the_estimate_is_the_order_of_release() -> None:
     for name, number, weight in (("a", 9, 1), ("b", 30, 2), ("c", 2, 1)):
         to = lane(FAST, name, weight=weight)
         store.lots.park("api", [task(f"{name}{n}", to) for n in range(number)])
-    found = store.lots.find("api", "a5")
-    assert found is not None
+    (found,) = store.lots.find("api", "a5")
     told = tasks_ahead(store.lots.view("api"), found)
     ask = ReleaseAsk("api", (group(FAST),), 100, 0, SECOND, "t")
     order = [ticket.entry for ticket in store.lots.release(ask).tickets]
@@ -700,13 +700,28 @@ def test_to_the_front(people: People) -> None:
     assert people.log()[0]["what"] == "front"
 
 
+def test_every_attempt_and_message_of_a_task_is_found(people: People) -> None:
+    """A task is found by its id at whatever attempt, and when several messages of it wait: all of
+    them are shown, and cancelled."""
+    people.park("late", retries=25)
+    assert people.json("show", "late")["position"] == 1
+    for n in range(3):
+        people.park("t", "small", retries=n, payload=pack(message("t", body=b"%d" % n)))
+    shown = people.json("show", "t")
+    assert [one["position"] for one in (shown, *shown["others"])] == [1, 2, 3]
+    assert people.run("show", "t").stdout.count("small") == 3
+    done = people.run("cancel", "t", "late", "--yes", *WHY)
+    assert done.exit_code == 0, done.output
+    assert "4 cancelled." in done.stdout
+    assert not people.store.lots.view("payments").waiting
+
+
 def test_to_another_priority(people: People) -> None:
     """A moved task keeps its limits and its tenant, and has the other rank."""
     before = people.park("t", "big", rank=5)
     done = people.run("move", "t", "--priority", "1", *WHY)
     assert done.exit_code == 0, done.output
-    found = people.store.lots.find("payments", "t")
-    assert found is not None
+    (found,) = people.store.lots.find("payments", "t")
     assert found.lane == replace(before, rank=1)
     again = people.run("move", "t", "--priority", "1", *WHY)
     assert again.exit_code == 1
@@ -718,8 +733,7 @@ def test_to_another_tenant(people: People) -> None:
     before = people.park("t", "small")
     big = people.park("u", "big")
     assert people.run("move", "t", "--tenant", "big", *WHY).exit_code == 0
-    found = people.store.lots.find("payments", "t")
-    assert found is not None
+    (found,) = people.store.lots.find("payments", "t")
     assert (found.lane.flow, found.lane.weight, found.lane.tenant) == (big.flow, 3, "big")
     assert (found.lane.group, found.lane.buckets) == (before.group, before.buckets)
 

@@ -2,8 +2,8 @@
 -- lot is made of is told in park.lua. admit.lua stands before it, as admit(KEYS, ARGV): a task is
 -- released by being admitted.
 --
--- KEYS  1 state  2 lot  3 lanes  4 flows  5 out  6 groups, then for each group its ready and its
---       blocked set.
+-- KEYS  1 state  2 lot  3 lanes  4 flows  5 out  6 groups  7 beside, then for each group its ready
+--       and its blocked set.
 --       Queues, and what limits with per= keep, are named by what the lot says.
 -- ARGV  1 room      at most so many tasks
 --       2 ahead     µs before its slot at which a task is released
@@ -37,13 +37,18 @@ local waiting = tonumber(known[2] or 0)
 local before = waiting
 local at = 19
 if ARGV[16] ~= '0' then
-  local ended = {}
+  local ended, beside = {}, {}
   for i, score in ipairs(call('ZMSCORE', out, unpack(ARGV, at, at + ARGV[16] - 1))) do
-    if score then ended[#ended + 1] = ARGV[at + i - 1] end
+    local entry = ARGV[at + i - 1]
+    if score then
+      ended[#ended + 1] = entry
+      if string.find(entry, ':', 1, true) then beside[#beside + 1] = entry end
+    end
   end
   if ended[1] then
     call('ZREM', out, unpack(ended))
     call('HDEL', lot, unpack(ended))
+    if beside[1] then call('ZREM', KEYS[7], unpack(beside)) end
   end
   at = at + ARGV[16]
 end
@@ -108,7 +113,7 @@ end
 local window = room + 1
 local more = 0
 local groups = {}
-for k = 7, #KEYS, 2 do
+for k = 8, #KEYS, 2 do
   local limits, args, names = {}, {}, {state}
   local g = {ready = KEYS[k], blocked = KEYS[k + 1], limits = limits, args = args, names = names,
     facts = {}, gone = {}, costs = false, leases = false, plain = 0}
@@ -289,7 +294,7 @@ local function read_ahead(g)
   for i, value in ipairs(call('HMGET', lot, unpack(entries))) do
     local fact = read[i]
     fact.value = value or '|1|1|0|?|1\n'
-    local costs, deadline, flow, weight = match(fact.value, '^[^|]*|([^|]*)|(%d+)|%d+|([^|]*)|(%d+)\n')
+    local costs, deadline, flow, weight = match(fact.value, '^[^|]*|([^|]*)|(%d+)|%d+|([^|]*)|(%d+)')
     fact.costs, fact.deadline, fact.flow, fact.weight = costs, deadline + 0, flow, weight
     if not tags[flow] then
       tags[flow] = 0

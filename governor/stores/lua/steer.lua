@@ -1,16 +1,16 @@
 -- Does something to tasks in the parking lot. Repeats Lot.steer in governor/policy/lot.py; what the
 -- lot is made of is told in park.lua.
 --
--- KEYS  1 state  2 lot  3 lanes  4 flows  5 out  6 groups  7 the record of what people did, a stream,
---       then for a move the ready set and the queue it goes to. The sets and queues that entries are
+-- KEYS  1 state  2 lot  3 lanes  4 flows  5 out  6 groups  7 beside  8 the record of what people did, a
+--       stream, then for a move the ready set and the queue it goes to. The sets and queues that entries are
 --       in now are named by what the lot says.
--- ARGV  1 what      "back" | "left" | "cancel" | "front" | "move"
+-- ARGV  1 what      "back" | "left" | "cancel" | "revoke" | "front" | "move"
 --       2 prefix    of the names of queues   3 of ready sets   4 of blocked sets
 --       5, 6, 7     lane, record and "flow|weight" that a move goes to
 --       8 channel   where workers are told that tasks wait
 --       9 by   10 why   who does it, and the reason; "" when no person does
 --      11 kept      how many records are kept, about
---       then the entries
+--       then the entries, or for "revoke" task ids
 -- Reply the messages of those it was done to
 local call, match, format = redis.call, string.match, string.format
 local what = ARGV[1]
@@ -29,12 +29,21 @@ local function join(entry, lane, record, ready, queue)
   end
 end
 
-local entries = {}
+local wanted, entries = {}, {}
 for a = 12, #ARGV do
-  local entry = ARGV[a]
+  wanted[#wanted + 1] = ARGV[a]
+  if what == 'revoke' then
+    for _, entry in ipairs(call('ZRANGEBYLEX', KEYS[7], '[' .. ARGV[a] .. ':', '(' .. ARGV[a] .. ';')) do
+      if match(entry, '^(.*):[^:]*$') == ARGV[a] then wanted[#wanted + 1] = entry end
+    end
+  end
+end
+if what == 'revoke' then what = 'cancel' end
+for _, entry in ipairs(wanted) do
   local value = call('HGET', KEYS[2], entry)
   if value and (call('ZSCORE', KEYS[5], entry) and true or false) == released then
-    local lane, rest, payload = match(value, '^([^|]*)(|[^|]*|[^|]*|[^|]*|)[^\n]*\n(.*)$')
+    local lane, rest, message, payload =
+      match(value, '^([^|]*)(|[^|]*|[^|]*|[^|]*|)[^|]*|%d+([^\n]*)\n(.*)$')
     done[#done + 1] = payload
     entries[#entries + 1] = entry
     local queue = ARGV[2] .. lane
@@ -52,9 +61,10 @@ for a = 12, #ARGV do
     end
     if what == 'left' or what == 'cancel' then
       call('HDEL', KEYS[2], entry)
+      if string.find(entry, ':', 1, true) then call('ZREM', KEYS[7], entry) end
     elseif what == 'move' then
-      call('HSET', KEYS[2], entry, format('%s%s%s\n', ARGV[5], rest, ARGV[7]) .. payload)
-      join(entry, ARGV[5], ARGV[6], KEYS[8], KEYS[9])
+      call('HSET', KEYS[2], entry, format('%s%s%s%s\n', ARGV[5], rest, ARGV[7], message) .. payload)
+      join(entry, ARGV[5], ARGV[6], KEYS[9], KEYS[10])
     else
       join(entry, lane, record, ARGV[3] .. match(record, '^[^\31]*'), queue)
     end
@@ -69,7 +79,7 @@ if change ~= 0 then
 end
 if done[1] and ARGV[10] ~= '' then
   local time = call('TIME')
-  call('XADD', KEYS[7], 'MAXLEN', '~', ARGV[11], '*', 'at', time[1] .. format('%06d', time[2]),
+  call('XADD', KEYS[8], 'MAXLEN', '~', ARGV[11], '*', 'at', time[1] .. format('%06d', time[2]),
     'what', what, 'target', table.concat(entries, ' '), 'value', ARGV[5], 'by', ARGV[9], 'why', ARGV[10])
 end
 if done[1] and (ARGV[10] ~= '' or (waiting == 0 and change > 0)) then
