@@ -18,12 +18,12 @@ from governor.execution.blocking import admitted
 from governor.execution.header import Header
 from governor.governor import Governor
 from governor.policy import costs, upstream
+from governor.policy.failure import causes, http_status
 from governor.policy.http_message import status_of
 from governor.policy.outcome import Outcome, outcome_of, outcome_of_status
 from governor.policy.plan import CallPlan
 from governor.policy.retry_after import (
     from_response,
-    http_status,
     pause_of,
     throttled_from_exception,
 )
@@ -147,19 +147,19 @@ class OpenCall:
         return self._call.places if self._call.admitted else ()
 
     def _throttled(self, exc: BaseException | None) -> Throttled | None:
-        if isinstance(exc, NotAdmitted):
-            return None
-        if isinstance(exc, Throttled):
-            return exc
         now = self._governor.clock.wall()
-        if exc is not None and http_status(exc) is not None:
-            return throttled_from_exception(exc, now)
+        if exc is not None:
+            throttled = throttled_from_exception(exc, now)
+            if isinstance(throttled, NotAdmitted):
+                return None
+            if throttled is not None or any(http_status(link) is not None for link in causes(exc)):
+                return throttled
         return from_response(self._response, now)
 
     def _outcome(self, exc: BaseException | None, throttled: Throttled | None) -> Outcome:
         if throttled is not None:
             return Outcome.THROTTLED
-        outcome = Outcome.SUCCESS if exc is None else outcome_of(exc, http_status(exc))
+        outcome = Outcome.SUCCESS if exc is None else outcome_of(exc)
         status = status_of(self._response)
         if status is not None and (exc is None or outcome is Outcome.IGNORED):
             # The exception says nothing of the upstream, and the response does.

@@ -8,7 +8,7 @@ from the task's arguments, which is slower and never wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,27 @@ _SCALARS = (
     "upstream", "mid", "idem", "of", "give_up_at", "first", "deferrals", "throttles", "began",
     "replay_of", "fair",
 )  # fmt: skip
+
+
+_FIRST_ATTEMPTS, _LAST_ATTEMPTS = 1, 50
+_LONGEST_TYPE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How one attempt failed: a line of the attempt log.
+
+    Attributes:
+        at: wall microseconds.
+        exc_type: the exception's class.
+        http_status: of the upstream's response, else 0.
+        wait: microseconds until the next attempt, 0 if there is none.
+    """
+
+    at: int
+    exc_type: str
+    http_status: int = 0
+    wait: int = 0
 
 
 @dataclass(slots=True)
@@ -43,6 +64,7 @@ class Header:
         began: wall time at which its first attempt began.
         replay_of: the dead letter it replays.
         fair: whose turn it takes while tasks are parked: the value of the upstream's ``fair_by``.
+        attempts: how the first attempt failed, and the latest fifty.
     """
 
     upstream: str = ""
@@ -58,6 +80,7 @@ class Header:
     began: int | None = None
     replay_of: str | None = None
     fair: str | None = None
+    attempts: tuple[Attempt, ...] = ()
 
     def to_message(self) -> dict[str, Any]:
         """The wire form; what is unset is left out."""
@@ -69,6 +92,8 @@ class Header:
                 wire[name] = value
         if self.reserved:
             wire["slots"] = [[r.bucket, r.slot, int(r.paid)] for r in self.reserved]
+        if self.attempts:
+            wire["log"] = [[a.at, a.exc_type, a.http_status, a.wait] for a in self.attempts]
         return wire
 
     @classmethod
@@ -96,6 +121,10 @@ class Header:
                 began=_optional(_number, wire.get("began")),
                 replay_of=_optional(_text, wire.get("replay_of")),
                 fair=_optional(name_of, _optional(_text, wire.get("fair"))),
+                attempts=_bounded(
+                    Attempt(_number(at), _text(kind), _number(status), _number(wait))
+                    for at, kind, status, wait in wire.get("log", ())
+                ),
             )
         except (TypeError, ValueError, KeyError, IndexError):
             return cls(mid=mid)
@@ -108,6 +137,11 @@ class Header:
         """The idempotency key of this work."""
         return self.idem if self.idem and self.is_of(work) else work
 
+    def failed(self, attempt: Attempt) -> None:
+        """Add to the attempt log, whose size is bounded."""
+        attempt = replace(attempt, exc_type=attempt.exc_type[:_LONGEST_TYPE])
+        self.attempts = _bounded((*self.attempts, attempt))
+
     def next_attempt(self) -> Header:
         """For a retry: a fresh patience, the same identity."""
         return replace(self, give_up_at=None, first=None, deferrals=0, throttles=0, reserved=())
@@ -116,6 +150,13 @@ class Header:
 def work_id(task_id: str, nesting: Any) -> str:
     """What a message asks for: the task id, and which replacement of the task (``replace()``)."""
     return f"{task_id}:{nesting}" if isinstance(nesting, int) and nesting > 0 else task_id
+
+
+def _bounded(attempts: Iterable[Attempt]) -> tuple[Attempt, ...]:
+    known = tuple(attempts)
+    if len(known) <= _FIRST_ATTEMPTS + _LAST_ATTEMPTS:
+        return known
+    return known[:_FIRST_ATTEMPTS] + known[-_LAST_ATTEMPTS:]
 
 
 def _text(value: Any) -> str:

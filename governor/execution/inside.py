@@ -13,7 +13,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from governor.errors import Throttled
-from governor.policy.http_message import attribute
+from governor.policy.failure import causes
+from governor.policy.foreign import attribute
 from governor.policy.retry_after import throttled_from_exception
 
 
@@ -31,8 +32,8 @@ class Inside:
 
     def was_told(self, exc: BaseException) -> bool:
         """Whether the refusal that this exception carries has paused the upstream it is of."""
-        response = attribute(exc, "response")
-        return any(told is exc or told is response for told in self.told)
+        said = [thing for link in causes(exc) for thing in (link, attribute(link, "response"))]
+        return any(told is thing for told in self.told for thing in said)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

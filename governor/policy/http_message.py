@@ -7,18 +7,16 @@ somebody else's class that does has nothing to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_tz
-from typing import Any, TypeVar
+from typing import Any
 
 from governor.clock import as_micros
+from governor.policy.foreign import attribute, quietly
 
 _LONGEST_DATE = 64
-
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +25,6 @@ class Response:
 
     status_code: int
     headers: Any
-
-
-def quietly(read: Callable[[], T], instead: T) -> T:
-    """Call ``read``, which runs the code of somebody else's class; give ``instead`` if it raises.
-
-    Of what it raises only the end of this process passes.
-    """
-    try:
-        return read()
-    except BaseException as exc:
-        if isinstance(exc, SystemExit) and ends_process(exc):
-            raise
-        return instead
-
-
-def ends_process(exc: SystemExit) -> bool:
-    """Whether a pool's signal handler raised it, to end this process from outside: at a hard
-    time limit, a shutdown, a termination. It exits with ``signum - 256``."""
-    return isinstance(exc.code, int) and -256 < exc.code <= -192
-
-
-def attribute(thing: Any, name: str) -> Any:
-    """An attribute; ``None`` where there is none, or reading it raises."""
-    return quietly(lambda: getattr(thing, name, None), None)
 
 
 def status_of(response: Any) -> int | None:

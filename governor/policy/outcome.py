@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 
 from governor.errors import NotAdmitted, Throttled
+from governor.policy.failure import causes, http_status
 
 
 class Outcome(StrEnum):
@@ -31,42 +31,46 @@ _UNREACHED = frozenset(
     {
         "TransportError", "ConnectionError", "Timeout", "ConnectError", "ConnectTimeout",
         "ReadTimeout", "WriteTimeout", "PoolTimeout", "ReadError", "RemoteProtocolError",
+        "TimeoutError", "ClientConnectionError", "APIConnectionError", "HTTPClientError",
+        "URLError",
     }
 )  # fmt: skip
-"""Under these names HTTP clients (httpx; requests) raise when a call could not be made or was not
-answered."""
+"""Under these names HTTP clients (httpx; requests; aiohttp; openai; botocore; urllib) raise when a
+call could not be made or was not answered."""
 
-_STATUS_ERRORS = frozenset({"HTTPStatusError", "HTTPError"})
-_SAID = re.compile(r"\b([1-5][0-9][0-9])\b")
-
+_TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
+_WORST_FIRST = (Outcome.FAILED, Outcome.THROTTLED, Outcome.SUCCESS)
 
 
 def outcome_of_status(status: int) -> Outcome:
-    """What a response that is no refusal says about its upstream."""
+    """What the status of a response says about its upstream."""
+    if status == _TOO_MANY_REQUESTS:
+        return Outcome.THROTTLED
     return Outcome.FAILED if status >= _SERVER_ERROR else Outcome.SUCCESS
 
 
-def outcome_of(exc: BaseException, status: int | None, *, retryable: bool = False) -> Outcome:
+def outcome_of(exc: BaseException, *, retryable: bool = False) -> Outcome:
     """What a call that ended with ``exc`` said about its upstream.
 
     Args:
-        status: of the response, when there was one.
         retryable: the task's retry policy names it.
     """
-    if isinstance(exc, NotAdmitted):
+    links = list(causes(exc))
+    if any(isinstance(link, NotAdmitted) for link in links):
         return Outcome.IGNORED
+    said = {_said_by(link) for link in links}
+    for outcome in _WORST_FIRST:
+        if outcome in said:
+            return outcome
+    return Outcome.FAILED if retryable else Outcome.IGNORED
+
+
+def _said_by(exc: BaseException) -> Outcome | None:
     if isinstance(exc, Throttled):
         return Outcome.THROTTLED
-    # Celery carries an exception that cannot be pickled as its name and its text.
-    name = getattr(exc, "exc_cls_name", type(exc).__name__)
-    if status is None and name in _STATUS_ERRORS:
-        said = _SAID.search(str(exc))
-        status = int(said[1]) if said else None
+    status = http_status(exc)
     if status is not None:
         return outcome_of_status(status)
-    bases = {name, *(cls.__name__ for cls in type(exc).__mro__)}
-    unreached = not _UNREACHED.isdisjoint(bases)
-    if retryable or unreached or isinstance(exc, (ConnectionError, TimeoutError)):
-        return Outcome.FAILED
-    return Outcome.IGNORED
+    names = {cls.__name__ for cls in type(exc).__mro__}
+    return None if _UNREACHED.isdisjoint(names) else Outcome.FAILED

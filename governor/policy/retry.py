@@ -16,6 +16,7 @@ import tenacity
 
 from governor.clock import SECOND, micros, seconds
 from governor.errors import DeclarationError, Throttled
+from governor.policy.foreign import is_from_outside, text_of
 
 WaitStrategy = Callable[[tenacity.RetryCallState], float]
 StopStrategy = Callable[[tenacity.RetryCallState], bool]
@@ -119,8 +120,11 @@ class Retry:
             wait = float(self.wait(state))
             state.upcoming_sleep = wait
             stopped = self.stop is not None and self.stop(state)
-        except Exception as broken:  # noqa: BLE001 - the user's own code; the detail shows it
-            return _exhausted(f"the retry policy failed: {type(broken).__name__}: {broken}")
+        except BaseException as broken:
+            if is_from_outside(broken):
+                raise
+            text = text_of(broken) or "it has no text"
+            return _exhausted(f"the retry policy failed: {type(broken).__name__}: {text}")
         if stopped:
             return _exhausted(f"the stop strategy ended it after attempt {attempt}")
         if math.isnan(wait) or wait > _LONGEST_WAIT:

@@ -10,6 +10,8 @@ from typing import Any
 
 from governor.clock import SECOND, micros, seconds
 from governor.errors import Throttled
+from governor.policy.failure import causes
+from governor.policy.foreign import attribute
 from governor.policy.header_values import LONGEST_RETRY_AFTER, parse_retry_after
 from governor.policy.http_message import headers_of, response_of, sent_at, status_of
 from governor.policy.rate_headers import read
@@ -44,8 +46,21 @@ def from_response(response: Any, now: int) -> Throttled | None:
 
 
 def throttled_from_exception(exc: BaseException, now: int) -> Throttled | None:
-    """As :func:`from_response`, for the response of an HTTP error; ``None`` without one."""
-    return from_response(response_of(exc), now)
+    """As :func:`from_response`, for the response of an HTTP error; ``None`` without one.
+
+    A :class:`~governor.errors.Throttled` is one itself. Of an error that the user made of an HTTP
+    error (``raise … from``), the first that has a response counts. Of a group of errors none
+    does: other calls of the group may have been made.
+    """
+    for link in causes(exc):
+        if isinstance(link, Throttled):
+            return link
+        if isinstance(link, BaseExceptionGroup):
+            return None
+        response = response_of(link)
+        if response is not None:
+            return from_response(response, now)
+    return None
 
 
 def pause_of(throttled: Throttled, throttles: int) -> int:
@@ -56,13 +71,8 @@ def pause_of(throttled: Throttled, throttles: int) -> int:
     Args:
         throttles: how often in a row it has said so before.
     """
-    said = micros(throttled.retry_after or 0)
+    said = micros(attribute(throttled, "retry_after") or 0)
     return said if said > 0 else int(min(_FIRST_BACK_OFF << min(throttles, 10), _LONGEST_BACK_OFF))
-
-
-def http_status(exc: BaseException) -> int | None:
-    """The status of the response an HTTP error carries, ``None`` without one."""
-    return status_of(response_of(exc))
 
 
 def _exhausted(response: Any, now: int) -> Throttled | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,17 +13,19 @@ from celery.worker.state import task_ready, task_reserved
 from governor.clock import as_datetime
 from governor.execution.admission import Call
 from governor.execution.deferral import retried
+from governor.execution.header import Attempt
 from governor.governor import Governor
 from governor.policy.outcome import Outcome
 from governor.ports import ClaimAction, Reason
+from governor.worker.failures import attempt_of
 from governor.worker.lifecycle import Lifecycle, State
 from governor.worker.loop import Loop, guarded
 from governor.worker.lots import Lots
 from governor.worker.messages import copy_of
+from governor.worker.outcomes import RUN_KEY
 from governor.worker.outgoing import AGAIN, Outgoing
 from governor.worker.request import GovernedRequest
 from governor.worker.settlement import Settlement
-from governor.worker.task import RUN_KEY
 from governor.worker.verdicts import Verdict, judge
 
 _log = logging.getLogger("governor")
@@ -112,7 +115,8 @@ class Ends:
             case Verdict.Kind.NOT_NOW:
                 self._not_now(request, verdict)
             case Verdict.Kind.AGAIN:
-                self._again(request, verdict, partial(celery, verdict.exc_info))
+                attempt = replace(attempt_of(exc_info, self._clock.wall()), wait=verdict.wait)
+                self._again(request, verdict, attempt, partial(celery, verdict.exc_info))
             case Verdict.Kind.PASS:
                 self._settlement.settle(request, ClaimAction.FINISH)
                 self._settlement.finish(request, partial(celery, verdict.exc_info))
@@ -161,12 +165,17 @@ class Ends:
         self._waiting.wait_until(request, call, self._clock.monotonic() + verdict.wait)
 
     def _again(
-        self, request: GovernedRequest, verdict: Verdict, celery: Callable[[], None]
+        self,
+        request: GovernedRequest,
+        verdict: Verdict,
+        attempt: Attempt,
+        celery: Callable[[], None],
     ) -> None:
         """Publish the next attempt; when the broker has it, Celery may acknowledge this one."""
         call = request.call
         assert call is not None
         self._lifecycle.move(request, State.RETRYING)
+        call.header.failed(attempt)
         eta = self._clock.wall() + min(verdict.wait, self._settings.max_countdown)
         copy = retried(copy_of(request.message), call.header, as_datetime(eta))
 

@@ -4,27 +4,32 @@ message go."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from governor.clock import SECOND, seconds
-from governor.deadletter.fingerprint import ExceptionFacts, exception_facts
 from governor.errors import DatabaseUnavailable
-from governor.execution.header import Header, work_id
+from governor.execution.header import Attempt, Header, work_id
 from governor.governor import Governor
+from governor.policy.failure import ExceptionFacts, exception_facts
 from governor.ports import Death, MessageCopy, Reason
 from governor.worker.claim_lookup import ClaimLookup
+from governor.worker.failures import attempt_of, exception_of, failure_of
 from governor.worker.loop import Loop
 from governor.worker.messages import copy_of
+from governor.worker.origins import Origins
 from governor.worker.outbox import Outbox
-from governor.worker.task import RUN_KEY
-from governor.worker.verdicts import exception_of
+from governor.worker.outcomes import RUN_KEY
 
 _log = logging.getLogger("governor")
 
 _DATABASE_AGAIN = 5 * SECOND
 """How long a database that did not answer is not asked: the spill is faster than its timeout."""
+
+_TRACE = re.compile(r"(?:[0-9a-f]{2}-)?([0-9a-f]{32})-")
 
 _WRITE_AGAIN = 5 * SECOND
 
@@ -32,10 +37,11 @@ _WRITE_AGAIN = 5 * SECOND
 class Funeral:
     """Dead letters of one worker, written in order by a thread of their own."""
 
-    def __init__(self, governor: Governor, loop: Loop) -> None:
+    def __init__(self, governor: Governor, loop: Loop, origins: Origins) -> None:
         self._governor = governor
         self._clock = governor.clock
         self._loop = loop
+        self._origins = origins
         self._outbox = Outbox("dead-letters", loop)
         self._claims = ClaimLookup(governor)
         self._away_until = 0
@@ -47,7 +53,7 @@ class Funeral:
         then: Callable[[], None],
     ) -> None:  # fmt: skip
         """Write the death of a request's task, then call ``then`` on the loop."""
-        copy = copy_of(request.message)
+        copy = self._copy_of(request.message)
         now = self._clock.wall()
         self._write(partial(self._death_of, request, copy, reason, why, exc_info, now), then)
 
@@ -55,7 +61,7 @@ class Funeral:
         self, message: Any, reason: Reason, exc: BaseException | None, then: Callable[[], None]
     ) -> None:
         """Write the death of a message that never became a request."""
-        copy = copy_of(message)
+        copy = self._copy_of(message)
         now = self._clock.wall()
         redelivered = _redelivered(message)
         self._write(partial(self._death_of_message, copy, reason, exc, now, redelivered), then)
@@ -75,6 +81,9 @@ class Funeral:
     def idle(self) -> bool:
         """Whether every death is written."""
         return self._outbox.idle()
+
+    def _copy_of(self, message: Any) -> MessageCopy:
+        return replace(copy_of(message), queue=self._origins.queue_of(message))
 
     def _write(self, make: Callable[[], Death], then: Callable[[], None]) -> None:
         def done(error: Exception | None) -> None:
@@ -140,7 +149,10 @@ class Funeral:
             _redelivered(request.message),
         )  # fmt: skip
         call = request.call
-        header = None if call is None else call.header
+        header = Header() if call is None else call.header
+        log = header.attempts
+        if exc_info is not None:
+            log = (*log, attempt_of(exc_info, now))
         governance = self._governor.governance(request.task.name)
         args, kwargs = self._governor.redactor.arguments(
             _sequence(request.args),
@@ -157,7 +169,7 @@ class Funeral:
             began=began,
             upstream=governance.plan.upstream.name if governance else None,
             limit_keys=[] if call is None else [charge.bucket for charge in call.charges],
-            tenant=header.fair if header else None,
+            tenant=header.fair,
             idempotent=governance.idempotent if governance else None,
             idempotency_key=_idempotency_key(copy, request.id),
             exc_type=facts.exc_type,
@@ -167,9 +179,12 @@ class Funeral:
             http_status=facts.http_status,
             traceback=facts.traceback,
             args_redacted=f"{args} {kwargs}",
-            deferrals=header.deferrals if header else 0,
-            waited_seconds=seconds(max(0, now - header.first)) if header and header.first else 0.0,
+            deferrals=header.deferrals,
+            waited_seconds=seconds(max(0, now - header.first)) if header.first else 0.0,
             hostname=request.hostname,
+            first_failed_at=log[0].at if log else None,
+            trace_id=_trace_id(copy.headers),
+            attempt_log=[_line(attempt) for attempt in log],
         )
 
     def _death_of_message(
@@ -191,6 +206,7 @@ class Funeral:
             exc_type=facts.exc_type,
             exc_message=facts.exc_message,
             exc_chain=facts.exc_chain,
+            trace_id=_trace_id(headers),
         )
 
 
@@ -204,9 +220,30 @@ def _idempotency_key(copy: MessageCopy, task_id: str) -> str:
     return Header.from_message(copy.headers).key_of(work)
 
 
+def _line(attempt: Attempt) -> dict[str, object]:
+    line: dict[str, object] = {"at": attempt.at, "exc_type": attempt.exc_type}
+    if attempt.http_status:
+        line["http_status"] = attempt.http_status
+    if attempt.wait:
+        line["wait_seconds"] = seconds(attempt.wait)
+    return line
+
+
+def _trace_id(headers: Mapping[str, Any]) -> str | None:
+    """The trace that a tracing library's headers belong to: W3C's, or Sentry's."""
+    for name in ("traceparent", "sentry-trace"):
+        said = headers.get(name)
+        if isinstance(said, str) and (found := _TRACE.match(said)):
+            return found[1]
+    return None
+
+
 def _facts(exc_info: Any, task_name: str) -> ExceptionFacts:
     if exc_info is None:
         return exception_facts(None, None, None)
+    told = failure_of(exc_info)
+    if told is not None:
+        return told.facts
     exc = exception_of(exc_info)
     return exception_facts(type(exc), exc, exc_info.traceback, task_name=task_name)
 

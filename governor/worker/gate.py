@@ -58,13 +58,14 @@ from governor.worker.lifecycle import ENDED, WAITING, Lifecycle, State
 from governor.worker.loop import Loop, guarded
 from governor.worker.lots import Lots
 from governor.worker.messages import copy_of
+from governor.worker.origins import Origins
 from governor.worker.outage import ASK_AGAIN, StoreOutage
+from governor.worker.outcomes import RUN_KEY
 from governor.worker.outgoing import AGAIN, Outgoing
 from governor.worker.parked import ParkedMessage
 from governor.worker.places import Places
 from governor.worker.request import GovernedRequest
 from governor.worker.settlement import Settlement
-from governor.worker.task import RUN_KEY
 from governor.worker.waiting import WaitingRoom
 
 _log = logging.getLogger("governor")
@@ -146,7 +147,7 @@ class Gate:
         self.lifecycle = Lifecycle(consumer, governor.stats)
         self._outage = StoreOutage(governor.clock)
         self._holdings = governor.holdings
-        self.funeral = Funeral(governor, loop)
+        self.funeral = Funeral(governor, loop, Origins(consumer))
         self.settlement = Settlement(
             governor, loop, self.lifecycle, self.funeral, self._holdings, self._outage
         )

@@ -19,18 +19,21 @@ class Origins:
     def of(self, message: Any) -> str:
         """The queue it came from. Where that cannot be told, it is of all queues of this worker
         together: who consumes the same may release it."""
+        return self.queue_of(message) or "|".join(sorted(self._queues()))
+
+    def queue_of(self, message: Any) -> str | None:
+        """The queue it came from; ``None`` where that cannot be told."""
         queues = self._queues()
-        if len(queues) > 1:
-            info = message.delivery_info or {}
-            exchange, key = info.get("exchange") or "", info.get("routing_key")
-            found = [
-                name for name, queue in queues.items()
-                if (name == key if not exchange
-                    else (queue.exchange.name, queue.routing_key) == (exchange, key))
-            ]  # fmt: skip
-            if len(found) == 1:
-                return str(found[0])
-        return "|".join(sorted(queues))
+        if len(queues) == 1:
+            return str(next(iter(queues)))
+        info = message.delivery_info or {}
+        exchange, key = info.get("exchange") or "", info.get("routing_key")
+        found = [
+            name for name, queue in queues.items()
+            if (name == key if not exchange
+                else (queue.exchange.name, queue.routing_key) == (exchange, key))
+        ]  # fmt: skip
+        return str(found[0]) if len(found) == 1 else None
 
     def high_first(self) -> bool:
         """Whether the broker's most urgent priority is its highest number."""

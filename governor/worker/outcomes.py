@@ -12,7 +12,15 @@ from typing import Any
 from billiard.einfo import ExceptionInfo
 from celery.exceptions import Ignore, Retry
 
+from governor.clock import SECOND
 from governor.errors import GovernorError
+
+RUN_KEY = "governor_run"
+"""Where the worker's gate tells the body until when its admission is good, and what else it has
+to know of it."""
+
+STORE_AGAIN = SECOND
+"""When a task is started again whose call inside found the limiter store away."""
 
 
 class NotNow(Ignore):  # type: ignore[misc]

@@ -22,8 +22,8 @@ from governor.worker.funeral import Funeral
 from governor.worker.lifecycle import ENDED, Lifecycle, State
 from governor.worker.loop import Loop, guarded
 from governor.worker.outage import StoreOutage
+from governor.worker.outcomes import RUN_KEY
 from governor.worker.request import GovernedRequest
-from governor.worker.task import RUN_KEY
 
 _log = logging.getLogger("governor")
 

@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 from uuid import uuid4
 
 from celery import Task
-from celery.exceptions import Ignore, Reject, WorkerShutdown, WorkerTerminate
+from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
 
-from governor.clock import SECOND, seconds
-from governor.errors import (
-    ConfigurationError,
-    DeclarationError,
-    NotAdmitted,
-    StoreUnavailable,
-    Throttled,
-)
+from governor.clock import seconds
+from governor.errors import ConfigurationError, DeclarationError
 from governor.execution import inside
 from governor.execution.admission import Call, charges_of
 from governor.execution.blocking import admitted as admitted_at_its_slot
 from governor.execution.header import NAME, Header, work_id
 from governor.governor import Governance, Governor
+from governor.policy.foreign import is_from_outside
 from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan
 from governor.policy.retry import Retry, RetryIn
-from governor.policy.retry_after import pause_of, throttled_from_exception
 from governor.policy.upstream import Upstream
-from governor.worker.outcomes import Again, BodyDied, NotNow
-
-RUN_KEY = "governor_run"
-"""Where the worker's gate tells the body until when its admission is good, and what else it has
-to know of it."""
-
-_STORE_AGAIN = SECOND
-"""When a task is started again whose call inside found the limiter store away."""
+from governor.worker.failures import Tracer, decide, raised, returned
+from governor.worker.outcomes import RUN_KEY, BodyDied, NotNow
 
 
 class GovernedTask(Task):  # type: ignore[misc]
@@ -203,6 +190,10 @@ def govern(task: Any) -> None:
     task.reject_on_worker_lost = task.retry_on_worker_lost = False
     task.Request = "governor.worker.request:GovernedRequest"
     task.run = _governed_body(task, task.run)
+    kind, known = task.__class__, task.__trace__
+    if not isinstance(vars(kind).get("__trace__"), Tracer):
+        kind.__trace__ = Tracer()
+        task.__trace__ = known
 
 
 def _governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -233,65 +224,24 @@ def _governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
             raise NotNow
         try:
             with inside.watched() as calls:
-                return run(*args, **kwargs)
+                result = run(*args, **kwargs)
         except (Ignore, Reject, CeleryRetry):
             raise
-        except MemoryError as exc:
-            raise BodyDied("MemoryError", str(exc)) from None
-        except Exception as exc:
-            _decide(governor, governance, exc, request, admitted, calls)
-            raise
         except BaseException as exc:
-            if _from_outside(exc):
+            if is_from_outside(exc):
                 raise
-            # In a thread or a greenlet the pool would hear of no end at all.
-            raise BodyDied(type(exc).__name__, _text_of(exc)) from None
+            now = governor.clock.wall()
+            ended = decide(task.name, governance, exc, request, admitted, calls, now)
+            told = ended if isinstance(ended, NotNow) else raised(admitted, exc, ended)
+            if told is None:
+                raise
+            # An exception that would end the worker goes no further.
+            raise told from (None if isinstance(told, BodyDied) else exc)
+        returned(admitted)
+        return result
 
     body.governed = True  # type: ignore[attr-defined]
     return body
-
-
-def _from_outside(exc: BaseException) -> bool:
-    """Tell whether the pool ends the body: at a time limit, a shutdown, a termination.
-
-    billiard's signal handler exits with ``signum - 256``; gevent raises classes of its own.
-    """
-    if isinstance(exc, SystemExit):
-        by_signal = isinstance(exc.code, int) and -256 < exc.code <= -192
-        return by_signal or isinstance(exc, WorkerShutdown | WorkerTerminate)
-    gevent = sys.modules.get("gevent")
-    return gevent is not None and isinstance(exc, (gevent.GreenletExit, gevent.Timeout))
-
-
-def _text_of(exc: BaseException) -> str:
-    try:
-        return str(exc.code) if isinstance(exc, SystemExit) else str(exc)
-    except BaseException:
-        return ""
-
-
-def _decide(  # noqa: PLR0917 - called in one place
-    governor: Governor, governance: Governance, exc: Exception, request: Any, admitted: Any,
-    calls: inside.Inside,
-) -> None:  # fmt: skip
-    """Turn a failure into a decision, if it is one; else return and let it pass."""
-    now = governor.clock.wall()
-    throttled = exc if isinstance(exc, Throttled) else throttled_from_exception(exc, now)
-    if throttled is not None or isinstance(exc, StoreUnavailable):
-        if calls.made and not governance.idempotent:
-            # Started again, it would make the calls that it has made a second time.
-            return
-        if throttled is None:
-            raise NotNow(wait=_STORE_AGAIN) from exc
-        if isinstance(exc, NotAdmitted) or calls.was_told(exc):
-            raise NotNow(wait=pause_of(throttled, 0)) from exc
-        raise NotNow(pause_of(throttled, int(admitted["throttles"]))) from exc
-    if governance.idempotent and governance.retry is not None:
-        attempt = int(request.retries or 0) + 1
-        elapsed = max(0, now - int(admitted["began"]))
-        decision = governance.retry.decide(exc, attempt=attempt, elapsed=elapsed)
-        if isinstance(decision, RetryIn):
-            raise Again(exc=exc, when=seconds(decision.wait), wait=decision.wait) from exc
 
 
 def _decide_eagerly(task: Any, governor: Governor, governance: Governance, exc: Exception) -> None:

@@ -13,10 +13,9 @@ from kombu.exceptions import OperationalError
 
 from governor.clock import SECOND, seconds
 from governor.governor import Governance
-from governor.policy.outcome import Outcome, outcome_of
-from governor.policy.retry import GiveUp
-from governor.policy.retry_after import http_status
+from governor.policy.outcome import Outcome
 from governor.ports import Reason
+from governor.worker.failures import Failure, exception_of, failure_of
 from governor.worker.outcomes import Again, BodyDied, NotNow, failure_info
 
 _ENDED_FROM_OUTSIDE = (
@@ -58,15 +57,6 @@ class Verdict:
     called: bool = True
 
 
-def exception_of(exc_info: Any) -> BaseException:
-    """The exception, taken out of what billiard wraps it in to carry its traceback."""
-    exc = exc_info.exception
-    inner = getattr(exc, "exc", None)
-    if type(exc).__name__ == "ExceptionWithTraceback" and isinstance(inner, BaseException):
-        return inner
-    return exc  # type: ignore[no-any-return]
-
-
 def judge(request: Any, exc_info: Any, governance: Governance) -> Verdict:
     """Read one end of one body."""
     kind = Verdict.Kind
@@ -76,14 +66,15 @@ def judge(request: Any, exc_info: Any, governance: Governance) -> Verdict:
         # The connection was lost or the worker shuts down cold: the message comes back. Told of
         # these ends, Celery would acknowledge it.
         return Verdict(kind.ABANDON, exc_info, called=not isinstance(exc, NotNow))
+    failure = failure_of(exc_info)
+    if failure is not None:
+        return _decided(failure, exc, exc_info)
     match exc:
         case NotNow():
             throttled = Outcome.IGNORED if exc.pause is None else Outcome.THROTTLED
             return Verdict(
                 kind.NOT_NOW, exc_info, wait=exc.wait or 0, pause=exc.pause, outcome=throttled
             )
-        case Again():
-            return Verdict(kind.AGAIN, exc_info, wait=exc.wait, outcome=Outcome.FAILED)
         case Retry() | Ignore():
             return Verdict(kind.PASS, exc_info)
         case Reject():
@@ -102,12 +93,24 @@ def judge(request: Any, exc_info: Any, governance: Governance) -> Verdict:
         case MemoryError():
             # Told of it, Celery would raise it again and end the whole worker.
             return Verdict(kind.DEAD, failure_info(BodyDied("MemoryError")), Reason.MEMORY_ERROR)
-    if isinstance(exc, Terminated):
-        return Verdict(kind.LEAVE, exc_info)
-    reason = _why_not_again(exc, governance, retries)
-    retryable = reason is Reason.RETRIES_EXHAUSTED
-    outcome = outcome_of(exc, http_status(exc), retryable=retryable)
-    return Verdict(kind.DEAD, exc_info, reason, outcome=outcome)
+        case Terminated():
+            return Verdict(kind.LEAVE, exc_info)
+    # It happened before Celery called the task at all.
+    reason = Reason.NOT_RETRYABLE if governance.idempotent else Reason.NOT_IDEMPOTENT
+    return Verdict(kind.DEAD, exc_info, reason)
+
+
+def _decided(failure: Failure, exc: BaseException, exc_info: Any) -> Verdict:
+    """What was decided beside the body, whatever came after it."""
+    if failure.wait is not None:
+        if not isinstance(exc, Again):
+            when = seconds(failure.wait)
+            exc_info = failure_info(Again(failure.facts.exc_type, when=when, wait=failure.wait))
+        return Verdict(Verdict.Kind.AGAIN, exc_info, wait=failure.wait, outcome=failure.outcome)
+    if isinstance(exc, MemoryError | Reject):
+        # Of the one Celery would end the worker, and requeue for the other.
+        exc_info = failure_info(BodyDied(type(exc).__name__))
+    return Verdict(Verdict.Kind.DEAD, exc_info, failure.reason, outcome=failure.outcome)
 
 
 def _rejected(exc: Reject, exc_info: Any, governance: Governance) -> Verdict:
@@ -133,15 +136,3 @@ def _lost(exc: BaseException, exc_info: Any, governance: Governance, retries: in
     return Verdict(
         Verdict.Kind.DEAD, exc_info, Reason.SYSTEM_EXIT if exited else Reason.WORKER_LOST
     )
-
-
-def _why_not_again(exc: BaseException, governance: Governance, retries: int) -> Reason:
-    if not governance.idempotent:
-        return Reason.NOT_IDEMPOTENT
-    if governance.retry is None:
-        return Reason.NOT_RETRYABLE
-    decision = governance.retry.decide(exc, attempt=retries + 1, elapsed=0)
-    # The body decided already, with the time it took; only the name of its reason is sought.
-    if isinstance(decision, GiveUp):
-        return Reason(decision.reason)
-    return Reason.RETRIES_EXHAUSTED

@@ -11,7 +11,8 @@ import httpx
 import pytest
 from billiard.einfo import ExceptionInfo
 
-from governor.deadletter.fingerprint import exception_facts, fingerprint
+from governor.deadletter.fingerprint import fingerprint
+from governor.policy.failure import exception_facts
 from governor.ports import Reason
 
 
@@ -57,6 +58,18 @@ MESSAGES = [
     ),  # so do ids
     ("at 0x7fa0", "at 0x1b2c", True),  # and addresses
     ("bank away", "card declined", False),  # words tell them apart
+    ("customer cus_Nf83kd", "customer cus_Zx9", True),  # ids with letters
+    ("no customer 'Ann'", "no customer 'Bob Lee'", True),  # quoted names
+    ('no customer "Ann"', 'no customer "Bob, Lee"', True),
+    ("can't find it, isn't there", "can't find you, isn't there", False),  # apostrophes
+    ("GET https://api/a?b=1", "GET https://api/c", True),  # URLs
+    ("bounced: ann@example.org", "bounced: bob.lee@mail.example", True),  # addresses
+    ("at 10.0.0.1:443", "at 192.168.7.9:5432", True),
+    ("on 2026-03-12T10:00:00Z", "on 2025-01-02T11:22:33Z", True),
+    ("key deadbeefcafe", "key abcdefabcdef", True),  # hexadecimal without a digit
+    ("a\n b", "a b", True),  # space
+    ("x" * 4_000 + " 1", "x" * 4_000 + " 2", True),  # long
+    ("'" + "7" * 350 + "' is away", "'" + "8" * 20 + "' is away", True),  # long and quoted
 ]
 
 

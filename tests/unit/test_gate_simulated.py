@@ -25,9 +25,8 @@ from governor.policy.lot import ReleaseAsk, Released
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 from governor.worker.gate import Gate
-from governor.worker.outcomes import NotNow
+from governor.worker.outcomes import RUN_KEY, NotNow
 from governor.worker.request import GovernedRequest
-from governor.worker.task import RUN_KEY
 from tests.unit.simulated_loop import SimulatedLoop
 
 TASKS = 40

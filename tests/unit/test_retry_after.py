@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from governor.clock import SECOND
 from governor.errors import Throttled
+from governor.policy.failure import http_status
 from governor.policy.header_values import LONGEST_RETRY_AFTER, parse_retry_after
 from governor.policy.retry_after import (
     from_response,
-    http_status,
     pause_of,
     throttled_from_exception,
 )

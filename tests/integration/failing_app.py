@@ -1,0 +1,59 @@
+"""The Celery app whose tasks fail in every way of :mod:`tests.kinds_of_failure`."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import tenacity
+from celery import Celery
+
+from governor import Breaker, GovernedTask, Governor, Limit, Retry, Upstream
+from tests import kinds_of_failure as kinds
+
+app = Celery("failing")
+app.conf.update(
+    governor_redis_url=os.environ["LIMITER_URL"],
+    governor_database_url=os.environ["DATABASE_URL"],
+    governor_spill_dir=os.environ["SPILL_DIR"],
+    broker_connection_retry_on_startup=True,
+)
+app.conf.update(json.loads(os.environ.get("CONF", "{}")))
+Governor(app)
+
+free = Upstream("free", Limit("1000/s", burst=100))
+shaky = Upstream(
+    "shaky", Limit("1000/s", burst=100), breaker=Breaker(failures=3, of=3, open_for=60)
+)
+TWICE = Retry(on=Exception, attempts=2, wait=tenacity.wait_fixed(0.01))
+
+
+def write(task: Any) -> None:
+    line = {"task": task.name, "id": task.request.id, "retries": task.request.retries}
+    with open(os.environ["LEDGER"], "a") as ledger:
+        ledger.write(json.dumps(line) + "\n")
+
+
+@app.task(bind=True, base=GovernedTask, upstream=free, idempotent=True, retry=TWICE)
+def fails(self: Any, kind: str) -> None:
+    write(self)
+    getattr(kinds, kind)()
+
+
+@app.task(bind=True, base=GovernedTask, upstream=shaky)
+def shakes(self: Any) -> None:
+    write(self)
+    kinds.openai_500()
+
+
+@app.task(bind=True, base=GovernedTask, upstream=free)
+def no_such(self: Any, name: str) -> None:
+    write(self)
+    raise ValueError(f"no such customer {name}")
+
+
+@app.task(bind=True, base=GovernedTask, upstream=free, idempotent=True, retry=TWICE)
+def unencodable(self: Any) -> object:
+    write(self)
+    return object()
