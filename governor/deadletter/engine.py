@@ -1,12 +1,15 @@
 """Connections to the dead-letter database that never make a worker wait long.
 
-Every statement, wait for a lock, wait for a connection and connection attempt is bounded.
+Every statement, wait for a lock, wait for a connection and connection attempt is bounded. A
+connection pooler may stand before PostgreSQL, like PgBouncer, which gives each transaction another
+server: nothing is set at a connection's start, and nothing is kept between transactions.
 On PostgreSQL a whole transaction is, by the client: a server that has stopped answering
 cannot be asked to keep its own ``statement_timeout``.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Generator, Iterator
@@ -66,10 +69,16 @@ def explain(error: SQLAlchemyError, engine: Engine) -> str:
     """One line for people: what the database said (never the values sent to it) and where."""
     said = str(getattr(error, "orig", None) or type(error).__name__).strip().splitlines()
     what = said[0] if said else type(error).__name__
-    where = engine.url.render_as_string(hide_password=True)
+    where = shown(engine.url)
     missing = "no such table" in what or "no such column" in what or "does not exist" in what
     remedy = " Run `governor db upgrade`." if missing else ""
     return f"The dead-letter database {where} did not answer: {what}.{remedy}"
+
+
+def shown(url: URL) -> str:
+    """The URL for people: no password, wherever it stands in it."""
+    secret = {name: "***" for name in url.query if "password" in name.lower()}
+    return url.update_query_dict(secret).render_as_string(hide_password=True)
 
 
 def _parse(url: str | URL) -> URL:
@@ -131,7 +140,7 @@ def _postgres(url: URL, timeout: float) -> Engine:
                 self.close()
                 raise psycopg.OperationalError(f"no answer within {timeout:g} s") from error
 
-    millis = int(timeout * 1000)
+    url, wanted = _taken_options(url)
     engine = create_engine(
         url,
         pool_size=4,
@@ -140,11 +149,23 @@ def _postgres(url: URL, timeout: float) -> Engine:
         pool_pre_ping=True,  # a restarted server is no reason to spill
         connect_args={
             "connect_timeout": max(2, int(timeout)),  # libpq knows nothing shorter
-            "options": f"-c statement_timeout={millis} -c lock_timeout={millis}"
-            f" -c idle_in_transaction_session_timeout={10 * millis}",
+            "prepare_threshold": None,  # what one server has prepared, the next does not know
             "application_name": "governor",
         },
     )
+    millis = int(timeout * 1000)
+    bounds = {
+        **wanted,
+        "statement_timeout": str(millis),
+        "lock_timeout": str(millis),
+        "idle_in_transaction_session_timeout": str(10 * millis),
+    }
+    settings = "SELECT " + ", ".join(["set_config(%s, %s, true)"] * len(bounds))
+    words = tuple(word for pair in bounds.items() for word in pair)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(settings, words)
 
     @event.listens_for(engine, "do_connect")
     def _connect(_dialect: object, _record: object, args: Any, options: Any) -> Any:
@@ -155,6 +176,21 @@ def _postgres(url: URL, timeout: float) -> Engine:
         return BoundedConnection.connect(*args, **options)
 
     return engine
+
+
+_OPTION = re.compile(r"(?:-c\s*|--)([\w.]+)=((?:[^\s\\]|\\.)*)(?:\s+|$)")
+
+
+def _taken_options(url: URL) -> tuple[URL, dict[str, str]]:
+    """Take the run-time parameters out of the URL's ``options``; others stay. A pooler refuses or
+    drops them at a connection's start, so they are set for each transaction."""
+    given = url.query.get("options")
+    if not isinstance(given, str):
+        return url, {}
+    found = {name: re.sub(r"\\(.)", r"\1", value) for name, value in _OPTION.findall(given.strip())}
+    rest = _OPTION.sub("", given.strip()).strip()
+    url = url.difference_update_query(["options"])
+    return (url.update_query_dict({"options": rest}) if rest else url), found
 
 
 def _until(

@@ -13,6 +13,7 @@ from rich.text import Text
 from sqlalchemy.engine import make_url
 
 from governor.clock import seconds
+from governor.deadletter import engine
 from governor.demo.run import Outcome
 
 
@@ -90,7 +91,7 @@ def print_report(outcome: Outcome, console: Console) -> None:
     for sentence in faults(outcome):
         console.print(Text(sentence, style="bold red"), soft_wrap=True)
     console.print("\nLook further:", highlight=False)
-    database = make_url(outcome.database_url).render_as_string(hide_password=True)
+    database = engine.shown(make_url(outcome.database_url))
     for command in ("groups", "list"):
         # Plain text, whole: these lines are meant to be copied.
         shown = f"  {_program()} --database {database} dead {command}"

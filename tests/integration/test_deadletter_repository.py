@@ -11,10 +11,11 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Engine, Select, text
+from sqlalchemy.engine import make_url
 
 from governor.clock import SECOND
 from governor.deadletter import reading, schema
@@ -29,6 +30,10 @@ from governor.execution.replay import replay_message
 from governor.ports import MessageCopy, Reason
 from tests.deaths import BODY, DEAD_AT, death, message
 from tests.servers.fault_proxy import Fault, FaultProxy
+from tests.servers.pooler import Pooler
+
+if TYPE_CHECKING:
+    from tests.servers.postgres import PrivatePostgres
 
 NOW = DEAD_AT + 3600 * SECOND
 
@@ -531,6 +536,41 @@ def test_a_fork_opens_its_own_connections(letters: SqlDeadLetters, engine: Engin
 
 
 @pytest.mark.postgres
+@pytest.mark.parametrize("pooled", [False, True])
+def test_the_urls_options_hold(
+    postgres_server: PrivatePostgres, postgres_url: str, pooled: bool
+) -> None:
+    """With a schema of its own in the URL the tables are there, and rows are written, through a
+    pooler too."""
+    psycopg = pytest.importorskip("psycopg")
+    name = make_url(postgres_url).database
+    with psycopg.connect(
+        host="127.0.0.1", port=postgres_server.port, user="postgres", dbname=name, autocommit=True
+    ) as connection:
+        connection.execute("CREATE SCHEMA gov")
+    with Pooler(postgres_server.port) as pooler:
+        port = pooler.port if pooled else postgres_server.port
+        url = f"postgresql://postgres@127.0.0.1:{port}/{name}?options=-csearch_path%3Dgov"
+        engine = bounded_engine(url, timeout=10)
+        schema.upgrade(engine)
+        letters = SqlDeadLetters(engine, redact=str, timeout=10)
+        for number in range(8):  # a driver prepares what it sends for the sixth time
+            letters.record(death(task_id=str(number)))
+        assert letters.count(Filters()) == 8
+        assert schema.check(engine).good
+        letters.close()
+        assert pooler.refused == []
+        assert (pooler.used > 8) is pooled
+    with psycopg.connect(
+        host="127.0.0.1", port=postgres_server.port, user="postgres", dbname=name
+    ) as connection:
+        found = connection.execute(
+            "SELECT DISTINCT schemaname FROM pg_tables WHERE tablename LIKE 'governor%'"
+        )
+        assert found.fetchall() == [("gov",)]
+
+
+@pytest.mark.postgres
 def test_an_exhausted_pool_keeps_nobody_waiting(postgres_url: str) -> None:
     """When every connection is taken, a write gives up in time."""
     engine = bounded_engine(postgres_url)
@@ -603,9 +643,17 @@ def test_databases_that_cannot_work(url: str, said: str) -> None:
         SqlDeadLetters(url, redact=str)
 
 
-def test_an_error_does_not_tell_the_password(tmp_path: Path) -> None:
-    """The database is named without its password."""
-    letters = SqlDeadLetters("postgresql://me:s3cret@127.0.0.1:1/app", redact=str)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:s3cret@127.0.0.1:1/app",
+        "postgresql://me@127.0.0.1:1/app?password=s3cret",
+        "postgresql://127.0.0.1:1/app?user=me&password=s3cret&sslpassword=s3cret",
+    ],
+)
+def test_an_error_does_not_tell_the_password(url: str) -> None:
+    """The database is named without its password, wherever that stands in its URL."""
+    letters = SqlDeadLetters(url, redact=str)
     with pytest.raises(DatabaseUnavailable) as caught:
         letters.record(death())
     assert "s3cret" not in str(caught.value)
