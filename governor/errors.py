@@ -10,7 +10,8 @@
     ├── DatabaseUnavailable      the dead-letter database did not answer
     ├── Throttled                the upstream said "not now": the call did not happen
     │   └── NotAdmitted          our own limits said it: the upstream was not asked
-    └── ReplayRefused            policy forbids this replay
+    ├── ReplayRefused            policy forbids this replay
+    └── Unroutable               the broker has no queue for a message
 
 Each class's docstring is its default message.
 """
@@ -179,3 +180,7 @@ class Overloaded(GovernorError):
 
 class ReplayRefused(GovernorError):
     """Policy forbids replaying this dead letter."""
+
+
+class Unroutable(GovernorError):
+    """The broker has no queue for the message: it was not sent."""

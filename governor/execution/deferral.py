@@ -15,7 +15,7 @@ from governor.ports import MessageCopy
 
 KEPT_PROPERTIES = (
     "content_type", "content_encoding", "correlation_id", "reply_to", "priority",
-    "delivery_mode", "message_id", "type", "app_id",
+    "delivery_mode", "expiration", "message_id", "type", "app_id",
 )  # fmt: skip
 """Message properties that are a producer's, and are sent again."""
 

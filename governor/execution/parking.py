@@ -27,7 +27,7 @@ def pack(message: MessageCopy) -> bytes | None:
     """The message as it is parked; ``None`` when it holds a value that could not be kept."""
     head = encode({
         "h": message.headers, "p": message.properties,
-        "x": message.exchange, "r": message.routing_key,
+        "x": message.exchange, "r": message.routing_key, "q": message.queue,
     })  # fmt: skip
     return head.text.encode() + b"\n" + message.body if head.exact else None
 
@@ -41,7 +41,7 @@ def unpack(payload: bytes) -> MessageCopy:
     head, _, body = payload.partition(b"\n")
     facts = decode(head.decode())
     try:
-        return MessageCopy(body, facts["h"], facts["p"], facts["x"], facts["r"])
+        return MessageCopy(body, facts["h"], facts["p"], facts["x"], facts["r"], facts.get("q"))
     except (KeyError, TypeError) as exc:
         raise ValueError("this is no parked message") from exc
 

@@ -23,6 +23,7 @@ from governor.ports import Reason
 from governor.worker.gate import Gate
 from governor.worker.loop import HubLoop, Loop, ThreadLoop, guarded
 from governor.worker.places import CountedPlaces, Places, PreforkPlaces
+from governor.worker.routes import mark_queues
 from governor.worker.task import GovernedTask, govern
 
 _log = logging.getLogger("governor")
@@ -171,6 +172,8 @@ def _capture_messages(consumer: Any, gate: Gate) -> None:
 
     def create_task_handler(*args: Any, **kwargs: Any) -> Callable[[Any], None]:
         handle = create(*args, **kwargs)
+        # Celery makes its handler before it consumes, on each connection.
+        mark_queues(consumer.task_consumer.channel)
 
         def received(message: Any) -> None:
             guarded(partial(gate.outgoing.delays.restore, message))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +27,7 @@ from kombu.transport.native_delayed_delivery import (
 from governor.clock import SECOND
 from governor.governor import Governor
 from governor.ports import MessageCopy
+from governor.worker.routes import topic_pattern
 
 _log = logging.getLogger("governor")
 
@@ -63,14 +63,14 @@ class Delays:
         """``copy`` as it is published when it is to wait ``wait`` microseconds: whole seconds of it
         in the broker, where that can be, and the rest, as its ETA says, in a worker.
 
-        A key that would come out at another exchange too, as it may where several have the same
-        keys, does not go that way: the task would run twice.
+        A copy that would come out in several queues does not go that way: the task would run
+        twice.
         """
         whole = wait // SECOND
         if not self._on or whole < 1 or not copy.routing_key:
             return copy
         key = calculate_routing_key(whole, copy.routing_key)
-        if len(key.encode()) > _LONGEST_KEY or self._exchanges(key) != {copy.exchange}:
+        if len(key.encode()) > _LONGEST_KEY or self._exchanges(key) != [copy.exchange]:
             return copy
         return replace(copy, exchange=_ENTRY, routing_key=key)
 
@@ -94,18 +94,15 @@ class Delays:
         name = str((message.headers or {}).get("task"))
         if name in self._governor.app.tasks and self._governor.governance(name) is None:
             return
-        exchanges = self._exchanges(key)
+        exchanges = set(self._exchanges(key))
         if len(exchanges) == 1:
             info["exchange"], info["routing_key"] = exchanges.pop(), key[wait.end() :]
 
-    def _exchanges(self, key: str) -> set[str]:
-        """Where a message with this key comes out."""
-        return {name for name, fits in self._bound if fits.fullmatch(f".{key}")}
+    def _exchanges(self, key: str) -> list[str]:
+        """The exchange of each queue that a message with this key comes out in."""
+        return [name for name, fits in self._bound if fits.fullmatch(f".{key}")]
 
 
 def _fits(pattern: str) -> re.Pattern[str]:
-    """What a queue's exchange lets through behind the delay queues, as kombu binds it. ``*`` is one
-    word and ``#`` any number of them."""
-    bound = pattern if pattern.startswith("#") else f"#.{pattern}"
-    words: Mapping[str, str] = {"*": r"\.[^.]*", "#": r"(?:\.[^.]*)*"}
-    return re.compile("".join(words.get(w, rf"\.{re.escape(w)}") for w in bound.split(".")))
+    """Compile what a queue's exchange lets through behind the delay queues, as kombu binds it."""
+    return topic_pattern(pattern if pattern.startswith("#") else f"#.{pattern}")

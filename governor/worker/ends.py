@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from celery.worker.state import task_ready, task_reserved
 
 from governor.clock import as_datetime
+from governor.errors import Unroutable
 from governor.execution.admission import Call
 from governor.execution.deferral import retried
 from governor.execution.header import Attempt
@@ -189,6 +190,12 @@ class Ends:
                     )
                 )  # fmt: skip
                 self._settlement.finish(request, celery)
+                return
+            if isinstance(error, Unroutable):
+                # The broker would say the same for ever.
+                self._settlement.bury(
+                    request, Reason.DEFER_PUBLISH_FAILED, str(error), outcome=verdict.outcome
+                )
                 return
             _log.error("Task %s[%s]: its next attempt was not published, %s; trying again",
                        request.name, request.id, type(error).__name__)  # fmt: skip

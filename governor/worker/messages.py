@@ -10,8 +10,10 @@ from kombu.compression import compress
 from kombu.message import Message
 
 from governor.clock import SECOND
+from governor.errors import Unroutable
 from governor.execution.deferral import KEPT_PROPERTIES
 from governor.ports import MessageCopy
+from governor.worker.routes import QUEUE, Routes, Way
 
 BUDGET = 2 * SECOND
 """Microseconds a publish may take."""
@@ -37,8 +39,7 @@ def bounded_connection(app: Celery, **options: Any) -> Any:
 
 
 def copy_of(message: Message) -> MessageCopy:
-    """The message as it was published. The broker's own additions are left out; so is
-    ``expiration``, which comes back as a text of milliseconds and would be multiplied."""
+    """Copy the message as it was published, without the broker's own additions."""
     body = message.body
     info = message.delivery_info or {}
     properties = {
@@ -52,6 +53,7 @@ def copy_of(message: Message) -> MessageCopy:
         properties=properties,
         exchange=info.get("exchange") or "",
         routing_key=info.get("routing_key") or "",
+        queue=info.get(QUEUE),
     )
 
 
@@ -65,32 +67,54 @@ class Publisher:
         self._app = app
         self._lock = Lock()
         self._producer: Any = None
+        self._routes = Routes(app)
+        self._returned = False
 
     def __call__(self, copy: MessageCopy) -> None:
-        """Publish ``copy``; returning means that the broker has it.
+        """Publish ``copy``; returning means that the broker has it in a queue.
 
         Raises:
+            Unroutable: no queue would get it; it was not sent.
             Exception: whatever the transport raises; the message may or may not have been sent.
         """
         body: Any = copy.body
         headers = dict(copy.headers)
         if compression := headers.pop("compression", None):
             body, headers["compression"] = compress(body, compression)  # type: ignore[no-untyped-call]
+        properties = {"delivery_mode": 2, "priority": 0, **copy.properties}
+        properties["expiration"] = _seconds_of(properties.pop("expiration", None))
         with self._lock:
             try:
-                self._connected().publish(
-                    body,
-                    exchange=copy.exchange,
-                    routing_key=copy.routing_key,
-                    headers=headers,
-                    retry=False,
-                    timeout=BUDGET / SECOND,
-                    confirm_timeout=BUDGET / SECOND,
-                    **{"delivery_mode": 2, "priority": 0, **copy.properties},
-                )
+                ways = self._routes.ways(copy, self._connected().channel)
+                if any(self._sent(way, body, headers, properties) for way in ways):
+                    return
             except Exception:
                 self._disconnect()
                 raise
+        raise Unroutable(
+            f"Exchange {copy.exchange!r} puts messages with the routing key {copy.routing_key!r} "
+            "into no queue"
+        )
+
+    def _sent(self, way: Way, body: Any, headers: Any, properties: Any) -> bool:
+        """Publish one message. Returns whether it reached a queue, as far as the broker says."""
+        self._returned = False
+        self._connected().publish(
+            body,
+            exchange=way.exchange,
+            routing_key=way.routing_key,
+            headers=dict(headers),
+            retry=False,
+            mandatory=True,
+            timeout=BUDGET / SECOND,
+            confirm_timeout=BUDGET / SECOND,
+            **properties,
+        )
+        return not self._returned
+
+    def _is_returned(self, *_: Any) -> None:
+        # RabbitMQ returns a message before it confirms it.
+        self._returned = True
 
     def close(self) -> None:
         """Close the connection; the next message opens another."""
@@ -103,6 +127,8 @@ class Publisher:
             connection = bounded_connection(self._app, confirm_publish=True)
             connection.connect()
             self._producer = connection.Producer(auto_declare=False)
+            if connection.transport.driver_type == "amqp":
+                self._producer.channel.events["basic_return"].add(self._is_returned)
         return self._producer
 
     def _disconnect(self) -> None:
@@ -113,3 +139,13 @@ class Publisher:
             except Exception:
                 # It is being thrown away because it is broken.
                 return
+
+
+def _seconds_of(expiration: Any) -> float | None:
+    """A message's time to live as kombu takes it; it comes as a text of milliseconds."""
+    try:
+        milliseconds = int(expiration)
+    except (TypeError, ValueError):
+        return None
+    # Half a millisecond more, because kombu cuts what it has multiplied.
+    return max(0, milliseconds + 0.5) / 1000

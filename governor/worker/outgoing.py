@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from governor.clock import SECOND
+from governor.errors import Unroutable
 from governor.governor import Governor
 from governor.ports import MessageCopy
 from governor.worker.delays import Delays
@@ -40,6 +41,9 @@ class Outgoing:
         sent = self.delays.delayed(copy, eta - self._clock.wall())
         try:
             self._publisher(sent)
+        except Unroutable as exc:
+            # The broker answers, and would say the same of this copy again.
+            return exc
         except Exception as exc:
             if sent is not copy:
                 self.delays.failed(exc)

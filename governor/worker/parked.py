@@ -10,6 +10,7 @@ from kombu.message import Message
 
 from governor.policy.lot import Ticket
 from governor.ports import MessageCopy
+from governor.worker.routes import QUEUE
 
 End = Literal["left", "back"]
 
@@ -41,7 +42,8 @@ class ParkedMessage(Message):
             content_type=copy.properties.get("content_type"),
             content_encoding=copy.properties.get("content_encoding"),
             delivery_info={
-                "exchange": copy.exchange, "routing_key": copy.routing_key, "redelivered": False,
+                "exchange": copy.exchange, "routing_key": copy.routing_key, QUEUE: copy.queue,
+                "redelivered": False,
             },
             properties=dict(copy.properties),
             headers=headers,
