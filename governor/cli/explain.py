@@ -18,6 +18,7 @@ from governor.execution import explanation
 from governor.execution.explanation import Dead, Waiting
 from governor.execution.parked import ParkedTasks
 from governor.execution.standing import Standing, said_breaker, said_pause
+from governor.policy.decision import CLAIM
 from governor.worker.control import COMMAND
 
 DONE, USAGE, NOTHING_MATCHED, UNREACHABLE = 0, 2, 4, 6
@@ -153,7 +154,7 @@ def _show_waiting(each: Waiting) -> None:
 
 
 def _said_limit(each: Waiting) -> str:
-    if each.limit == "claim":
+    if each.limit == CLAIM:
         return _CLAIM
     if each.limit is None:
         return f"{each.upstream}: its limits are not asked yet"

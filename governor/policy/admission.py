@@ -39,6 +39,7 @@ from dataclasses import dataclass, field, replace
 
 from governor.policy import adaptive, breaker, calendar, gcra, lease, window
 from governor.policy.decision import (
+    CLAIM,
     Admit,
     AlreadyDone,
     Answer,
@@ -185,7 +186,7 @@ def decide(  # noqa: PLR0912, PLR0915 - one table, in the order in which the scr
         ours = token == ask.claim.token
         if not ours:
             if int(alive_until) > now:
-                return Wait(now, int(alive_until), "claim", ask.reserved), effects()
+                return Wait(now, int(alive_until), CLAIM, ask.reserved), effects()
             return OutcomeUnknown(now), effects(claim=BURIED)
     parks = ask.lane is not None and not ask.reserved
     if parks and state.queued:

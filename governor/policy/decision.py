@@ -214,6 +214,10 @@ class Admit:
     probe: bool = False
 
 
+CLAIM = "claim"
+"""What a delivery waits for that meets another one of its message, which is running."""
+
+
 @_value
 class Wait:
     """The call may be made at ``until``, not before.

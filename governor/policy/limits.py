@@ -16,12 +16,20 @@ from governor.clock import SECOND, micros
 from governor.errors import DeclarationError
 from governor.keys import digest, name_of
 from governor.policy import calendar, window
-from governor.policy.decision import AnyCharge, Charge, LeaseCharge, QuotaCharge, WindowCharge
+from governor.policy.decision import (
+    CLAIM,
+    AnyCharge,
+    Charge,
+    LeaseCharge,
+    QuotaCharge,
+    WindowCharge,
+)
 from governor.policy.rate import Rate
 
 Cost = int | Callable[..., int]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_WAITED_FOR = frozenset({CLAIM, "pause", "breaker"})
 _PERIODS = {1: "s", 60: "m", 3600: "h", 86_400: "d"}
 _LONGEST_BURST = 100 * 86_400 * SECOND
 _LONGEST_SPAN = 30 * 86_400.0
@@ -63,6 +71,10 @@ class Rule:
         if name is not None and not NAME.fullmatch(name):
             raise DeclarationError(
                 "name", f"{name!r} is not a name", "Use letters, digits and . _ - (64 at most)"
+            )
+        if name in _WAITED_FOR:
+            raise DeclarationError(
+                "name", f"{name!r} is what tasks wait for that wait for no limit", "Choose another"
             )
         self.per = per
         self.cost = cost

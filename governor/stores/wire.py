@@ -11,6 +11,7 @@ from governor.policy.adjustment import Adjustment
 from governor.policy.admission import Bucket, Leases, Meter, UpstreamState
 from governor.policy.breaker import MOST_DOUBLINGS
 from governor.policy.decision import (
+    CLAIM,
     Admit,
     AlreadyDone,
     Answer,
@@ -144,7 +145,7 @@ def answer(ask: Ask, reply: int | list[int]) -> Answer:
             woken = charged == 1
             return Wait(now, at, _limit(ask, number), ask.reserved, paused=paused, woken=woken)
         case 5:
-            return Wait(now, at, "claim", ask.reserved)
+            return Wait(now, at, CLAIM, ask.reserved)
         case 6:
             return Refuse(now, at, _limit(ask, number), paused)
         case 7:

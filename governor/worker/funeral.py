@@ -19,7 +19,7 @@ from governor.ports import Death, MessageCopy, Reason
 from governor.worker.claim_lookup import ClaimLookup
 from governor.worker.failures import attempt_of, exception_of, failure_of
 from governor.worker.loop import Loop
-from governor.worker.messages import copy_of
+from governor.worker.messages import copy_of, was_redelivered
 from governor.worker.origins import Origins
 from governor.worker.outbox import Outbox
 from governor.worker.outcomes import RUN_KEY
@@ -63,7 +63,7 @@ class Funeral:
         """Write the death of a message that never became a request."""
         copy = self._copy_of(message)
         now = self._clock.wall()
-        redelivered = _redelivered(message)
+        redelivered = was_redelivered(message)
         self._write(partial(self._death_of_message, copy, reason, exc, now, redelivered), then)
 
     def resolve(self, task_id: str) -> None:
@@ -146,7 +146,7 @@ class Funeral:
         own = "" if RUN_KEY in request.request_dict else request.token
         began = self._claims.began(
             reason, copy, request.task.name, request.id, delivery, own,
-            _redelivered(request.message),
+            was_redelivered(request.message),
         )  # fmt: skip
         call = request.call
         header = Header() if call is None else call.header
@@ -208,11 +208,6 @@ class Funeral:
             exc_chain=facts.exc_chain,
             trace_id=_trace_id(headers),
         )
-
-
-def _redelivered(message: Any) -> bool:
-    info = message.delivery_info or {}
-    return bool(info.get("redelivered") or (message.headers or {}).get("redelivered"))
 
 
 def _idempotency_key(copy: MessageCopy, task_id: str) -> str:

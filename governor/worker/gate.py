@@ -34,6 +34,7 @@ from governor.execution.header import Header
 from governor.governor import Governor
 from governor.keys import body_id
 from governor.policy.decision import (
+    CLAIM,
     Admit,
     AlreadyDone,
     Answer,
@@ -57,7 +58,7 @@ from governor.worker.funeral import Funeral
 from governor.worker.lifecycle import ENDED, WAITING, Lifecycle, State
 from governor.worker.loop import Loop, guarded
 from governor.worker.lots import Lots
-from governor.worker.messages import copy_of
+from governor.worker.messages import copy_of, was_redelivered
 from governor.worker.origins import Origins
 from governor.worker.outage import ASK_AGAIN, StoreOutage
 from governor.worker.outcomes import RUN_KEY
@@ -204,7 +205,7 @@ class Gate:
             return
         if ticket is not None:
             self._redeem(request, call, ticket, message.slot)
-        elif self._arrivals.follows(call) and not call.header.reserved:
+        elif self._parks_unasked(request, call):
             self._park_one(request, call)
         elif request.eta is not None:
             # Its timer fired. kombu's hub fires ten in a pass and may then sleep for a second
@@ -387,11 +388,19 @@ class Gate:
         now = self._clock.monotonic()
         if call.settled and (runs := self._at_its_slot(request, call, now)) is not None:
             return runs and self._prepared(request, call)
-        if not (call.header.reserved or call.had_turn) and self._arrivals.follows(call):
+        if self._parks_unasked(request, call):
             self._park(request, call)
             return False
         runs = self._advances.take(call, now) or self._asked(request, call, now)
         return runs and self._prepared(request, call)
+
+    def _parks_unasked(self, request: GovernedRequest, call: Call) -> bool:
+        """Whether a request can only wait behind others of its lane. One that may meet a claim asks
+        first: parked, it would be charged in order to find that out."""
+        if call.header.reserved or call.had_turn or not self._arrivals.follows(call):
+            return False
+        comes_back = call.binding == CLAIM or was_redelivered(request.message)
+        return call.claim is None or not comes_back
 
     def _asked(self, request: GovernedRequest, call: Call, now: int) -> bool:
         """Ask for a request's admission, together with others that will want theirs soon."""
@@ -509,15 +518,32 @@ class Gate:
         self._stats.next_slot[call.upstream] = self._clock.wall() + answer.until - answer.now
         if answer.paused:
             self.recall(call.upstream)
-        near = answer.charged or answer.until - answer.now <= self._settings.hold
-        # Whoever may be woken stays where it can be, as long as the broker is patient with it.
+        # As long as the broker is patient with it.
         stays_until = request.received + self._settings.max_countdown
+        if answer.limit == CLAIM:
+            self._wait_for_claim(request, call, stays_until)
+            return
+        near = answer.charged or answer.until - answer.now <= self._settings.hold
+        # Whoever may be woken stays where it can be.
         stays = answer.woken and request.lane is None and len(self._room) < _MOST_HELD
         if near or (stays and self._clock.monotonic() < stays_until):
             self.lifecycle.count(request, "held")
             self._hold(request, call.slot if near else min(call.slot, stays_until))
         else:
             self._park(request, call)
+
+    def _wait_for_claim(self, request: GovernedRequest, call: Call, stays_until: int) -> None:
+        """Wait until another delivery's lease ends: in this worker, with nothing charged or held.
+        From the parking lot the request would be released, and sent back, again and again."""
+        assert call.slot is not None
+        if call.admitted:
+            self.settlement.settle(request, ClaimAction.RELEASE)
+        call.header.reserved = ()
+        if self._clock.monotonic() < stays_until:
+            self.lifecycle.count(request, "held")
+            self._hold(request, min(call.slot, stays_until))
+        else:
+            self._wait_without_lot(request, call)
 
     def _prepared(self, request: GovernedRequest, call: Call) -> bool:
         """Tell the body what it has to know of its admission, and keep alive what it holds."""

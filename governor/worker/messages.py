@@ -57,6 +57,12 @@ def copy_of(message: Message) -> MessageCopy:
     )
 
 
+def was_redelivered(message: Any) -> bool:
+    """Whether the broker says that it had handed out the message before."""
+    info = message.delivery_info or {}
+    return bool(info.get("redelivered") or (message.headers or {}).get("redelivered"))
+
+
 class Publisher:
     """Sends message copies on a connection of its own, within a time budget, confirmed.
 

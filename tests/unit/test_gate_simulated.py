@@ -96,7 +96,7 @@ class SimulatedPool:
 class World:
     """One worker, its store, and a producer."""
 
-    def __init__(self, random: Random, hold: int, folder: Path) -> None:
+    def __init__(self, random: Random, hold: int, folder: Path, *, idempotent: bool = True) -> None:
         self.random = random
         self.clock = FakeClock()
         self.loop = SimulatedLoop(self.clock)
@@ -114,7 +114,9 @@ class World:
         governor = Governor(self.app, clock=self.clock, store=self.store)
         api = Upstream("api", Limit(f"{RATE}/s"), fair_by="tenant")
 
-        @self.app.task(base=GovernedTask, upstream=api, idempotent=True, name="call", shared=False)
+        @self.app.task(
+            base=GovernedTask, upstream=api, idempotent=idempotent, name="call", shared=False
+        )
         def call(number: int, tenant: str) -> None:
             """Never executed: the pool is simulated."""
 
@@ -145,16 +147,22 @@ class World:
         self.maybe_stands_still()
         return released
 
-    def send(self, number: int, tenant: str) -> None:
+    def send(self, number: int, tenant: str, *, redelivered: bool = False) -> None:
         """Deliver a task from the broker."""
+        self.received(self.message(number, tenant, redelivered=redelivered))
+
+    def message(self, number: int, tenant: str, *, redelivered: bool = False) -> Message:
+        """A task as the broker delivers it."""
         sent = self.app.amqp.as_task_v2(f"{tenant}{number}", "call", (number, tenant), {})
         content_type, encoding, body = dumps(sent.body, "json")
-        message = Message(
+        return Message(
             body, content_type=content_type, content_encoding=encoding, headers=sent.headers,
-            delivery_info={"exchange": "", "routing_key": "celery"}, accept={"application/json"},
+            delivery_info={
+                "exchange": "", "routing_key": "celery", "redelivered": redelivered,
+            },
+            accept={"application/json"},
             channel=SimpleNamespace(basic_ack=lambda *_, **__: None, no_ack_consumers=None),
         )  # fmt: skip
-        self.received(message)
 
     def received(self, message: Any) -> None:
         """What Celery does with a message."""

@@ -28,6 +28,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Limit("1/s", margin=50), "margin"),
     # a name that would break a key
     (lambda: Limit("1/s", name="a b"), "name"),
+    (lambda: Limit("1/s", name="claim"), "name"),
     # an upstream's name that would break its hash tag
     (lambda: Upstream("a{b}"), "upstream"),
     # nobody may wait
