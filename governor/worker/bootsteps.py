@@ -23,6 +23,7 @@ from governor.ports import Reason
 from governor.worker.gate import Gate
 from governor.worker.loop import HubLoop, Loop, ThreadLoop, guarded
 from governor.worker.places import CountedPlaces, Places, PreforkPlaces
+from governor.worker.request import governed_request
 from governor.worker.routes import mark_queues
 from governor.worker.task import GovernedTask, govern
 
@@ -107,9 +108,14 @@ class GateStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
 
 def _govern_tasks(governor: Governor) -> None:
-    """Give the task types that only a route governs their governed body."""
+    """Give the governed task types their requests, and those that only a route governs their
+    governed body."""
     for name, task in governor.app.tasks.items():
-        if governor.governance(name) is None or isinstance(task, GovernedTask):
+        if governor.governance(name) is None:
+            continue
+        task.Request = governed_request(task)
+        if isinstance(task, GovernedTask):
+            govern(task)  # if its own ``bind``, or an annotation, came between
             continue
         retried = getattr(task, "autoretry_for", None)
         if retried:

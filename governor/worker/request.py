@@ -12,7 +12,9 @@ from functools import partial
 from typing import Any
 
 from celery.worker.request import Request
+from kombu.utils.imports import symbol_by_name
 
+from governor.errors import DeclarationError
 from governor.execution.admission import Call
 from governor.policy.lot import Lane
 from governor.worker.lifecycle import State
@@ -81,3 +83,23 @@ class GovernedRequest(Request):  # type: ignore[misc]
 
     def _gate(self) -> Any:
         return getattr(self._app.governor, "gate", None)
+
+
+def governed_request(task: Any) -> type[GovernedRequest]:
+    """The class of a governed task's requests. One that the task declares is kept behind ours, so
+    that what it overrides is called where Celery would call it.
+
+    Raises:
+        DeclarationError: it is no class of requests.
+    """
+    own = symbol_by_name(task.Request)  # type: ignore[no-untyped-call]
+    if not (isinstance(own, type) and issubclass(own, Request)):
+        raise DeclarationError(
+            "Request", f"task {task.name} declares {own!r}, which is no class of requests",
+            "Derive it from celery.worker.request.Request",
+        )  # fmt: skip
+    if issubclass(own, GovernedRequest):
+        return own
+    if own is Request:
+        return GovernedRequest
+    return type(own.__name__, (GovernedRequest, own), {})

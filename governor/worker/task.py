@@ -28,6 +28,55 @@ from governor.worker.failures import Tracer, decide, raised, returned
 from governor.worker.outcomes import RUN_KEY, BodyDied, NotNow
 
 
+class _Bind:
+    """Celery's ``bind``, which makes a task ready to use; it is governed from then on. Until then
+    its class and an ``__init__`` of its own may declare something, and neither has to call anything
+    of the governor's."""
+
+    def __get__(self, task: Any, owner: type[GovernedTask]) -> Any:
+        celery: Any = super(GovernedTask, owner).bind  # type: ignore[misc]
+        if task is None:
+            return celery
+
+        @wraps(celery)
+        def bind(app: Any) -> Any:
+            try:
+                # Before Celery gives the class the app's defaults, which nobody declared.
+                declare(task)
+            except DeclarationError:
+                # Celery has it in its registry already, and would hand it out ungoverned.
+                if app._tasks.get(task.name) is task:
+                    del app._tasks[task.name]
+                raise
+            return celery(app)
+
+        return bind
+
+
+class _RetryMethod:
+    """Celery's ``retry``; of a governed task it keeps the idempotency key, or refuses to make a
+    call twice."""
+
+    def __get__(self, task: Any, owner: Any) -> Any:
+        celery: Any = super(GovernedTask, owner if task is None else task).retry  # type: ignore[misc]
+        if task is None or task.upstream is None:
+            return celery
+
+        @wraps(celery)
+        def retry(*args: Any, **kwargs: Any) -> Any:
+            if not task.idempotent:
+                raise kwargs.get("exc") or DeclarationError(
+                    "idempotent",
+                    f"task {task.name} asked to be retried but is not idempotent",
+                    "Declare idempotent=True if calling twice does no harm",
+                )
+            known = getattr(task.request, NAME, None)
+            headers = {**(kwargs.pop("headers", None) or {}), **({NAME: known} if known else {})}
+            return celery(*args, headers=headers, **kwargs)
+
+        return retry
+
+
 class GovernedTask(Task):  # type: ignore[misc]
     """Base class of tasks that call an upstream.
 
@@ -52,26 +101,29 @@ class GovernedTask(Task):  # type: ignore[misc]
     idempotent: bool = False
     retry_policy: Retry | None = None
 
+    bind = _Bind()
+    retry = _RetryMethod()
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        policy = cls.__dict__.get("retry")
-        if policy is not None and not callable(policy):
-            if not isinstance(policy, Retry):
-                raise DeclarationError("retry", f"{policy!r} is no policy", "Write Retry(on=…)")
-            # The option shares its name with Celery's method, which bodies may call.
-            cls.retry_policy = policy
-            delattr(cls, "retry")
-
-    def __init__(self) -> None:
-        if self.upstream is None:
-            _refuse_leftovers(self)
+        policy = getattr(cls, "retry", None)
+        if callable(policy):
             return
-        check_declaration(self)
-        govern(self)
-        # On the instance, not the class: a task without an upstream keeps Celery's methods.
-        self.retry = self._identified_retry if self.idempotent else self._refused_retry
-        if any(callable(limit.cost) for limit in (*self.upstream.limits, *self.limits)):
-            self.apply_async = self._checked_apply_async
+        if not isinstance(policy, Retry):
+            raise DeclarationError("retry", f"{policy!r} is no policy", "Write Retry(on=…)")
+        # The option shares its name with Celery's method, which bodies may call.
+        cls.retry_policy = policy
+        methods = (vars(base)["retry"] for base in cls.__mro__ if "retry" in vars(base))
+        cls.retry = next(method for method in methods if not isinstance(method, Retry))
+
+    def __getattr__(self, name: str) -> Any:
+        """Find what the app's own task class has and Celery's has not, like Django's
+        ``delay_on_commit``."""
+        app = type(self)._app
+        if app is not None and not name.startswith("_") and hasattr(app.Task, name):
+            found = inspect.getattr_static(app.Task, name)
+            return found.__get__(self, type(self)) if hasattr(found, "__get__") else found
+        raise AttributeError(f"{type(self).__name__!r} task has no attribute {name!r}")
 
     @property
     def idempotency_key(self) -> str:
@@ -106,28 +158,18 @@ class GovernedTask(Task):  # type: ignore[misc]
         governor.corrections.settle(plan, charged, cost, before)
         request.governor_cost = cost
 
-    def _checked_apply_async(
-        self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any
-    ) -> Any:
-        """As Celery's; a cost that cannot be computed fails here, in the producer's hands."""
-        governance = Governor.of(self.app).governance(str(self.name))
-        if governance is not None:
-            governance.plan.costs(args or (), kwargs or {})
-        return super().apply_async(args, kwargs, *rest, **options)
 
-    def _identified_retry(self, *args: Any, **kwargs: Any) -> Any:
-        """As Celery's, keeping the idempotency key."""
-        known = getattr(self.request, NAME, None)
-        headers = {**(kwargs.pop("headers", None) or {}), **({NAME: known} if known else {})}
-        return super().retry(*args, headers=headers, **kwargs)
+def declare(task: GovernedTask) -> None:
+    """Check what a task declares, and govern it if it names an upstream.
 
-    def _refused_retry(self, *_: Any, **kwargs: Any) -> Any:
-        """A task that is not idempotent fails instead of calling twice."""
-        raise kwargs.get("exc") or DeclarationError(
-            "idempotent",
-            f"task {self.name} asked to be retried but is not idempotent",
-            "Declare idempotent=True if calling twice does no harm",
-        )
+    Raises:
+        DeclarationError: naming the field and the remedy.
+    """
+    if task.upstream is None:
+        _refuse_leftovers(task)
+    elif not _is_governed(task):
+        check_declaration(task)
+        govern(task)
 
 
 def _refuse_leftovers(task: GovernedTask) -> None:
@@ -181,19 +223,26 @@ def check_declaration(task: GovernedTask) -> None:
 def govern(task: Any) -> None:
     """Make a task type governed: acknowledged late, its requests and its body ours. Doing it
     again changes nothing."""
-    if getattr(task.run, "governed", False):
+    if _is_governed(task):
         return
     # On the instance: settings of the whole app must not acknowledge a task before its end is
     # recorded, nor have Celery send it again beside the governor.
     task.acks_late = True
     task.acks_on_failure_or_timeout = task.acks_on_failure = task.acks_on_timeout = True
     task.reject_on_worker_lost = task.retry_on_worker_lost = False
-    task.Request = "governor.worker.request:GovernedRequest"
-    task.run = _governed_body(task, task.run)
+    # Inside Celery's own retries, which would take a "not now" for a failure.
+    run = "_orig_run" if "_orig_run" in vars(task) else "run"
+    setattr(task, run, _governed_body(task, getattr(task, run)))
+    task.governed = True
     kind, known = task.__class__, task.__trace__
     if not isinstance(vars(kind).get("__trace__"), Tracer):
         kind.__trace__ = Tracer()
         task.__trace__ = known
+
+
+def _is_governed(task: Any) -> bool:
+    # Not asked of its body: a library may have put its own around it.
+    return bool(vars(task).get("governed"))
 
 
 def _governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from typing import Any
 import click
 import httpx
 import pytest
+from celery import Celery
 from celery._state import _set_current_app
 
 from governor import (
@@ -495,7 +496,9 @@ def test_the_figures_of_the_guarantees() -> None:
 def declare(**options: Any) -> GovernedTask:
     """A governed task type with these options, as Celery makes it."""
     body = {"name": "task", "run": lambda self: None, "upstream": Upstream("api"), **options}
-    return type("Declared", (GovernedTask,), body)()
+    app = Celery("declared", set_as_current=False)
+    task: GovernedTask = app.register_task(type("Declared", (GovernedTask,), body))
+    return task
 
 
 # what is lost while a hundred tasks wait, the losses that count as k
