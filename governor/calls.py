@@ -9,9 +9,16 @@ from typing import Any
 from uuid import uuid4
 
 from celery import Celery, current_app, current_task
+from celery._state import _get_active_apps
 
 from governor.clock import micros
-from governor.errors import DeclarationError, NotAdmitted, StoreUnavailable, Throttled
+from governor.errors import (
+    ConfigurationError,
+    DeclarationError,
+    NotAdmitted,
+    StoreUnavailable,
+    Throttled,
+)
 from governor.execution import inside
 from governor.execution.admission import Call
 from governor.execution.blocking import admitted
@@ -57,7 +64,8 @@ class Upstream(upstream.Upstream):
         Args:
             wait: seconds to block for the slot, at most.
             cost: cost units, instead of what the limits declare.
-            app: whose governor; by default the running task's, or the current app's.
+            app: whose governor; by default the running task's, or the only one of the process;
+                of several the current app's.
             arguments: the values that ``per=`` limits and cost functions ask for.
 
         Raises:
@@ -185,14 +193,25 @@ class OpenCall:
 
 
 def governor_of(app: Celery | None) -> Governor:
-    """The governor of ``app``, of the running task's app, or of the current one.
+    """The governor of ``app``, of the running task's app, or the only one of this process; of
+    several that of the current app. Celery has a current app in the thread that made it.
 
     Raises:
-        ConfigurationError: it has none.
+        ConfigurationError: there is none, or there are several.
     """
-    if app is None:
-        app = current_task.app if current_task else current_app
-    return Governor.of(app)
+    if app is not None or current_task:
+        return Governor.of(app or current_task.app)
+    open_apps = [*_get_active_apps()]
+    found: list[Governor] = [known.governor for known in open_apps if hasattr(known, "governor")]
+    if len(found) == 1:
+        return found[0]
+    if found and not hasattr(current_app, "governor"):
+        names = ", ".join(sorted(repr(governor.app.main) for governor in found))
+        raise ConfigurationError(
+            f"Several apps have governors ({names}), and none of them is current in this thread. "
+            "Say which with app="
+        )
+    return Governor.of(current_app)
 
 
 def plan_of(declared: upstream.Upstream) -> CallPlan:

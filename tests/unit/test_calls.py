@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +40,7 @@ class Store(MemoryStore):
         super().__init__(clock.wall)
         self.settlements: list[Settlement] = []
         self.adjusted = 0
+        self.admitted = 0
         self.away = False
 
     def _answers(self) -> None:
@@ -47,6 +49,7 @@ class Store(MemoryStore):
 
     def admit(self, ask: Any) -> Any:
         self._answers()
+        self.admitted += 1
         return super().admit(ask)
 
     def settle(self, settlement: Settlement) -> Any:
@@ -179,9 +182,8 @@ def test_a_wait_is_seconds(wait: Any) -> None:
 
 
 def test_the_app_is_found() -> None:
-    """Without ``app=`` the running task's is taken, else the current one, which must have a
-    governor."""
-    world = World(Limit("10/s"))
+    """Without ``app=`` the running task's is taken, else the current one of several."""
+    world, other = World(Limit("10/s")), World()
 
     @world.app.task(shared=False)
     def task() -> str:
@@ -190,13 +192,49 @@ def test_the_app_is_found() -> None:
 
     assert task() == "made"
     bare = Celery("bare", set_as_current=True)
-    with pytest.raises(ConfigurationError, match="'bare' has no governor"):
+    with pytest.raises(ConfigurationError, match=r"Several apps have governors .*app="):
         with world.api.call():
+            pass
+    with pytest.raises(ConfigurationError, match="'bare' has no governor"):
+        with world.api.call(app=bare):
             pass
     world.app.set_current()
     with world.api.call(wait=1):
         pass
+    assert world.store.admitted == 3  # the second asks again at its slot
     bare.close()
+    other.app.close()
+    _set_current_app(None)
+
+
+@pytest.mark.parametrize("current", [False, True])
+def test_a_thread_finds_the_only_governor(
+    monkeypatch: pytest.MonkeyPatch, *, current: bool
+) -> None:
+    """Celery's current app is one thread's; another thread finds the governor all the same, unless
+    there are several."""
+    world = World(Limit("1/s"))
+    open_apps = {world.app, Celery("helper", set_as_current=False)}
+    monkeypatch.setattr("governor.calls._get_active_apps", lambda: open_apps)
+    if current:
+        world.app.set_current()
+
+    def call() -> str:
+        try:
+            with world.api.call(wait=60):
+                return "made"
+        except ConfigurationError as exc:
+            return str(exc)
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(call).result() == "made"
+        other = World()
+        open_apps.add(other.app)
+        assert "app=" in threads.submit(call).result()
+        other.app.close()
+        open_apps.remove(other.app)
+        assert threads.submit(call).result() == "made"
+    world.app.close()
     _set_current_app(None)
 
 
