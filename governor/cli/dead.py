@@ -228,14 +228,15 @@ def replay(
 @click.pass_obj
 @options.exit_codes
 def drain_spill(environment: Environment, as_json: bool) -> int:
-    """Write the deaths that were kept on disk while the database was away.
+    """Write the deaths that were kept on disk while the database was away, and try those again
+    whose row it has refused.
 
     \b
     Example:
       governor dead drain-spill
     """
     spill = Spill(environment.spill_dir(), redact=str)
-    drained = spill.drain(environment.dead_letters())
+    drained = spill.drain(environment.dead_letters(), again=True)
     if as_json:
         printing.as_json(
             {
@@ -248,9 +249,11 @@ def drain_spill(environment: Environment, as_json: bool) -> int:
     else:
         click.echo(f"{drained.recorded} recorded.")
     if drained.refused:
-        click.echo(f"{drained.refused} refused by the database; their files are kept.", err=True)
+        click.echo(f"{drained.refused} refused by the database; set aside:", err=True)
     if drained.broken:
-        click.echo(f"{drained.broken} not readable; renamed to *.broken.", err=True)
+        click.echo(f"{drained.broken} not readable; set aside:", err=True)
+    for line in drained.said:
+        click.echo(printing.printable(line), err=True)
     if drained.refused or drained.broken:
         return SOME_FAILED
     return DONE if drained.recorded else NOTHING_MATCHED

@@ -20,6 +20,7 @@ from governor.cli.environment import Environment
 from governor.clock import SECOND
 from governor.deadletter import schema
 from governor.deadletter.engine import bounded_engine
+from governor.deadletter.spill import Spill
 from governor.errors import GovernorError
 from governor.governor import Governor
 from governor.settings import Settings
@@ -278,6 +279,19 @@ def _spill(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "spill", "error", f"{folder} cannot be written",
             "Set governor_spill_dir to a folder that survives the worker",
+        )  # fmt: skip
+    backlog = Spill(folder, redact=str).backlog()
+    if backlog.pending:
+        yield Finding(
+            "spill", "warning", f"{backlog.pending} dead letters wait on disk for the database",
+            "governor dead drain-spill, once the database answers",
+        )  # fmt: skip
+    if backlog.refused or backlog.broken:
+        yield Finding(
+            "spill", "error",
+            f"{backlog.refused} dead letters that the database refuses, and {backlog.broken} files "
+            f"that cannot be read, are set aside in {folder}",
+            "governor dead drain-spill says why",
         )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
 
 from governor.errors import ConfigurationError, DatabaseUnavailable
 
@@ -67,12 +67,30 @@ def bounded(engine: Engine, *, timeout: float = TIMEOUT, write: bool) -> Iterato
 
 def explain(error: SQLAlchemyError, engine: Engine) -> str:
     """One line for people: what the database said (never the values sent to it) and where."""
-    said = str(getattr(error, "orig", None) or type(error).__name__).strip().splitlines()
-    what = said[0] if said else type(error).__name__
+    what = first_line(error)
     where = shown(engine.url)
     missing = "no such table" in what or "no such column" in what or "does not exist" in what
     remedy = " Run `governor db upgrade`." if missing else ""
     return f"The dead-letter database {where} did not answer: {what}.{remedy}"
+
+
+def first_line(error: BaseException | None) -> str:
+    """What the database said, never the values sent to it."""
+    said = str(getattr(error, "orig", None) or type(error).__name__).strip().splitlines()
+    return said[0] if said else type(error).__name__
+
+
+_OF_A_ROW = ("22", "23", "44", "54", "P0")
+"""Classes of PostgreSQL's errors about the data of one row: a value, a constraint, a size, a
+trigger's own."""
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether the database is there and refuses what it was given."""
+    if isinstance(error, DataError | IntegrityError):
+        return True
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return isinstance(state, str) and state.startswith(_OF_A_ROW)
 
 
 def shown(url: URL) -> str:

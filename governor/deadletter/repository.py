@@ -22,11 +22,17 @@ from typing import Any
 from sqlalchemy import Connection, Engine, or_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DataError, IntegrityError
 
 from governor.clock import SECOND, Clock, SystemClock
 from governor.deadletter import reading
-from governor.deadletter.engine import TIMEOUT, bounded, bounded_engine
+from governor.deadletter.engine import (
+    TIMEOUT,
+    bounded,
+    bounded_engine,
+    first_line,
+    is_refusal,
+    shown,
+)
 from governor.deadletter.errors import Changed, RowRefused, UnknownDeadLetter
 from governor.deadletter.identity import replay_id
 from governor.deadletter.models import DEAD_LETTERS, State
@@ -34,10 +40,12 @@ from governor.deadletter.reading import AuditEntry, Filters, Group
 from governor.deadletter.rows import (
     MAX_PAYLOAD_BYTES,
     DeadLetter,
+    in_ascii,
     row_values,
+    stamped,
     stored_message,
 )
-from governor.deadletter.texts import Redact
+from governor.deadletter.texts import Redact, storable
 from governor.deadletter.transitions import MOVABLE, WORKER, Transitions
 from governor.deadletter.verdict import Verdict
 from governor.errors import DatabaseUnavailable, ReplayRefused
@@ -113,30 +121,47 @@ class SqlDeadLetters:
             RowRefused: the database is there and refuses this row.
         """
         recorded_at = self._clock.wall()
-        values = row_values(
-            death,
-            row_id=self._edges.new_id(death.dead_at),
-            recorded_at=recorded_at,
-            redact=self._redact,
-            max_payload_bytes=self._max_payload_bytes,
-        )
-        governed = death.message.headers.get("governor")
-        governed = governed if isinstance(governed, Mapping) else {}
-        if values["idempotency_key"] is None and isinstance(governed.get("idem"), str):
-            values["idempotency_key"] = governed["idem"]
+        try:
+            values = row_values(
+                death,
+                row_id=self._edges.new_id(death.dead_at),
+                recorded_at=recorded_at,
+                redact=self._redact,
+                max_payload_bytes=self._max_payload_bytes,
+            )
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+                ValueError) as error:  # fmt: skip
+            raise RowRefused(
+                f"No row can be made of the death of a message: {type(error).__name__}"
+            ) from error
+        try:
+            return self._write(death, values)
+        except RowRefused as error:
+            return self._write(death, in_ascii(values, type(error.__cause__).__name__))
+
+    def _write(self, death: Death, values: dict[str, Any]) -> str:
         try:
             with self._transaction(write=True) as connection:
-                return self._record(connection, death, values, governed.get("replay_of"))
+                return self._record(connection, death, values)
         except DatabaseUnavailable as error:
-            if isinstance(error.__cause__, (DataError, IntegrityError)):
-                raise RowRefused(str(error)) from error.__cause__
+            if is_refusal(error.__cause__):
+                raise self._refused(values, error.__cause__) from error.__cause__
             raise
+        except (UnicodeError, OverflowError) as error:
+            # The driver's own, which SQLAlchemy lets pass.
+            raise self._refused(values, error) from error
 
-    def _record(
-        self, connection: Connection, death: Death, values: dict[str, Any], replay_of: object
-    ) -> str:
+    def _refused(self, values: Mapping[str, Any], error: BaseException | None) -> RowRefused:
+        what = f"{values['task_name']}[{values['task_id']}]"
+        return RowRefused(
+            f"The dead-letter database {shown(self._engine.url)} refuses the row of task {what}: "
+            f"{first_line(error)}"
+        )
+
+    def _record(self, connection: Connection, death: Death, values: dict[str, Any]) -> str:
         parent = None
-        if isinstance(replay_of, str):
+        replay_of = stamped(death.message, "replay_of")
+        if replay_of is not None:
             parent = connection.execute(
                 reading.columns("id", "origin_id", "generation", "state", "version").where(
                     DEAD_LETTERS.c.id == replay_of
@@ -236,7 +261,7 @@ class SqlDeadLetters:
             DatabaseUnavailable
         """
         with self._transaction(write=False) as connection:
-            return reading.of_task(connection, task_id)
+            return reading.of_task(connection, storable(task_id))
 
     def audit(self, dead_letter_id: str) -> tuple[AuditEntry, ...]:
         """Every change of one dead letter, oldest first.
@@ -374,7 +399,7 @@ class SqlDeadLetters:
         with self._transaction(write=True) as connection:
             found = connection.execute(
                 reading.columns("id", "origin_id", "generation").where(
-                    DEAD_LETTERS.c.replay_task_id == replay_task_id
+                    DEAD_LETTERS.c.replay_task_id == storable(replay_task_id)
                 )
             ).first()
             if found is None:

@@ -11,17 +11,18 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from sqlalchemy import RowMapping
+from sqlalchemy import Boolean, Integer, RowMapping, String
 
 from governor.deadletter.encoding import PAYLOAD_SCHEMA, Encoded, decode_mapping, encode
 from governor.deadletter.fingerprint import FINGERPRINT_VERSION, fingerprint
-from governor.deadletter.models import State
+from governor.deadletter.models import DEAD_LETTERS, State
 from governor.deadletter.texts import (
     TRACEBACK_LIMIT,
     Redact,
     Texts,
     name,
     optional_name,
+    said,
     storable,
     whole,
 )
@@ -122,7 +123,7 @@ def row_values(
     size_refused = problem is not None and headers.exact and properties.exact
     verdict = _verdict(death, problem)
     exc_message = texts.redacted("exc_message", death.exc_message)
-    return {
+    values = {
         "id": row_id,
         "task_id": optional_name(death.task_id),
         "delivery": whole(death.delivery),
@@ -134,8 +135,8 @@ def row_values(
         "generation": 0,
         "task_name": optional_name(death.task_name),
         "queue": optional_name(message.queue),
-        "exchange": storable(message.exchange),
-        "routing_key": storable(message.routing_key),
+        "exchange": message.exchange,
+        "routing_key": message.routing_key,
         "priority": _optional_whole(message.properties.get("priority")),
         "upstream": optional_name(death.upstream),
         "limit_keys": json.dumps([name(key) for key in death.limit_keys]),
@@ -158,9 +159,7 @@ def row_values(
         "replay_verdict": verdict.verdict.value,
         "replay_why": verdict.why,
         "idempotent": death.idempotent,
-        "idempotency_key": None
-        if death.idempotency_key is None
-        else storable(death.idempotency_key),
+        "idempotency_key": death.idempotency_key or stamped(message, "idem"),
         "payload": None if size_refused else bytes(message.body),
         "payload_headers": None if size_refused else headers.text,
         "payload_properties": None if size_refused else properties.text,
@@ -184,6 +183,41 @@ def row_values(
         "replay_count": 0,
         "truncated": "; ".join(texts.notes) or None,
     }
+    return {column: fitted(column, value) for column, value in values.items()}
+
+
+def fitted(column: str, value: Any) -> Any:
+    """A value that its column takes, on every database: whatever a message says, it has a row."""
+    kind = DEAD_LETTERS.c[column].type
+    if isinstance(kind, String):
+        if value is None and DEAD_LETTERS.c[column].nullable:
+            return None
+        return storable(said(value)) if kind.length is None else name(value, kind.length)
+    if value is None:
+        return None
+    if isinstance(kind, Boolean):
+        return bool(value)
+    return whole(value) if isinstance(kind, Integer) else value
+
+
+def in_ascii(values: Mapping[str, Any], why: str) -> dict[str, Any]:
+    """The row for a database that refuses its texts, because its encoding is not UTF-8."""
+    plain = {
+        column: fitted(column, value.encode("ascii", "backslashreplace").decode())
+        if isinstance(value, str)
+        else value
+        for column, value in values.items()
+    }
+    note = f"texts written in ASCII: the database refused them ({why})"
+    notes = [plain["truncated"], note] if plain["truncated"] else [note]
+    return {**plain, "truncated": "; ".join(notes)}
+
+
+def stamped(message: MessageCopy, name: str) -> str | None:
+    """A text of the message's governor header."""
+    header = message.headers.get("governor")
+    value = header.get(name) if isinstance(header, Mapping) else None
+    return storable(value) if isinstance(value, str) else None
 
 
 def dead_letter(row: RowMapping) -> DeadLetter:

@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from governor.deadletter.encoding import decode_mapping, encode
 from governor.deadletter.errors import RowRefused, SpillFailed
 from governor.deadletter.rows import message_sha256
 from governor.deadletter.texts import TRACEBACK_LIMIT, Redact, Texts
+from governor.errors import DatabaseUnavailable
 from governor.keys import message_id
 from governor.ports import DeadLetters, Death, MessageCopy, Reason
 
 SPILL_SCHEMA = 1
 MAX_SPILL_BYTES = 1024**3
 _RECOUNT_EVERY = 256
-_SUFFIX, _BROKEN = ".death", ".broken"
+_SUFFIX, _REFUSED, _BROKEN = ".death", ".refused", ".broken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,27 @@ class Drained:
 
     Attributes:
         recorded: deaths that are rows now (some may have been before).
-        refused: files left in place because the database refuses their row.
-        broken: files that could not be read, renamed to ``….broken``.
+        refused: files whose row the database refuses, named ``….refused`` now.
+        broken: files that could not be read, named ``….broken`` now.
+        said: for each of those its path and why.
     """
 
     recorded: int
+    refused: int
+    broken: int
+    said: tuple[str, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is on disk.
+
+    Attributes:
+        pending: deaths that wait to be drained.
+        refused, broken: as in :class:`Drained`.
+    """
+
+    pending: int
     refused: int
     broken: int
 
@@ -70,8 +87,20 @@ class Spill:
         Raises:
             SpillFailed: the folder is full or cannot be written; nothing was kept.
         """
+        return self._keep(death, _SUFFIX)
+
+    def set_aside(self, death: Death) -> Path:
+        """As :meth:`append`, for a death whose row the database refuses: it is drained only when a
+        person says so.
+
+        Raises:
+            SpillFailed: as there.
+        """
+        return self._keep(death, _REFUSED)
+
+    def _keep(self, death: Death, suffix: str) -> Path:
         content = _write(death, self._redact)
-        final = self._directory / f"{_key(death)}{_SUFFIX}"
+        final = self._directory / f"{_key(death)}{suffix}"
         try:
             with self._lock:
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -89,37 +118,54 @@ class Spill:
 
     def pending(self) -> int:
         """Deaths waiting to be drained."""
-        return sum(1 for _ in self._files())
+        return len(self._files(_SUFFIX))
 
-    def drain(self, dead_letters: DeadLetters) -> Drained:
-        """Write every spilled death to the database, and drop its file only after that.
+    def backlog(self) -> Backlog:
+        """Count what is on disk."""
+        return Backlog(*(len(self._files(suffix)) for suffix in (_SUFFIX, _REFUSED, _BROKEN)))
+
+    def drain(self, dead_letters: DeadLetters, *, again: bool = False) -> Drained:
+        """Write every spilled death to the database, the oldest first, and drop its file only after
+        that. A file that cannot become a row is set aside, and holds up no other.
+
+        Args:
+            again: try those that were refused before, too.
 
         Raises:
             DatabaseUnavailable: it went away again; what is not drained is still there.
         """
         recorded = refused = broken = 0
-        for path in self._files():
+        said: list[str] = []
+        for path in [*self._files(_SUFFIX), *(self._files(_REFUSED) if again else ())]:
             try:
-                death = _read(path.read_bytes())
+                dead_letters.record(_read(path.read_bytes()))
             except FileNotFoundError:
                 continue  # another drain was faster
-            except (ValueError, TypeError, KeyError):
-                path.rename(path.with_suffix(_BROKEN))
-                broken += 1
-                continue
-            try:
-                dead_letters.record(death)
-            except RowRefused:
+            except RowRefused as error:
                 refused += 1
-                continue
-            path.unlink(missing_ok=True)
-            recorded += 1
+                said.append(_set_aside(path, _REFUSED, error))
+            except DatabaseUnavailable:
+                # It may be this row's fault all the same, as one that takes too long: the others go
+                # first the next time.
+                with suppress(FileNotFoundError):
+                    os.utime(path)
+                raise
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                broken += 1
+                said.append(_set_aside(path, _BROKEN, error))
+            else:
+                path.unlink(missing_ok=True)
+                recorded += 1
         with self._lock:
             self._until_recount = 0
-        return Drained(recorded, refused, broken)
+        return Drained(recorded, refused, broken, tuple(said))
 
-    def _files(self) -> Iterator[Path]:
-        return iter(sorted(self._directory.glob(f"*{_SUFFIX}")))
+    def _files(self, suffix: str) -> list[Path]:
+        found = []
+        for path in self._directory.glob(f"*{suffix}"):
+            with suppress(FileNotFoundError):
+                found.append((path.stat().st_mtime_ns, path))
+        return [path for _, path in sorted(found)]
 
     def _make_room(self, size: int) -> None:
         if self._until_recount <= 0 or self._bytes + size > self._max_bytes:
@@ -141,6 +187,14 @@ def drain(directory: str | Path, dead_letters: DeadLetters) -> Drained:
         DatabaseUnavailable: as there.
     """
     return Spill(directory, redact=lambda text: text).drain(dead_letters)
+
+
+def _set_aside(path: Path, suffix: str, error: Exception) -> str:
+    aside = path.with_suffix(suffix)
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+    why = str(error) if isinstance(error, RowRefused) else type(error).__name__
+    return f"{aside}: {why}"
 
 
 def _key(death: Death) -> str:

@@ -34,7 +34,7 @@ class Texts:
         """``value`` redacted, at most ``limit`` characters: its beginning and its end."""
         if value is None:
             return None
-        raw = _said(value)
+        raw = said(value)
         head = raw[:_REDACT_LIMIT]
         try:
             clean = storable(self._redact(head))
@@ -84,13 +84,13 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
-def name(value: object) -> str:
-    """An identifier of at most 255 characters; a longer one ends in a hash of the whole."""
-    text = storable(_said(value))
-    if len(text) <= NAME_LENGTH:
+def name(value: object, length: int = NAME_LENGTH) -> str:
+    """An identifier of at most ``length`` characters; a longer one ends in a hash of the whole."""
+    text = storable(said(value))
+    if len(text) <= length:
         return text
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return f"{text[: NAME_LENGTH - 17]}…{digest}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[: min(16, length // 2)]
+    return f"{text[: length - len(digest) - 1]}…{digest}"
 
 
 def optional_name(value: object) -> str | None:
@@ -105,7 +105,8 @@ def whole(value: object) -> int:
     return max(-(2**63), min(int(value), 2**63 - 1))
 
 
-def _said(value: object) -> str:
+def said(value: object) -> str:
+    """``value`` as text, whatever it is."""
     if isinstance(value, str):
         return str.__str__(value)
     try:

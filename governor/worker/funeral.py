@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from governor.clock import SECOND, seconds
+from governor.deadletter.errors import RowRefused
 from governor.errors import DatabaseUnavailable
 from governor.execution.header import Attempt, Header, work_id
 from governor.governor import Governor
@@ -107,6 +108,10 @@ class Funeral:
         if now >= self._away_until:
             try:
                 self._governor.dead_letters.record(death)
+            except RowRefused as exc:
+                path = self._governor.spill.set_aside(death)
+                _log.error("%s. It is set aside: %s", exc, path)
+                return
             except DatabaseUnavailable as exc:
                 self._away_until = self._clock.monotonic() + _DATABASE_AGAIN
                 _log.error("%s Dead letters go to %s", exc, self._governor.settings.spill_dir)
@@ -136,6 +141,8 @@ class Funeral:
             return
         drained = spill.drain(self._governor.dead_letters)
         _log.warning("%d spilled dead letters written to the database", drained.recorded)
+        for line in drained.said:
+            _log.error("A spilled dead letter is set aside: %s", line)
 
     def _death_of(  # noqa: PLR0917 - a partial, filled in one place
         self, request: Any, copy: MessageCopy, reason: Reason, why: str | None, exc_info: Any,

@@ -498,6 +498,58 @@ def test_a_locked_database_keeps_nobody_waiting(engine: Engine, database_url: st
     letters.close()
 
 
+HOSTILE: dict[str, dict[str, Any]] = {
+    "surrogates in the header": {
+        "headers": {"governor": {"v": 1, "idem": "\ud800", "replay_of": "\udfff"}}
+    },
+    "surrogates everywhere": dict.fromkeys(
+        ["task_id", "task_name", "upstream", "tenant", "exc_type", "exc_message", "traceback",
+         "hostname", "trace_id", "idempotency_key"], "a\ud800\0b"
+    ),
+    "names that are too long": dict.fromkeys(
+        ["task_id", "task_name", "tenant", "exc_type", "hostname", "trace_id"], "\U0001f600" * 9_000
+    ),
+    "no texts": {"exchange": None, "routing_key": 5, "idempotent": "yes", "hostname": object()},
+    "numbers": {"delivery": 2**70, "deferrals": -(2**70), "dead_at": 2**70, "http_status": 2**20},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
+def test_whatever_a_death_says_it_has_a_row(
+    letters: SqlDeadLetters, hostile: dict[str, Any]
+) -> None:
+    """No value of a message or an exception keeps a death from being written, once."""
+    parts = {"headers", "exchange", "routing_key"}
+    copy = message(**{k: v for k, v in hostile.items() if k in parts})
+    dead = death(message=copy, **{k: v for k, v in hostile.items() if k not in parts})
+    row_id = letters.record(dead)
+    assert letters.record(dead) == row_id
+    assert letters.get(row_id).payload_sha256
+    letters.replay_succeeded("\ud800", NOW)
+    assert letters.of_task("\ud800") == ()
+
+
+@pytest.mark.postgres
+def test_a_database_without_unicode_has_the_row_in_ascii(postgres_server: PrivatePostgres) -> None:
+    """Texts that the database's encoding lacks are escaped, and the row says so."""
+    psycopg = pytest.importorskip("psycopg")
+    with psycopg.connect(
+        host="127.0.0.1", port=postgres_server.port, user="postgres", autocommit=True
+    ) as connection:
+        connection.execute(
+            "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        )
+    engine = bounded_engine(postgres_server.url("latin"), timeout=10)
+    schema.upgrade(engine)
+    letters = SqlDeadLetters(engine, redact=str, timeout=10)
+    found = letters.get(letters.record(death(exc_message="price in ₽", tenant="日本")))
+    letters.close()
+    postgres_server.drop_database("latin")
+    assert found.exc_message == "price in \\u20bd"
+    assert found.tenant == "\\u65e5\\u672c"
+    assert "ASCII" in (found.truncated or "")
+
+
 def test_a_row_the_database_refuses(letters: SqlDeadLetters, engine: Engine) -> None:
     """A constraint of the database that no row can meet is told apart from an absence."""
     with bounded(engine, write=True) as connection:
@@ -512,8 +564,9 @@ def test_a_row_the_database_refuses(letters: SqlDeadLetters, engine: Engine) -> 
                     "BEGIN SELECT RAISE(ABORT, 'no acme') WHERE NEW.tenant = 'acme'; END"
                 )
             )
-    with pytest.raises(RowRefused):
+    with pytest.raises(RowRefused, match="refuses the row of task") as caught:
         letters.record(death())
+    assert str(death().task_id) in str(caught.value)
     assert letters.record(death(tenant="other"))
 
 

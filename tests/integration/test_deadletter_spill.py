@@ -18,7 +18,7 @@ from governor.deadletter.engine import bounded_engine
 from governor.deadletter.errors import RowRefused, SpillFailed
 from governor.deadletter.reading import Filters
 from governor.deadletter.repository import SqlDeadLetters
-from governor.deadletter.spill import Drained, Spill, drain
+from governor.deadletter.spill import Backlog, Drained, Spill, drain
 from governor.errors import DatabaseUnavailable
 from governor.ports import Death, Reason
 from tests.deaths import death, message
@@ -119,7 +119,8 @@ def test_the_database_goes_away_again(spill: Spill, letters: SqlDeadLetters) -> 
 
 
 def test_one_bad_row_does_not_hold_up_the_others(spill: Spill, letters: SqlDeadLetters) -> None:
-    """A row the database refuses stays on disk; the rest is drained."""
+    """A row the database refuses is set aside on disk, and named; the rest is drained. A person
+    may have it tried again."""
     for number in range(3):
         spill.append(death(f"task-{number}"))
 
@@ -129,11 +130,40 @@ def test_one_bad_row_does_not_hold_up_the_others(spill: Spill, letters: SqlDeadL
 
         def record(self, death: Death) -> str:
             if death.task_id == "task-1":
-                raise RowRefused
+                raise RowRefused("no acme")
             return letters.record(death)
 
-    assert spill.drain(Picky()) == Drained(2, 1, 0)
-    assert spill.pending() == 1
+    drained = spill.drain(Picky())
+    assert drained == Drained(2, 1, 0)
+    (line,) = drained.said
+    assert line.endswith(".refused: no acme")
+    assert spill.backlog() == Backlog(pending=0, refused=1, broken=0)
+    assert spill.drain(letters) == Drained(0, 0, 0)
+    assert spill.drain(letters, again=True) == Drained(1, 0, 0)
+    assert spill.backlog() == Backlog(0, 0, 0)
+
+
+def test_a_row_that_may_be_at_fault_lets_the_others_go_first(
+    spill: Spill, letters: SqlDeadLetters
+) -> None:
+    """A death at which the database goes away each time, as one that is too large for its timeout,
+    is tried last."""
+    for number in range(5):
+        spill.append(death(f"task-{number}"))
+
+    class Slow(SqlDeadLetters):
+        def __init__(self) -> None:
+            pass
+
+        def record(self, death: Death) -> str:
+            if death.task_id == "task-1":
+                raise DatabaseUnavailable
+            return letters.record(death)
+
+    for _ in range(2):
+        with pytest.raises(DatabaseUnavailable):
+            spill.drain(Slow())
+    assert (letters.count(Filters()), spill.pending()) == (4, 1)
 
 
 @pytest.mark.parametrize("keep", [0, 10, -1], ids=["empty", "half a line", "a byte short"])

@@ -17,6 +17,8 @@ from governor.cli.environment import Environment
 from governor.cli.main import governor as command
 from governor.deadletter import schema
 from governor.deadletter.engine import bounded_engine
+from governor.deadletter.spill import Spill
+from tests.deaths import death
 
 pytestmark = pytest.mark.redis
 
@@ -197,3 +199,17 @@ def test_without_an_application_it_says_what_it_needs() -> None:
     result = CliRunner().invoke(command, ["doctor"])
     assert result.exit_code == 2
     assert "-A proj" in result.output
+
+
+def test_dead_letters_on_disk_are_told(patient: Patient) -> None:
+    """Deaths that wait for the database are a warning, those it refuses an error, with the command
+    that says more."""
+    spill = Spill(patient.app.conf.governor_spill_dir, redact=str)
+    spill.append(death("a"))
+    code, findings = patient.findings()
+    assert (code, findings["spill"]["level"]) == (0, "warning")
+    assert "1 dead letters wait on disk" in findings["spill"]["message"]
+    spill.set_aside(death("b"))
+    code, findings = patient.findings()
+    assert (code, findings["spill"]["level"]) == (1, "error")
+    assert "drain-spill" in findings["spill"]["remedy"]
