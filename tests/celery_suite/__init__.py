@@ -1,0 +1,1 @@
+"""Celery's own tests, run plain and under a governor, and compared."""
