@@ -31,6 +31,7 @@ def replay_message(
         of=work_id(replay_task_id, message.headers.get("replaced_task_nesting")),
         began=None,
         replay_of=dead_letter_id,
+        attempts=(),
     )
     headers = own_headers(message)
     headers.update(id=replay_task_id, retries=0, eta=None, expires=None)

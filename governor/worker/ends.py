@@ -119,7 +119,7 @@ class Ends:
                 attempt = replace(attempt_of(exc_info, self._clock.wall()), wait=verdict.wait)
                 self._again(request, verdict, attempt, partial(celery, verdict.exc_info))
             case Verdict.Kind.PASS:
-                self._settlement.settle(request, ClaimAction.FINISH)
+                self._settlement.settle(request, ClaimAction.FINISH, outcome=verdict.outcome)
                 self._settlement.finish(request, partial(celery, verdict.exc_info))
             case Verdict.Kind.LEAVE:
                 self._lots.abandon(request)
@@ -133,8 +133,10 @@ class Ends:
                 assert verdict.reason is not None
                 self._settlement.bury(
                     request, verdict.reason, None, exc_info, partial(celery, verdict.exc_info),
-                    verdict.outcome,
+                    verdict.outcome, verdict.pause or 0,
                 )  # fmt: skip
+                if verdict.pause and request.call is not None:
+                    self._waiting.recall(request.call.upstream)
 
     def _return(self, request: GovernedRequest, *, called: bool) -> None:
         """Leave a request unacknowledged: the broker, or the lot, hands its message out again.

@@ -25,7 +25,7 @@ from governor.execution import inside
 from governor.execution.header import Attempt
 from governor.governor import Governance, Governor
 from governor.policy.failure import ExceptionFacts, facts_of, type_name
-from governor.policy.foreign import is_from_outside, quietly, text_of
+from governor.policy.foreign import attribute, is_from_outside, quietly, text_of
 from governor.policy.outcome import Outcome, outcome_of
 from governor.policy.retry import GiveUp, RetryIn
 from governor.policy.retry_after import pause_of, throttled_from_exception
@@ -45,9 +45,11 @@ class Failure:
     Attributes:
         at: when, in wall microseconds.
         outcome: what the call said about its upstream.
-        wait: microseconds until the next attempt; ``None`` if there is none.
-        reason: why there is none.
+        wait: microseconds until the next attempt; ``None`` if there is none of ours.
+        reason: why there is none at all; ``None`` where Celery has sent one.
         detail: what said so, in words.
+        pause: microseconds for which the upstream asked everyone to stay away, though this task
+            may not wait for that.
     """
 
     facts: ExceptionFacts
@@ -56,6 +58,7 @@ class Failure:
     wait: int | None
     reason: Reason | None
     detail: str
+    pause: int | None = None
 
 
 class Tracer:
@@ -75,10 +78,12 @@ def decide(  # noqa: PLR0917 - called in one place
     """Read what the body raised, and decide what follows: the only place where that is done."""
     throttled = throttled_from_exception(exc, now)
     restartable = governance.idempotent or not calls.made
-    if restartable and throttled is not None:
-        if isinstance(throttled, NotAdmitted) or calls.was_told(exc):
-            return NotNow(wait=pause_of(throttled, 0))
-        return NotNow(pause_of(throttled, int(admitted["throttles"])))
+    pause = None
+    if throttled is not None:
+        told = isinstance(throttled, NotAdmitted) or calls.was_told(exc)
+        pause = None if told else pause_of(throttled, int(admitted["throttles"]))
+        if restartable:
+            return NotNow(wait=pause_of(throttled, 0)) if told else NotNow(pause)
     if restartable and isinstance(exc, StoreUnavailable):
         return NotNow(wait=STORE_AGAIN)
     facts = facts_of(exc, task_name=task_name)
@@ -88,7 +93,7 @@ def decide(  # noqa: PLR0917 - called in one place
         return Failure(facts, now, Outcome.IGNORED, None, reason, "it would have ended the worker")
     if not governance.idempotent or governance.retry is None:
         reason, why = _without_policy(governance)
-        return Failure(facts, now, outcome_of(exc), None, reason, why)
+        return Failure(facts, now, outcome_of(exc), None, reason, why, pause)
     attempt = int(request.retries or 0) + 1
     elapsed = max(0, now - int(admitted["began"]))
     match governance.retry.decide(exc, attempt=attempt, elapsed=elapsed):
@@ -200,7 +205,7 @@ def _told(task: Any, end: TraceInfo, admitted: Any) -> Failure | None:
     failure: Failure | None = admitted.get(_FAILURE)
     exc = end.retval
     if end.state == RETRY:
-        return failure if isinstance(exc, Again) else None
+        return failure if isinstance(exc, Again) else _sent_again_by_celery(task, exc)
     if end.state != FAILURE or not isinstance(exc, BaseException):
         return None
     if failure is None or failure.wait is not None:
@@ -211,6 +216,16 @@ def _told(task: Any, end: TraceInfo, admitted: Any) -> Failure | None:
     if _given_back_by_celery(exc):
         return replace(failure, reason=Reason.RETRIES_EXHAUSTED, detail="Celery's retries are used")
     return failure
+
+
+def _sent_again_by_celery(task: Any, retry: BaseException) -> Failure | None:
+    """What a failure said that Celery's own retry follows; the upstream's breaker hears of it."""
+    exc = retry.__cause__ or retry.__context__ or attribute(retry, "exc")
+    if not isinstance(exc, BaseException):
+        return None
+    now = Governor.of(task.app).clock.wall()
+    facts = facts_of(exc, task_name=task.name)
+    return Failure(facts, now, outcome_of(exc), None, None, "Celery tries it again")
 
 
 def _beside_the_body(task: Any, exc: BaseException, *, returned: bool) -> Failure:

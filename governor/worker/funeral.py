@@ -160,6 +160,9 @@ class Funeral:
         log = header.attempts
         if exc_info is not None:
             log = (*log, attempt_of(exc_info, now))
+        elif RUN_KEY in request.request_dict:
+            # Its process said nothing any more.
+            log = (*log, Attempt(now, ""))
         governance = self._governor.governance(request.task.name)
         args, kwargs = self._governor.redactor.arguments(
             _sequence(request.args),
@@ -223,7 +226,9 @@ def _idempotency_key(copy: MessageCopy, task_id: str) -> str:
 
 
 def _line(attempt: Attempt) -> dict[str, object]:
-    line: dict[str, object] = {"at": attempt.at, "exc_type": attempt.exc_type}
+    line: dict[str, object] = {"at": attempt.at}
+    if attempt.exc_type:
+        line["exc_type"] = attempt.exc_type
     if attempt.http_status:
         line["http_status"] = attempt.http_status
     if attempt.wait:

@@ -64,6 +64,7 @@ class Settlement:
         exc_info: Any = None,
         celery: Callable[[], None] | None = None,
         outcome: Outcome = Outcome.IGNORED,
+        pause: int = 0,
     ) -> None:
         """Write the dead letter, then let Celery finish. One burial for each request, however many
         ways Celery reports its death."""
@@ -74,23 +75,24 @@ class Settlement:
         request.after += (then,)
         if request.state is not State.DYING:
             self._lifecycle.move(request, State.DYING)
-            self._write(request, reason, why, exc_info, outcome)
+            settle = partial(self.settle, request, ClaimAction.FINISH, pause=pause, outcome=outcome)
+            self._write(request, reason, why, exc_info, settle)
 
     def _write(
         self, request: GovernedRequest, reason: Reason, why: str | None, exc_info: Any,
-        outcome: Outcome,
+        settle: Callable[[], None],
     ) -> None:  # fmt: skip
-        buried = partial(self._buried, request, outcome)
+        buried = partial(self._buried, request, settle)
         try:
             self._funeral.hold(request, reason, why, exc_info, buried)
         except Exception:
             _log.exception("Task %s[%s]: its dead letter is not made", request.name, request.id)
-            again = partial(self._write, request, reason, why, exc_info, outcome)
+            again = partial(self._write, request, reason, why, exc_info, settle)
             self._loop.at(self._clock.monotonic() + _WRITE_AGAIN, again)
 
-    def _buried(self, request: GovernedRequest, outcome: Outcome) -> None:
+    def _buried(self, request: GovernedRequest, settle: Callable[[], None]) -> None:
         guarded(partial(self._lifecycle.count, request, "dead"))
-        guarded(partial(self.settle, request, ClaimAction.FINISH, outcome=outcome))
+        guarded(settle)
         self.finish(request, *request.after)
 
     def _fail(self, request: GovernedRequest, reason: Reason, why: str) -> None:

@@ -107,10 +107,14 @@ def _decided(failure: Failure, exc: BaseException, exc_info: Any) -> Verdict:
             when = seconds(failure.wait)
             exc_info = failure_info(Again(failure.facts.exc_type, when=when, wait=failure.wait))
         return Verdict(Verdict.Kind.AGAIN, exc_info, wait=failure.wait, outcome=failure.outcome)
+    if failure.reason is None:
+        return Verdict(Verdict.Kind.PASS, exc_info, outcome=failure.outcome)
     if isinstance(exc, MemoryError | Reject):
         # Of the one Celery would end the worker, and requeue for the other.
         exc_info = failure_info(BodyDied(type(exc).__name__))
-    return Verdict(Verdict.Kind.DEAD, exc_info, failure.reason, outcome=failure.outcome)
+    return Verdict(
+        Verdict.Kind.DEAD, exc_info, failure.reason, pause=failure.pause, outcome=failure.outcome
+    )
 
 
 def _rejected(exc: Reject, exc_info: Any, governance: Governance) -> Verdict:

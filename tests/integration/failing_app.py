@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import Any
 
 import tenacity
 from celery import Celery
 
-from governor import Breaker, GovernedTask, Governor, Limit, Retry, Upstream
+from governor import Breaker, GovernedTask, Governor, Limit, Retry, Throttled, Upstream
 from tests import kinds_of_failure as kinds
 
 app = Celery("failing")
@@ -57,3 +58,17 @@ def no_such(self: Any, name: str) -> None:
 def unencodable(self: Any) -> object:
     write(self)
     return object()
+
+
+@app.task(bind=True, base=GovernedTask, upstream=free)
+def refused_after_a_call(self: Any) -> None:
+    write(self)
+    with shaky.call():
+        pass
+    raise Throttled(retry_after=60)
+
+
+@app.task(bind=True, base=GovernedTask, upstream=free, time_limit=1)
+def hangs(self: Any) -> None:
+    write(self)
+    time.sleep(60)

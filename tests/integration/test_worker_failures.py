@@ -8,7 +8,7 @@ import pytest
 
 from governor.deadletter.rows import DeadLetter
 from governor.ports import Reason
-from tests.integration.fleet import Fleet, fleet, wait_until
+from tests.integration.fleet import Fleet, fleet, wait_until, wait_until_paused
 from tests.kinds_of_failure import KINDS
 
 pytestmark = [pytest.mark.redis, pytest.mark.worker]
@@ -61,3 +61,20 @@ def test_a_failure_is_known_as_it_happened(tmp_path: Path, redis_url: str, pool:
         found.send("shakes")
         wait_until(lambda: found.stats("parked") + found.stats("held"))
         assert len(found.ledger("shakes")) == len(shaken)
+
+
+def test_what_a_failure_leaves_behind(tmp_path: Path, redis_url: str) -> None:
+    """A refusal pauses the upstream also where the refused task dies of it; a process that was
+    killed has failed once, at a known time."""
+    database_url = f"sqlite:///{tmp_path / 'dead.sqlite'}"
+    with fleet(tmp_path, redis_url, redis_url, database_url, module=MODULE) as found:
+        found.worker()
+        hung = found.send("hangs").id
+        letter = dead(found, 1)[hung]
+        assert letter.reason is Reason.HARD_TIME_LIMIT
+        assert [line["at"] for line in letter.attempt_log] == [letter.first_failed_at]
+        refused = found.send("refused_after_a_call").id
+        letter = dead(found, 2)[refused]
+        assert letter.reason is Reason.NOT_IDEMPOTENT
+        wait_until_paused(redis_url, "free")
+        assert len(found.ledger("refused_after_a_call")) == 1

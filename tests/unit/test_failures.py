@@ -16,6 +16,7 @@ from celery.app.trace import build_tracer
 from kombu.exceptions import OperationalError
 
 from governor import GovernedTask, Governor, Limit, Retry, Throttled, Upstream
+from governor.execution import inside
 from governor.execution.header import NAME, Attempt, Header
 from governor.policy.outcome import Outcome
 from governor.ports import Reason
@@ -284,6 +285,43 @@ def test_a_refusal_wrapped_in_an_own_error_waits(world: World, pool: Callable[[A
     assert isinstance(exc, NotNow)
     assert exc.pause == 3_000_000
     assert failure_of(exc_info) is None
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_refusal_that_may_not_be_waited_for_pauses_all_the_same(
+    world: World, pool: Callable[[Any], Any]
+) -> None:
+    """A task that is not idempotent and has made calls is not started again; the fleet waits."""
+
+    def body() -> None:
+        inside.began()
+        raise Throttled(retry_after=3)
+
+    task = world.task(body)
+    verdict = world.verdict(task, world.run(task, pool))
+    assert (verdict.kind, verdict.reason) == (Verdict.Kind.DEAD, Reason.NOT_IDEMPOTENT)
+    assert (verdict.outcome, verdict.pause) == (Outcome.THROTTLED, 3_000_000)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_failure_that_celery_tries_again_is_heard_of(
+    world: World, pool: Callable[[Any], Any], by_hand: bool
+) -> None:
+    """``self.retry()`` and ``autoretry_for`` hide no failure from the upstream's breaker."""
+
+    def body(self: Any) -> None:
+        try:
+            kinds.openai_500()
+        except NeedsKeyword as exc:
+            if by_hand:
+                raise self.retry(exc=exc) from None
+            raise
+
+    options = {} if by_hand else {"autoretry_for": (NeedsKeyword,)}
+    task = world.task(body, idempotent=True, bind=True, **options)
+    verdict = world.verdict(task, world.run(task, pool))
+    assert (verdict.kind, verdict.outcome) == (Verdict.Kind.PASS, Outcome.FAILED)
 
 
 class Stray(Exception):
