@@ -317,3 +317,34 @@ def delayed(rabbitmq_url: str) -> int:
         channel = connection.default_channel
         names = (level_name(level) for level in range(MAX_LEVEL + 1))
         return sum(channel.queue_declare(name, passive=True).message_count for name in names)
+
+
+@pytest.mark.parametrize(
+    "broker", ["redis_url", pytest.param("rabbitmq_url", marks=pytest.mark.rabbitmq)]
+)
+def test_a_dead_workers_claims_cost_the_others_no_rate(
+    make_fleet: Callable[..., Fleet], broker: str, request: pytest.FixtureRequest
+) -> None:
+    """While tasks of a killed worker wait for the ends of its leases, all others have the whole
+    rate; then each of the dead is a row, and was called once."""
+    url = request.getfixturevalue(broker)
+    fleet = make_fleet(url, governor_claim_lease=20)
+    killed = fleet.worker(concurrency=4)
+    begun = [fleet.send("steady_once", -1, "", 60.0) for _ in range(4)]
+    wait_until(lambda: fleet.ledger("steady_once"), lambda lines: len(lines) == 4)
+    killed.kill()
+    if broker == "redis_url":
+        # As when the visibility timeout is over.
+        with Connection(url, transport_options={"visibility_timeout": 0}) as connection:
+            connection.default_channel.qos.restore_visible(num=100)
+    fleet.worker(concurrency=4)
+    # They are back, and have met the claims.
+    wait_until(lambda: fleet.stats("held"), lambda held: held >= 4)
+    for number in range(200):
+        fleet.send("steady", number)
+    lines = wait_until(lambda: fleet.ledger("steady"), lambda lines: len(lines) == 200)
+    assert lines[-1]["at"] - lines[0]["at"] < 1.1 * 200 / 20
+    rows = wait_until(fleet.dead, lambda rows: len(rows) == 4)
+    assert {row.task_id for row in rows} == {result.id for result in begun}
+    assert {row.reason for row in rows} == {Reason.OUTCOME_UNKNOWN}
+    assert len(fleet.ledger("steady_once")) == 4
