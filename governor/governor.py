@@ -26,6 +26,7 @@ from governor.execution.corrections import Corrections
 from governor.execution.door import Door
 from governor.execution.header import NAME, Header, work_id
 from governor.execution.holdings import Holdings
+from governor.log_lines import ONE_LINE
 from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan
 from governor.policy.retry import Retry
@@ -86,6 +87,7 @@ class Governor:
         self._governances: dict[str, Governance | None] = {}
         self._complaint = ""
         app.governor = self
+        _log.addFilter(ONE_LINE)
         app.steps["consumer"].add(_BOOTSTEP)
         _name_publisher(app)
         signals.before_task_publish.connect(self._before_publish)

@@ -18,6 +18,9 @@ from governor.policy.decision import Reservation
 NAME = "governor"
 VERSION = 1
 
+_EXACT = 1 << 53
+"""Lua's numbers are exact up to here."""
+
 _SCALARS = (
     "upstream", "mid", "idem", "of", "give_up_at", "first", "deferrals", "throttles", "began",
     "replay_of", "fair",
@@ -162,11 +165,13 @@ def _bounded(attempts: Iterable[Attempt]) -> tuple[Attempt, ...]:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
+    if not value.isascii():
+        value.encode()  # it goes into keys, which hold no lone surrogate
     return value
 
 
 def _number(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _EXACT:
         raise TypeError
     return value
 

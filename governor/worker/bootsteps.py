@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,12 +18,11 @@ from celery.worker.consumer.connection import Connection
 import governor.worker.control  # noqa: F401 - registers what workers answer to explain
 from governor.clock import SECOND, Clock
 from governor.governor import Governor
-from governor.ports import Reason
+from governor.worker.entrance import capture_messages
 from governor.worker.gate import Gate
 from governor.worker.loop import HubLoop, Loop, ThreadLoop, guarded
 from governor.worker.places import CountedPlaces, Places, PreforkPlaces
 from governor.worker.request import governed_request
-from governor.worker.routes import mark_queues
 from governor.worker.task import GovernedTask, govern
 
 _log = logging.getLogger("governor")
@@ -62,7 +60,7 @@ class GateStep(bootsteps.StartStopStep):  # type: ignore[misc]
         )  # fmt: skip
         governor.gate = self.gate
         consumer.on_task_request = self.gate.on_request
-        _capture_messages(consumer, self.gate)
+        capture_messages(consumer, self.gate)
         _begin_when_ready(consumer, self._loop, self.gate)
         if governor.settings.stats_file is not None:
             self._start_stats(governor, governor.settings.stats_file)
@@ -142,64 +140,3 @@ def _flush(hub: Any) -> None:
     ready, hub._ready = hub._ready, set()
     for work in ready:
         guarded(work)
-
-
-class _Withheld:
-    """A message as Celery's log may show it: without its body and its arguments."""
-
-    def __init__(self, message: Any) -> None:
-        self._message = message
-        self.body = f"<{len(message.body or b'')} bytes, kept in the dead letter>"
-        self.headers = {
-            key: value
-            for key, value in (message.headers or {}).items()
-            if key not in {"argsrepr", "kwargsrepr"}
-        }
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._message, name)
-
-
-def _capture_messages(consumer: Any, gate: Gate) -> None:
-    """Messages that never become a request get their dead letter before Celery lets them go."""
-
-    def wrap(name: str, reason: Reason, find: Callable[..., tuple[Any, BaseException | None]],
-             hand_on: Callable[..., tuple[Any, ...]]) -> None:  # fmt: skip
-        celery = getattr(consumer, name)
-
-        def captured(*args: Any) -> None:
-            message, exc = find(*args)
-            then = partial(guarded, partial(celery, *hand_on(*args)))
-            gate.on_loop(partial(gate.funeral.hold_message, message, reason, exc, then))
-
-        setattr(consumer, name, captured)
-
-    create = consumer.create_task_handler
-
-    def create_task_handler(*args: Any, **kwargs: Any) -> Callable[[Any], None]:
-        handle = create(*args, **kwargs)
-        # Celery makes its handler before it consumes, on each connection.
-        mark_queues(consumer.task_consumer.channel)
-
-        def received(message: Any) -> None:
-            guarded(partial(gate.outgoing.delays.restore, message))
-            try:
-                handle(message)
-            except (TypeError, ValueError, KeyError, AttributeError) as exc:
-                # A body of the wrong shape: Celery lets this out, and the message is gone.
-                if message.acknowledged:
-                    raise
-                consumer.on_invalid_task(None, message, exc)
-
-        return received
-
-    consumer.create_task_handler = create_task_handler
-
-    wrap("on_unknown_task", Reason.UNKNOWN_TASK, lambda _, m, exc: (m, exc),
-         lambda _, m, exc: (None, _Withheld(m), exc))  # fmt: skip
-    wrap("on_invalid_task", Reason.INVALID_MESSAGE, lambda _, m, exc: (m, exc),
-         lambda _, m, exc: (None, _Withheld(m), exc))  # fmt: skip
-    wrap("on_unknown_message", Reason.INVALID_MESSAGE, lambda _, m: (m, None),
-         lambda _, m: (None, _Withheld(m)))  # fmt: skip
-    wrap("on_decode_error", Reason.UNDECODABLE, lambda m, exc: (m, exc),
-         lambda m, exc: (_Withheld(m), exc))  # fmt: skip

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from governor.clock import SECOND, seconds
-from governor.deadletter.errors import RowRefused
+from governor.deadletter.errors import RowRefused, SpillFailed
 from governor.errors import DatabaseUnavailable
 from governor.execution.header import Attempt, Header, work_id
 from governor.governor import Governor
@@ -24,6 +24,7 @@ from governor.worker.messages import copy_of, was_redelivered
 from governor.worker.origins import Origins
 from governor.worker.outbox import Outbox
 from governor.worker.outcomes import RUN_KEY
+from governor.worker.salvage import bare_death, reduced
 
 _log = logging.getLogger("governor")
 
@@ -56,7 +57,8 @@ class Funeral:
         """Write the death of a request's task, then call ``then`` on the loop."""
         copy = self._copy_of(request.message)
         now = self._clock.wall()
-        self._write(partial(self._death_of, request, copy, reason, why, exc_info, now), then)
+        whole = partial(self._death_of, request, copy, reason, why, exc_info, now)
+        self._write(partial(_made, whole, copy, reason, now, request.task.name), then)
 
     def hold_message(
         self, message: Any, reason: Reason, exc: BaseException | None, then: Callable[[], None]
@@ -65,7 +67,8 @@ class Funeral:
         copy = self._copy_of(message)
         now = self._clock.wall()
         redelivered = was_redelivered(message)
-        self._write(partial(self._death_of_message, copy, reason, exc, now, redelivered), then)
+        whole = partial(self._death_of_message, copy, reason, exc, now, redelivered)
+        self._write(partial(_made, whole, copy, reason, now, None), then)
 
     def resolve(self, task_id: str) -> None:
         """A replay succeeded."""
@@ -107,7 +110,7 @@ class Funeral:
         now = self._clock.monotonic()
         if now >= self._away_until:
             try:
-                self._governor.dead_letters.record(death)
+                self._to_database(death)
             except RowRefused as exc:
                 path = self._governor.spill.set_aside(death)
                 _log.error("%s. It is set aside: %s", exc, path)
@@ -119,8 +122,37 @@ class Funeral:
                 _log.warning("Task %s[%s] is dead: %s", death.task_name, death.task_id,
                              death.reason.value)  # fmt: skip
                 return
-        self._governor.spill.append(death)
+        self._to_spill(death)
         self._loop.soon(partial(self._plan_drain, _DATABASE_AGAIN))
+
+    def _to_database(self, death: Death) -> None:
+        """Write the row; if its content is in the way, what can be kept of it.
+
+        Raises:
+            DatabaseUnavailable: nothing was written.
+        """
+        record = self._governor.dead_letters.record
+        try:
+            record(death)
+        except DatabaseUnavailable:
+            raise
+        except Exception as exc:
+            _complain(death, exc)
+            record(reduced(death, exc))
+
+    def _to_spill(self, death: Death) -> None:
+        """Write the death to disk; if its content is in the way, what can be kept of it.
+
+        Raises:
+            SpillFailed: the disk is full or cannot be written.
+        """
+        try:
+            self._governor.spill.append(death)
+        except SpillFailed:
+            raise
+        except Exception as exc:
+            _complain(death, exc)
+            self._governor.spill.append(reduced(death, exc))
 
     def _plan_drain(self, delay: int) -> None:
         if not self._drain_planned:
@@ -218,6 +250,22 @@ class Funeral:
             exc_chain=facts.exc_chain,
             trace_id=_trace_id(headers),
         )
+
+
+def _made(
+    make: Callable[[], Death], copy: MessageCopy, reason: Reason, now: int, task_name: str | None
+) -> Death:
+    """Make a death; when that fails, because of code of the task's, one of its message alone."""
+    try:
+        return make()
+    except BaseException as exc:
+        _log.exception("A dead letter is written without its facts")
+        return bare_death(copy, reason, exc, now, task_name)
+
+
+def _complain(death: Death, error: Exception) -> None:
+    _log.error("Task %s[%s]: of its dead letter is written what can be kept; the whole raised %s",
+               death.task_name, death.task_id, type(error).__name__)  # fmt: skip
 
 
 def _idempotency_key(copy: MessageCopy, task_id: str) -> str:

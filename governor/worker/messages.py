@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from threading import Lock
 from typing import Any
 
@@ -10,6 +11,7 @@ from kombu.compression import compress
 from kombu.message import Message
 
 from governor.clock import SECOND
+from governor.deadletter.encoding import encode
 from governor.errors import Unroutable
 from governor.execution.deferral import KEPT_PROPERTIES
 from governor.ports import MessageCopy
@@ -39,28 +41,43 @@ def bounded_connection(app: Celery, **options: Any) -> Any:
 
 
 def copy_of(message: Message) -> MessageCopy:
-    """Copy the message as it was published, without the broker's own additions."""
-    body = message.body
-    info = message.delivery_info or {}
-    properties = {
-        k: v for k in KEPT_PROPERTIES if (v := (message.properties or {}).get(k)) is not None
-    }
+    """Copy the message as it was published, without the broker's own additions, whatever its
+    parts are."""
+    info, found = _mapping(message.delivery_info), _mapping(message.properties)
+    properties = {k: v for k in KEPT_PROPERTIES if (v := found.get(k)) is not None}
     properties["content_type"] = message.content_type
     properties["content_encoding"] = message.content_encoding
     return MessageCopy(
-        body=body.encode() if isinstance(body, str) else bytes(body or b""),
-        headers=dict(message.headers or {}),
+        body=_bytes(message.body),
+        headers=_mapping(message.headers),
         properties=properties,
-        exchange=info.get("exchange") or "",
-        routing_key=info.get("routing_key") or "",
+        exchange=_text(info.get("exchange")),
+        routing_key=_text(info.get("routing_key")),
         queue=info.get(QUEUE),
     )
 
 
 def was_redelivered(message: Any) -> bool:
     """Whether the broker says that it had handed out the message before."""
-    info = message.delivery_info or {}
-    return bool(info.get("redelivered") or (message.headers or {}).get("redelivered"))
+    parts = (message.delivery_info, message.headers)
+    return any(bool(_mapping(part).get("redelivered")) for part in parts)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _bytes(body: Any) -> bytes:
+    if isinstance(body, str):
+        return body.encode("utf-8", "surrogatepass")
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    # A broker that keeps messages as JSON may hold any value there.
+    return b"" if body is None else encode(body).text.encode()
 
 
 class Publisher:

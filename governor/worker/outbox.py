@@ -46,4 +46,7 @@ class Outbox:
             job()
         except Exception as exc:
             error = exc
+        except BaseException as exc:
+            # A task's own code may raise it, where its exception is read. The thread outlives it.
+            error = RuntimeError(type(exc).__name__)
         self._loop.soon(partial(done, error))

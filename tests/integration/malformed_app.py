@@ -1,0 +1,48 @@
+"""The app of the workers that malformed messages are sent to: tasks that take any arguments."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from celery import Celery
+
+from governor import GovernedTask, Governor, Limit, Upstream
+
+app = Celery("malformed")
+app.conf.update(
+    governor_redis_url=os.environ["LIMITER_URL"],
+    governor_database_url=os.environ["DATABASE_URL"],
+    governor_spill_dir=os.environ["SPILL_DIR"],
+    worker_prefetch_multiplier=4,
+    broker_connection_retry_on_startup=True,
+)
+app.conf.update(json.loads(os.environ.get("CONF", "{}")))
+Governor(app)
+
+wide = Upstream(
+    "wide", Limit("10000/s", burst=1000), Limit("9000/s", burst=1000, per="tenant"),
+    fair_by="tenant",
+)  # fmt: skip
+
+
+def write(task: Any) -> None:
+    line = {"task": task.name, "number": getattr(task.request, "number", None)}
+    with open(os.environ["LEDGER"], "a") as ledger:
+        ledger.write(json.dumps(line, default=str) + "\n")
+
+
+@app.task(bind=True, base=GovernedTask, upstream=wide, idempotent=True)
+def governed(self: Any, tenant: Any = None, *args: Any, **kwargs: Any) -> None:
+    write(self)
+
+
+@app.task(bind=True, base=GovernedTask, upstream=wide)
+def governed_once(self: Any, tenant: Any = None, *args: Any, **kwargs: Any) -> None:
+    write(self)
+
+
+@app.task(bind=True)
+def ungoverned(self: Any, *args: Any, **kwargs: Any) -> None:
+    write(self)
