@@ -168,7 +168,7 @@ def _seconds_of(expiration: Any) -> float | None:
     """A message's time to live as kombu takes it; it comes as a text of milliseconds."""
     try:
         milliseconds = int(expiration)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     # Half a millisecond more, because kombu cuts what it has multiplied.
     return max(0, milliseconds + 0.5) / 1000
