@@ -152,7 +152,7 @@ def _telling(task: Any, trace: Callable[..., Any]) -> Callable[..., Any]:
 
     def traced(uuid: Any, args: Any, kwargs: Any, request: Any = None) -> Any:
         admitted = request.get(RUN_KEY) if isinstance(request, dict) else None
-        if admitted is None:
+        if not isinstance(admitted, dict):
             return trace(uuid, args, kwargs, request)
         try:
             ended = trace(uuid, args, kwargs, request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -226,7 +226,7 @@ class Funeral:
             hostname=request.hostname,
             first_failed_at=log[0].at if log else None,
             trace_id=_trace_id(copy.headers),
-            attempt_log=[_line(attempt) for attempt in log],
+            attempt_log=_lines(log, exc_info),
         )
 
     def _death_of_message(
@@ -271,6 +271,15 @@ def _complain(death: Death, error: Exception) -> None:
 def _idempotency_key(copy: MessageCopy, task_id: str) -> str:
     work = work_id(task_id, copy.headers.get("replaced_task_nesting"))
     return Header.from_message(copy.headers).key_of(work)
+
+
+def _lines(log: Sequence[Attempt], exc_info: Any) -> list[dict[str, object]]:
+    """The attempt log for people; its last line says why there is no other."""
+    lines = [_line(attempt) for attempt in log]
+    told = None if exc_info is None else failure_of(exc_info)
+    if told is not None:
+        lines[-1]["said"] = told.detail
+    return lines
 
 
 def _line(attempt: Attempt) -> dict[str, object]:

@@ -50,6 +50,7 @@ def test_a_failure_is_known_as_it_happened(tmp_path: Path, redis_url: str, pool:
             assert first["exc_type"] == last["exc_type"] == kind.chain[0]
             assert first.get("http_status") == kind.status
             assert first["wait_seconds"] == 0.01
+            assert last["said"] == "attempt 2 of 2 failed"
             assert letter.first_failed_at == first["at"] < last["at"] <= letter.dead_at
         assert len({letters[task_id].fingerprint for task_id in names}) == 1
         assert letters[result].reason is Reason.NOT_RETRYABLE

@@ -324,6 +324,17 @@ def test_a_failure_that_celery_tries_again_is_heard_of(
     assert (verdict.kind, verdict.outcome) == (Verdict.Kind.PASS, Outcome.FAILED)
 
 
+@pytest.mark.parametrize("forged", ["x", 7, None, ["failure"]])
+def test_a_forged_admission_hides_no_failure(world: World, forged: object) -> None:
+    """A message may claim anything; a task of no upstream fails as with Celery alone."""
+    task: Any = world.app.task(shared=False, base=GovernedTask, name="shop.plain")(broken)
+    task.__trace__ = build_tracer(task.name, task, app=world.app)
+    request = {RUN_KEY: forged, "id": "1", "is_eager": False, "delivery_info": {}}
+    ended = task.__trace__("1", (), {}, request)
+    assert isinstance(exception_of(ended.retval), ConnectionError)
+    assert failure_of(ended.retval) is None
+
+
 class Stray(Exception):
     """Raised where no body ran."""
 
