@@ -11,6 +11,7 @@ from typing import Any
 from governor.clock import SECOND, micros
 from governor.errors import ConfigurationError
 from governor.keys import DEFAULT_PREFIX
+from governor.redis_address import RedisAddress, is_redis
 
 PREFIX = "governor_"
 
@@ -21,7 +22,7 @@ class Settings:
     seconds in ``app.conf``.
 
     Attributes:
-        redis_url: where limits are kept; the broker's URL when that is a Redis.
+        redis_url: where limits are kept; the broker when that is a Redis.
         database_url: SQLAlchemy URL of the dead-letter database.
         spill_dir: where dead letters wait on disk while the database is away.
         routes: patterns of task names, each with the upstream that governs them.
@@ -40,7 +41,7 @@ class Settings:
         stats_file: path prefix of the counters each worker process writes for tools.
     """
 
-    redis_url: str
+    redis_url: RedisAddress
     database_url: str
     spill_dir: str
     routes: tuple[tuple[str, str], ...]
@@ -130,42 +131,35 @@ def _workers(value: Any) -> int:
 
 def visibility_timeout(conf: Mapping[str, Any]) -> float:
     """Seconds after which a Redis broker hands an unacknowledged message out again."""
-    options: Mapping[str, Any] = conf.get("broker_transport_options") or {}
-    return float(options.get("visibility_timeout") or 3600.0)
+    return _given_visibility_timeout(conf) or 3600.0
 
 
 def broker_patience(conf: Mapping[str, Any]) -> float:
     """The longest countdown, in seconds, a message may safely carry.
 
-    Half the Redis visibility timeout, so that waiting and running fit into it; and half of
-    RabbitMQ's default consumer timeout of 30 minutes.
+    Half the visibility timeout of a Redis, so that waiting and running fit into it; half of
+    RabbitMQ's default consumer timeout of 30 minutes; of another broker whose visibility timeout is
+    set (SQS), half of that, if it is shorter.
     """
-    if is_redis(_broker_url(conf)):
+    if is_redis(conf):
         return visibility_timeout(conf) / 2
-    return 900.0
+    given = _given_visibility_timeout(conf)
+    return min(900.0, given / 2) if given else 900.0
 
 
-def _broker_url(conf: Mapping[str, Any]) -> str:
-    """What the worker reads from. Celery's environment variables and its ``-b`` precede the
-    setting, and only the attribute of its configuration knows them."""
-    return str(getattr(conf, "broker_read_url", None) or conf.get("broker_url") or "")
+def _given_visibility_timeout(conf: Mapping[str, Any]) -> float:
+    options: Mapping[str, Any] = conf.get("broker_transport_options") or {}
+    value = options.get("visibility_timeout") or 0.0
+    try:
+        return float(value)
+    except (TypeError, ValueError) as exc:
+        raise ConfigurationError(
+            f"broker_transport_options: visibility_timeout {value!r} is not a number of seconds"
+        ) from exc
 
 
-def is_redis(url: str) -> bool:
-    """Whether this URL is one the limiter store understands."""
-    return url.startswith(("redis://", "rediss://", "unix://"))
-
-
-def _redis_url(conf: Mapping[str, Any], url: str | None) -> str:
-    if url is None:
-        broker = _broker_url(conf)
-        if not is_redis(broker):
-            raise ConfigurationError(
-                "governor_redis_url: not set, and the broker is not a Redis to borrow. "
-                "Set it to where limits are kept, like redis://localhost:6379/1"
-            )
-        return broker
-    return _text("redis_url", url)
+def _redis_url(conf: Mapping[str, Any], url: str | None) -> RedisAddress:
+    return RedisAddress.of_broker(conf) if url is None else RedisAddress.of(_text("redis_url", url))
 
 
 def _text(name: str, value: Any) -> str:

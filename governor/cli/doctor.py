@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,9 @@ from governor.deadletter.engine import bounded_engine
 from governor.deadletter.spill import Spill
 from governor.errors import GovernorError
 from governor.governor import Governor
+from governor.redis_address import is_redis
 from governor.settings import Settings
+from governor.stores.client import pool
 
 Level = Literal["ok", "warning", "error"]
 
@@ -140,7 +143,7 @@ def _serializers(governor: Governor) -> Iterator[Finding]:
 def _visibility(governor: Governor, settings: Settings) -> Iterator[Finding]:
     conf = governor.app.conf
     countdown = settings.max_countdown / SECOND
-    if not settings_.is_redis(str(conf.broker_url or "")):
+    if not is_redis(conf):
         yield Finding(
             "broker", "ok",
             f"countdowns are at most {countdown:g} s; keep RabbitMQ's consumer_timeout above twice "
@@ -163,12 +166,18 @@ def _visibility(governor: Governor, settings: Settings) -> Iterator[Finding]:
         yield Finding("visibility timeout", "ok", f"{visible:g} s, countdowns {countdown:g} s")
 
 
-def _redis(settings: Settings) -> Iterator[Finding]:
-    budget = max(settings.timeout / SECOND, 1.0)
+@contextmanager
+def _client(settings: Settings) -> Iterator[redis.Redis]:
+    connections = pool(settings.redis_url, max(settings.timeout / SECOND, 1.0))
     try:
-        with redis.Redis.from_url(
-            settings.redis_url, socket_timeout=budget, socket_connect_timeout=budget
-        ) as client:
+        yield redis.Redis(connection_pool=connections)
+    finally:
+        connections.disconnect()
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    try:
+        with _client(settings) as client:
             server: Any = client.info("server")
             memory: Any = client.info("memory")
             persistence: Any = client.info("persistence")
@@ -215,12 +224,9 @@ def _parking(governor: Governor, settings: Settings) -> Iterator[Finding]:
     if not names:
         yield Finding("parking", "ok", "no upstream parks its tasks in Redis")
         return
-    budget = max(settings.timeout / SECOND, 1.0)
     said = f"the parked tasks of {', '.join(names)}"
     try:
-        with redis.Redis.from_url(
-            settings.redis_url, socket_timeout=budget, socket_connect_timeout=budget
-        ) as client:
+        with _client(settings) as client:
             persistence: Any = client.info("persistence")
             memory: Any = client.info("memory")
     except redis.ResponseError:

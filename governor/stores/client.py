@@ -13,9 +13,14 @@ from typing import Any
 from weakref import WeakSet
 
 import redis
+from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.exceptions import RedisError
+from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from governor.errors import StoreUnavailable
+from governor.errors import ConfigurationError, StoreUnavailable
+from governor.redis_address import RedisAddress
 from governor.stores.connection import Connection, Refused
 from governor.stores.refusals import concern
 from governor.stores.scripts import Script
@@ -211,6 +216,48 @@ class Client:
         others = [node for node in self._nodes if node != home]
         if home is None and others:
             self.homes[upstream] = others[0]
+
+
+def pool(address: RedisAddress, timeout: float, node: Node | None = None) -> redis.ConnectionPool:
+    """The way to make connections to a Redis, or to a node of its cluster.
+
+    Args:
+        timeout: seconds for connecting and for each reply.
+
+    Raises:
+        ConfigurationError: redis-py cannot use the address.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+        "protocol": 2,
+        **address.options,
+    }
+    try:
+        options |= parse_url(address.url)  # type: ignore[no-untyped-call]
+    except ValueError as exc:
+        raise ConfigurationError(f"governor_redis_url: {exc}. Correct it") from exc
+    if address.sentinels:
+        secure = options.pop("connection_class", None) is redis.SSLConnection
+        of_them = {
+            name: options[name] for name in ("socket_timeout", "socket_connect_timeout", "retry")
+        }
+        of_them |= dict(address.sentinel_options)
+        sentinel = Sentinel(  # type: ignore[no-untyped-call]
+            address.sentinels, address.min_other_sentinels, of_them
+        )
+        for name in ("host", "port"):
+            options.pop(name, None)
+        return SentinelConnectionPool(  # type: ignore[no-untyped-call]
+            address.primary, sentinel, ssl=secure, **options
+        )
+    if node is not None:
+        if options.pop("path", None) is not None:
+            del options["connection_class"]
+        options |= {"host": node[0], "port": node[1]}
+    return redis.ConnectionPool(**options)
 
 
 _servers: WeakSet[Server] = WeakSet()

@@ -15,18 +15,17 @@ from functools import lru_cache, partial
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from governor import keys
 from governor.clock import SECOND
-from governor.errors import ConfigurationError, StoreUnavailable, UpstreamStateError
+from governor.errors import StoreUnavailable, UpstreamStateError
 from governor.policy.adjustment import Adjustment
 from governor.policy.decision import Answer, AnyCharge, Ask, Charge, LeaseCharge, WindowCharge
 from governor.ports import Change, InForce, Look, Settled, Settlement
+from governor.redis_address import RedisAddress
 from governor.stores import wire, wire_lot
-from governor.stores.client import Client, Node, packed, why
+from governor.stores.client import Client, Node, packed, pool, why
 from governor.stores.connection import Refused
 from governor.stores.damage import FAR, damage
 from governor.stores.redis_lot import Charges, RedisLots
@@ -51,7 +50,8 @@ class RedisStore:
     itself, and a child never uses its parent's.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``; any node of a cluster.
+        url: ``redis://``, ``rediss://``, ``unix://`` or ``sentinel://``, or what it names; any node
+            of a cluster.
         timeout: microseconds for connecting and for each reply.
         prefix: of every key.
 
@@ -60,10 +60,14 @@ class RedisStore:
     """
 
     def __init__(
-        self, url: str, *, timeout: int = SECOND // 5, prefix: str = keys.DEFAULT_PREFIX
+        self,
+        url: str | RedisAddress,
+        *,
+        timeout: int = SECOND // 5,
+        prefix: str = keys.DEFAULT_PREFIX,
     ) -> None:
         self._prefix = prefix
-        self._url = url
+        self._address = RedisAddress.of(url) if isinstance(url, str) else url
         self._timeout = timeout
         self._client = Client(self._pool)
         self._admit = load("admit")
@@ -186,7 +190,7 @@ class RedisStore:
         before, after = (part.encode() for part in channel.split("*"))
         again = threading.Event()
         while True:
-            client = redis.Redis(connection_pool=self._pool(None, _LISTEN))
+            client = redis.Redis(connection_pool=pool(self._address, _LISTEN))
             try:
                 with client.pubsub(ignore_subscribe_messages=True) as news:  # type: ignore[no-untyped-call]
                     news.psubscribe(channel)
@@ -209,29 +213,9 @@ class RedisStore:
     def close(self) -> None:
         self._client.close()
 
-    def _pool(self, node: Node | None, timeout: float | None = None) -> redis.ConnectionPool:
-        """The way to make connections: to a node, or to the server of the URL."""
-        seconds = self._timeout / SECOND if timeout is None else timeout
-        try:
-            pool = redis.ConnectionPool.from_url(
-                self._url,
-                socket_timeout=seconds,
-                socket_connect_timeout=seconds,
-                retry=Retry(NoBackoff(), 0),
-                health_check_interval=0,
-                decode_responses=False,
-                protocol=2,
-            )
-        except ValueError as exc:
-            raise ConfigurationError(
-                "governor_redis_url: this is not a Redis URL. "
-                "Write redis://HOST:PORT/DB, rediss://… or unix://PATH"
-            ) from exc
-        if node is not None:
-            if pool.connection_kwargs.pop("path", None) is not None:
-                pool.connection_class = redis.Connection
-            pool.connection_kwargs.update(host=node[0], port=node[1])
-        return pool
+    def _pool(self, node: Node | None) -> redis.ConnectionPool:
+        """The way to make connections: to a node, or to the server that is configured."""
+        return pool(self._address, self._timeout / SECOND, node)
 
     # ------------------------------------------------------------------ one call
 

@@ -16,7 +16,7 @@ REDIS = {"broker_url": "redis://localhost:6379/0"}
 def test_defaults() -> None:
     """With a Redis broker nothing needs to be set."""
     settings = load(REDIS, [])
-    assert settings.redis_url == REDIS["broker_url"]
+    assert settings.redis_url.url == REDIS["broker_url"]
     assert (settings.hold, settings.timeout) == (SECOND, SECOND // 5)
     assert settings.max_countdown == 1800 * SECOND
 
