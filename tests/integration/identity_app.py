@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from types import SimpleNamespace
 from typing import Any
 
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from governor import GovernedTask, Governor, Limit, Upstream
 
@@ -61,6 +63,18 @@ def outer_of(self: Any, numbers: list[int]) -> Any:
 def vendored(self: Any, *numbers: int) -> Any:
     write(self)
     return self.replace(add.s(*numbers))
+
+
+@app.task(bind=True, name="vendor.retries")
+def retries(self: Any) -> None:
+    """Asks to be retried after its call, while the broker takes nothing."""
+    write(self)
+
+    def refused() -> None:
+        raise OperationalError("the broker is away")
+
+    self.signature_from_request = lambda *_, **__: SimpleNamespace(apply_async=refused)
+    self.retry()
 
 
 @app.task(bind=True)

@@ -105,3 +105,15 @@ def test_a_parked_task_is_replaced_by_one_that_parks(make_fleet: Callable[..., F
         assert result.get(timeout=TIMEOUT) == "last page"
     assert [line["left"] for line in fleet.ledger("page") if line["id"] == paged.id] == [1, 0]
     assert len(fleet.ledger("page")) == 8
+
+
+def test_a_refused_retry_says_that_the_body_began(make_fleet: Callable[..., Fleet]) -> None:
+    """A routed task that made its call and whose own retry cannot be published is not safe to
+    replay."""
+    fleet = make_fleet()
+    fleet.worker()
+    fleet.app.send_task("vendor.retries")
+    (row,) = wait_until(fleet.dead)
+    assert row.reason is Reason.DEFER_PUBLISH_FAILED
+    assert row.replay_verdict == "needs_confirmation"
+    assert "had begun" in row.replay_why
