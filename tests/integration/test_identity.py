@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,13 @@ RESTORED_SOON = {
 def make_fleet(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Fleet]]:
     made: list[Fleet] = []
 
-    def make(**conf: Any) -> Fleet:
+    def make(env: dict[str, str] | None = None, **conf: Any) -> Fleet:
         database = f"sqlite:///{tmp_path / 'dead.sqlite'}"
-        made.append(Fleet(tmp_path, redis_url, redis_url, database, module=MODULE, conf=conf))
+        made.append(
+            Fleet(
+                tmp_path, redis_url, redis_url, database, module=MODULE, conf=conf, **(env or {})
+            )
+        )  # fmt: skip
         return made[-1]
 
     yield make
@@ -117,3 +123,27 @@ def test_a_refused_retry_says_that_the_body_began(make_fleet: Callable[..., Flee
     assert row.reason is Reason.DEFER_PUBLISH_FAILED
     assert row.replay_verdict == "needs_confirmation"
     assert "had begun" in row.replay_why
+
+
+def test_a_worker_that_wakes_up_does_not_begin_what_was_buried(
+    make_fleet: Callable[..., Fleet], tmp_path: Path
+) -> None:
+    """A worker and its process stand still before a claimed body begins, until another worker has
+    written that the outcome is unknown. Both wake up: the body never begins, and one row stays."""
+    stopped = tmp_path / "stopped"
+    fleet = make_fleet(
+        {"STAND_STILL": str(stopped)},
+        governor_claim_lease=1,
+        broker_transport_options=RESTORED_SOON,
+    )
+    fleet.worker()
+    result = fleet.send("add", 1)
+    wait_until(stopped.exists)
+    fleet.worker()
+    wait_until(fleet.dead)
+    for pid in stopped.read_text().split():
+        os.kill(int(pid), signal.SIGCONT)
+    wait_until(lambda: fleet.stats("dead"), lambda dead: dead == 2)
+    rows = [(row.task_id, row.reason) for row in fleet.dead()]
+    assert rows == [(result.id, Reason.OUTCOME_UNKNOWN)]
+    assert not fleet.ledger("add")
