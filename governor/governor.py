@@ -26,6 +26,7 @@ from governor.execution.corrections import Corrections
 from governor.execution.door import Door
 from governor.execution.header import NAME, Header, work_id
 from governor.execution.holdings import Holdings
+from governor.execution.shown import NO_MASKS, Masks, masks_kept, shown
 from governor.log_lines import ONE_LINE
 from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan
@@ -45,8 +46,10 @@ _BOOTSTEP = "governor.worker.bootsteps:GateStep"
 _SENT = ("name", "args", "kwargs")
 """The first arguments of Celery's ``send_task``."""
 
-_publishing: ContextVar[Any] = ContextVar("governor_publishing", default=None)
-"""The governed app that is publishing in this context."""
+_publishing: ContextVar[tuple[Any, Masks]] = ContextVar(
+    "governor_publishing", default=(None, NO_MASKS)
+)
+"""The governed app that is publishing in this context, and what its caller wants to be shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,11 +249,12 @@ class Governor:
     ) -> None:
         """The ``before_task_publish`` hook. A message it cannot stamp is sent as it is: the
         worker computes what the header lacks."""
-        if _publishing.get() is not self.app:
+        app, masks = _publishing.get()
+        if app is not self.app:
             return
         try:
             if isinstance(headers, dict):
-                self._stamp(sender, body, headers)
+                self._stamp(sender, body, headers, masks)
         except ConfigurationError as exc:
             # It would be the same for every message: said once, until something else is wrong.
             if str(exc) != self._complaint:
@@ -259,7 +263,7 @@ class Governor:
         except Exception:
             _log.exception("Task %s was published without a governor header", sender)
 
-    def _stamp(self, name: str, body: Any, headers: dict[str, Any]) -> None:
+    def _stamp(self, name: str, body: Any, headers: dict[str, Any], masks: Masks) -> None:
         governance = self.governance(name)
         if governance is None or not isinstance(body, tuple):
             return
@@ -287,9 +291,17 @@ class Governor:
             replay_of=before.replay_of if again else None,
             fair=plan.tenant(args, kwargs) if plan.signature is not None else None,
         )  # fmt: skip
-        shown = self.redactor.arguments(args, kwargs, plan.names())
         headers[NAME] = header.to_message()
-        headers["argsrepr"], headers["kwargsrepr"] = shown
+        headers["argsrepr"], headers["kwargsrepr"] = shown(
+            self.redactor, args, kwargs, plan.names(),
+            masks_kept(masks, self._running(headers), args, kwargs),
+        )  # fmt: skip
+
+    def _running(self, headers: Mapping[str, Any]) -> Any:
+        """The request of the running task, if it publishes another attempt of itself."""
+        task = self.app.current_worker_task
+        request = None if task is None else task.request
+        return request if request is not None and request.id == headers.get("id") else None
 
 
 def _name_publisher(app: Celery) -> None:
@@ -300,7 +312,7 @@ def _name_publisher(app: Celery) -> None:
     def send_task(*args: Any, **kwargs: Any) -> Any:
         given = [args[at] if len(args) > at else kwargs.get(name) for at, name in enumerate(_SENT)]
         app.governor._check(*given)
-        mark = _publishing.set(app)
+        mark = _publishing.set((app, (kwargs.get("argsrepr"), kwargs.get("kwargsrepr"))))
         try:
             return (own or _of_class(app, "send_task"))(*args, **kwargs)
         finally:

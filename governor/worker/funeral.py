@@ -14,6 +14,7 @@ from governor.clock import SECOND, seconds
 from governor.deadletter.errors import RowRefused, SpillFailed
 from governor.errors import DatabaseUnavailable
 from governor.execution.header import Attempt, Header, work_id
+from governor.execution.shown import masks_of, shown
 from governor.governor import Governor
 from governor.policy.failure import ExceptionFacts, exception_facts
 from governor.ports import Death, MessageCopy, Reason
@@ -196,11 +197,11 @@ class Funeral:
             # Its process said nothing any more.
             log = (*log, Attempt(now, ""))
         governance = self._governor.governance(request.task.name)
-        args, kwargs = self._governor.redactor.arguments(
-            _sequence(request.args),
-            _mapping(request.kwargs),
-            governance.plan.names() if governance else (),
-        )
+        given = _sequence(request.args), _mapping(request.kwargs)
+        args, kwargs = shown(
+            self._governor.redactor, *given, governance.plan.names() if governance else (),
+            masks_of(self._governor.app, copy.headers, *given),
+        )  # fmt: skip
         return Death(
             reason=reason,
             message=copy,

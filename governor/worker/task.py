@@ -70,8 +70,13 @@ class _RetryMethod:
                     f"task {task.name} asked to be retried but is not idempotent",
                     "Declare idempotent=True if calling twice does no harm",
                 )
-            known = getattr(task.request, NAME, None)
-            headers = {**(kwargs.pop("headers", None) or {}), **({NAME: known} if known else {})}
+            request = task.request
+            headers = kwargs.pop("headers", None)
+            if headers is None:
+                headers = request.headers or {}
+            headers = {key: value for key, value in headers.items() if key != RUN_KEY}
+            if known := getattr(request, NAME, None):
+                headers[NAME] = known
             return celery(*args, headers=headers, **kwargs)
 
         return retry

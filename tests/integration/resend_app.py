@@ -30,6 +30,7 @@ app.conf.update(
         Queue("feed", FEEDS, routing_key="feed.#"),
         Queue("other", FEEDS, routing_key="other.#"),
     ),
+    governor_routes={f"{NAME}.routed": "free"},
     task_default_queue="other",
     task_default_exchange="feeds",
     task_default_exchange_type="topic",
@@ -90,6 +91,14 @@ def autoretried(self: Any, account: str = "", failures: int = 0) -> str:
     write(self, account)
     if self.request.retries < failures:
         raise ConnectionError("reset by peer")
+    return account
+
+
+@app.task(bind=True, name=f"{NAME}.routed", max_retries=5, shared=False)
+def routed(self: Any, account: str = "", failures: int = 0) -> str:
+    write(self, account)
+    if self.request.retries < failures:
+        raise self.retry(countdown=0)
     return account
 
 

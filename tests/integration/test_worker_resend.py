@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 from kombu import Exchange, Queue
 
+from governor import GovernedTask, Governor, Limit, Upstream
 from governor.ports import Reason
-from tests.integration.fleet import Fleet, pause_upstream, wait_until
+from tests.integration.fleet import PATIENT, Fleet, pause_upstream, wait_until
 
 pytestmark = pytest.mark.redis
 
@@ -39,8 +42,30 @@ def make_fleet(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Fleet]]
         fleet.close()
 
 
+@pytest.fixture
+def producer() -> Iterator[Callable[[Fleet, str], Any]]:
+    """Makes a task of a producer with a governor. It is closed after the results of the test."""
+    with ExitStack() as stack:
+
+        def make(fleet: Fleet, name: str) -> Any:
+            app = Celery("producer", broker=fleet.broker_url, backend=fleet.backend_url)
+            stack.callback(app.close)
+            app.conf.update(governor_redis_url=fleet.limiter_url, governor_timeout=PATIENT)
+            app.conf.task_queues = fleet.app.conf.task_queues
+            stack.callback(Governor(app).store.close)
+            upstream = Upstream("sent", Limit("50/s"))
+
+            @app.task(base=GovernedTask, upstream=upstream, name=f"{MODULE}.{name}", shared=False)
+            def sent(account: str = "", failures: int = 0) -> str:
+                raise AssertionError
+
+            return sent
+
+        yield make
+
+
 @pytest.mark.parametrize("broker", BROKERS)
-@pytest.mark.parametrize("task", ["flaky", "parked", "waits"])
+@pytest.mark.parametrize("task", ["flaky", "retries", "autoretried", "parked", "waits"])
 def test_it_comes_back_as_what_it_was(
     make_fleet: Callable[..., Fleet], task: str, broker: str, request: pytest.FixtureRequest
 ) -> None:
@@ -64,6 +89,39 @@ def test_it_comes_back_as_what_it_was(
         assert (line["headers"]["tenant"], line["headers"]["trace"]) == ("acme", "t-1")
         assert line["priority"] == 3
     assert not fleet.dead()
+
+
+@pytest.mark.parametrize("task", ["flaky", "retries", "autoretried", "routed", "parked", "waits"])
+def test_the_callers_masks_stay(
+    make_fleet: Callable[..., Fleet], task: str, producer: Callable[[Fleet, str], Any]
+) -> None:
+    """What the caller shows instead of the arguments is shown in every attempt, whoever sends it;
+    secrets in it are taken out."""
+    fleet = make_fleet()
+    fleet.worker()
+    upstream = {"parked": "slow", "waits": "deferred"}.get(task)
+    if upstream is not None:
+        pause_upstream(fleet.limiter_url, upstream, 2)
+    result = producer(fleet, task).apply_async(
+        ("AB-private",), {"failures": 2}, **ROUTE,
+        argsrepr="(<account>,)", kwargsrepr="{password='hunter2'}",
+    )  # fmt: skip
+    assert result.get(timeout=TIMEOUT) == "AB-private"
+    for line in fleet.ledger(task):
+        assert line["shown"] == ["(<account>,)", "{password='[redacted]'}"]
+
+
+def test_a_dead_letter_shows_the_callers_mask(
+    make_fleet: Callable[..., Fleet], producer: Callable[[Fleet, str], Any], tmp_path: Path
+) -> None:
+    """A mask stands in the dead letter too, also of a producer that knows no governor."""
+    fleet = make_fleet()
+    fleet.worker()
+    path = str(tmp_path / "AB-private")
+    producer(fleet, "needs").apply_async((path,), **ROUTE, argsrepr="(<path>,)")
+    fleet.send("needs", path, **ROUTE, argsrepr="(<path>,)")
+    rows = wait_until(fleet.dead, lambda rows: len(rows) == 2, TIMEOUT)
+    assert [row.args_redacted for row in rows] == ["(<path>,) {}"] * 2
 
 
 @pytest.mark.parametrize("broker", BROKERS)
