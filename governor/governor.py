@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from secrets import token_hex
 from typing import Any
 
 from celery import Celery, signals
+from celery.app import utils
 
 from governor import settings as settings_
 from governor.clock import Clock, SystemClock
@@ -45,6 +47,8 @@ _BOOTSTEP = "governor.worker.bootsteps:GateStep"
 
 _SENT = ("name", "args", "kwargs")
 """The first arguments of Celery's ``send_task``."""
+
+_MASKED = "GOVERNOR_REDIS_URL"
 
 _publishing: ContextVar[tuple[Any, Masks]] = ContextVar(
     "governor_publishing", default=(None, NO_MASKS)
@@ -94,6 +98,7 @@ class Governor:
         app.steps["consumer"].add(_BOOTSTEP)
         _name_publisher(app)
         signals.before_task_publish.connect(self._before_publish)
+        _mask_settings()
 
     @staticmethod
     def of(app: Any) -> Governor:
@@ -302,6 +307,14 @@ class Governor:
         task = self.app.current_worker_task
         request = None if task is None else task.request
         return request if request is not None and request.id == headers.get("id") else None
+
+
+def _mask_settings() -> None:
+    """Mask the limiter's URL in ``celery report`` and ``inspect conf``. Celery masks settings whose
+    names fit a pattern, which the database's URL does already."""
+    known = utils.HIDDEN_SETTINGS
+    if _MASKED not in known.pattern:
+        utils.HIDDEN_SETTINGS = re.compile(f"{known.pattern}|{_MASKED}", known.flags)
 
 
 def _name_publisher(app: Celery) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from celery import Celery
+from celery.worker.control import conf
 
+from governor import Governor
 from governor.clock import SECOND
 from governor.errors import ConfigurationError
 from governor.settings import load
@@ -64,3 +68,19 @@ def test_the_first_matching_route_counts() -> None:
     assert settings.route("vendor.pay.charge") == "stripe"
     assert settings.route("vendor.sync") == "other"
     assert settings.route("mine.sync") is None
+
+
+@pytest.mark.parametrize("with_defaults", [False, True])
+def test_no_password_of_a_setting_is_shown_by_celerys_commands(*, with_defaults: bool) -> None:
+    """``celery report`` and ``inspect conf`` mask the URLs of the limiter and of the database."""
+    app = Celery("secretive", broker="redis://:s3cret@h/0", set_as_current=False)
+    app.conf.governor_redis_url = "redis://:s3cret@limiter/0"
+    app.conf.governor_database_url = "postgresql://h/d?user=u&password=s3cret"
+    app.conf.governor_hold = 2
+    Governor(app)
+    Governor(Celery("another", set_as_current=False))
+    told = conf(Mock(app=app), with_defaults=with_defaults)
+    for said in (str(told), app.conf.humanize(with_defaults=with_defaults), app.bugreport()):
+        assert "s3cret" not in said
+        assert "governor_hold" in said
+    assert app.conf.governor_redis_url == "redis://:s3cret@limiter/0"
