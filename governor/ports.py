@@ -82,6 +82,7 @@ class Death:
     Attributes:
         delivery: the attempt at death (Celery's ``retries``), unique with ``task_id`` and the
             message's id.
+        message_id: tells the message from others of its task id, where the copy cannot say it.
         began: whether the body had begun in some delivery of the message; ``None``: not known,
             or of no consequence.
         exc_chain: exception type names, outermost first (``__cause__``/``__context__``).
@@ -96,6 +97,7 @@ class Death:
     task_id: str | None = None
     task_name: str | None = None
     delivery: int = 0
+    message_id: str | None = None
     began: bool | None = None
     upstream: str | None = None
     limit_keys: Sequence[str] = ()

@@ -94,6 +94,12 @@ SHOWN = tuple(DeadLetter.__dataclass_fields__)
 """The columns of :class:`DeadLetter`, which has no others."""
 
 
+def message_id_of(death: Death) -> str:
+    """What tells the message of a death from others of its task id."""
+    message = death.message
+    return death.message_id or message_id(message.headers.get("governor"), message.body)
+
+
 def message_sha256(death: Death) -> str:
     """What makes a message without a task id itself: route, headers, properties and body."""
     message = death.message
@@ -127,7 +133,7 @@ def row_values(
         "id": row_id,
         "task_id": optional_name(death.task_id),
         "delivery": whole(death.delivery),
-        "message_id": message_id(message.headers.get("governor"), message.body),
+        "message_id": message_id_of(death),
         "message_sha256": message_sha256(death),
         "root_id": optional_name(message.headers.get("root_id")),
         "parent_id": optional_name(message.headers.get("parent_id")),

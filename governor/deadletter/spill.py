@@ -18,10 +18,9 @@ from typing import Any
 
 from governor.deadletter.encoding import decode_mapping, encode
 from governor.deadletter.errors import RowRefused, SpillFailed
-from governor.deadletter.rows import message_sha256
+from governor.deadletter.rows import message_id_of, message_sha256
 from governor.deadletter.texts import TRACEBACK_LIMIT, Redact, Texts
 from governor.errors import DatabaseUnavailable
-from governor.keys import message_id
 from governor.ports import DeadLetters, Death, MessageCopy, Reason
 
 SPILL_SCHEMA = 1
@@ -198,10 +197,8 @@ def _set_aside(path: Path, suffix: str, error: Exception) -> str:
 
 
 def _key(death: Death) -> str:
-    message = death.message
     unique = (
-        f"task:{death.task_id}:{death.delivery}:"
-        + message_id(message.headers.get("governor"), message.body)
+        f"task:{death.task_id}:{death.delivery}:{message_id_of(death)}"
         if death.task_id is not None
         else f"message:{message_sha256(death)}"
     )

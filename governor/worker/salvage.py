@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from governor.deadletter.encoding import Lost
+from governor.deadletter.rows import message_id_of
 from governor.ports import Death, MessageCopy, Reason
 
 _LONGEST = 1_000
@@ -33,6 +34,7 @@ def reduced(death: Death, error: BaseException) -> Death:
     message = death.message
     return replace(
         death,
+        message_id=message_id_of(death),
         message=MessageCopy(
             body=message.body,
             headers=_reduced(message.headers),

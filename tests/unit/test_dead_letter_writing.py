@@ -10,11 +10,13 @@ from unittest.mock import Mock
 import pytest
 
 from governor.deadletter.errors import RowRefused
+from governor.deadletter.rows import message_id_of
 from governor.deadletter.spill import Backlog, Spill
 from governor.errors import DatabaseUnavailable
 from governor.testing.clock import FakeClock
 from governor.worker.funeral import Funeral
-from tests.deaths import death
+from governor.worker.salvage import reduced
+from tests.deaths import death, message
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,14 @@ def test_a_refused_row_is_set_aside_and_the_next_is_written(
     assert spill.backlog() == backlog
     if backlog.refused:
         assert all(str(tmp_path) in said and "no acme" in said for said in caplog.messages)
+
+
+def test_what_is_kept_of_a_death_is_of_the_same_message() -> None:
+    """A death whose headers are left out is still that of its message: another message with the
+    same body under the same task id and attempt is another row."""
+    deaths = [
+        death(message=message(headers={"governor": {"v": 1, "mid": mid}})) for mid in ("m1", "m2")
+    ]
+    kept = [reduced(each, ValueError()) for each in deaths]
+    assert [message_id_of(each) for each in kept] == ["m1", "m2"]
+    assert [message_id_of(each) for each in deaths] == ["m1", "m2"]
