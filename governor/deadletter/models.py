@@ -2,8 +2,6 @@
 
 Times are whole microseconds since the Unix epoch in ``BIGINT`` columns named ``…_at`` or
 ``…_until``: one representation for both databases, exact, and the governor's own.
-Columns nothing fills yet (``payload_key_id``, ``legal_hold``, ``chord_id``, ``app_version``)
-are there so that a full table need not be rewritten for them later.
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -66,7 +63,6 @@ class DeadLetterRow(Base):
     root_id: Mapped[str | None] = mapped_column(_name())
     parent_id: Mapped[str | None] = mapped_column(_name())
     group_id: Mapped[str | None] = mapped_column(_name())
-    chord_id: Mapped[str | None] = mapped_column(_name())
     origin_id: Mapped[str | None] = mapped_column(_name(36))  # first dead letter of this lineage
     generation: Mapped[int] = mapped_column(Integer)  # replays before this death
 
@@ -99,7 +95,6 @@ class DeadLetterRow(Base):
     payload_headers: Mapped[str | None] = mapped_column(Text)
     payload_properties: Mapped[str | None] = mapped_column(Text)
     payload_schema: Mapped[int] = mapped_column(SmallInteger)
-    payload_key_id: Mapped[str | None] = mapped_column(_name())
     payload_sha256: Mapped[str] = mapped_column(_name(64))  # of the body alone
     payload_size: Mapped[int] = mapped_column(BigInteger)
     truncated: Mapped[str | None] = mapped_column(Text)  # what was cut, in words
@@ -113,7 +108,6 @@ class DeadLetterRow(Base):
     # Who
     hostname: Mapped[str | None] = mapped_column(_name())
     celery_version: Mapped[str | None] = mapped_column(_name(40))
-    app_version: Mapped[str | None] = mapped_column(_name(80))
     trace_id: Mapped[str | None] = mapped_column(_name())
 
     # When
@@ -122,7 +116,6 @@ class DeadLetterRow(Base):
     recorded_at: Mapped[int] = mapped_column(BigInteger)  # later than dead_at after a spill
     state_at: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[int | None] = mapped_column(BigInteger)
-    legal_hold: Mapped[bool] = mapped_column(Boolean, server_default=false())
 
     # State
     state: Mapped[str] = mapped_column(_name(16))

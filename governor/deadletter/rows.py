@@ -183,7 +183,6 @@ def row_values(
         "dead_at": death.dead_at,
         "recorded_at": recorded_at,
         "state_at": death.dead_at,
-        "legal_hold": False,
         "state": State.DEAD.value,
         "version": 1,
         "replay_count": 0,
