@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from governor.deadletter.encoding import decode_mapping
@@ -106,6 +106,7 @@ def make_arena(tmp_path: Path, redis_url: str) -> Iterator[Callable[[str], Arena
 
 
 @pytest.mark.timeout(60 + EXAMPLES)
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @pytest.mark.parametrize("pool", POOLS)
 def test_whatever_comes_is_a_row_or_runs(make_arena: Callable[[str], Arena], pool: str) -> None:
     """Of arbitrary headers, properties and bodies each message runs or is one row and is
@@ -115,7 +116,7 @@ def test_whatever_comes_is_a_row_or_runs(make_arena: Callable[[str], Arena], poo
 
     @settings(
         max_examples=max(1, EXAMPLES // len(POOLS) // AT_ONCE), deadline=None, database=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck), phases=[Phase.generate],
     )  # fmt: skip
     @given(st.lists(messages.malformed(TASKS), min_size=AT_ONCE, max_size=AT_ONCE))
     def each_ends(batch: list[Sent]) -> None:
