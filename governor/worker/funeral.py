@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from governor.clock import SECOND, seconds
@@ -113,7 +114,7 @@ class Funeral:
             try:
                 self._to_database(death)
             except RowRefused as exc:
-                path = self._governor.spill.set_aside(death)
+                path = self._to_disk(self._governor.spill.set_aside, death)
                 _log.error("%s. It is set aside: %s", exc, path)
                 return
             except DatabaseUnavailable as exc:
@@ -123,7 +124,7 @@ class Funeral:
                 _log.warning("Task %s[%s] is dead: %s", death.task_name, death.task_id,
                              death.reason.value)  # fmt: skip
                 return
-        self._to_spill(death)
+        self._to_disk(self._governor.spill.append, death)
         self._loop.soon(partial(self._plan_drain, _DATABASE_AGAIN))
 
     def _to_database(self, death: Death) -> None:
@@ -141,19 +142,19 @@ class Funeral:
             _complain(death, exc)
             record(reduced(death, exc))
 
-    def _to_spill(self, death: Death) -> None:
+    def _to_disk(self, keep: Callable[[Death], Path], death: Death) -> Path:
         """Write the death to disk; if its content is in the way, what can be kept of it.
 
         Raises:
             SpillFailed: the disk is full or cannot be written.
         """
         try:
-            self._governor.spill.append(death)
+            return keep(death)
         except SpillFailed:
             raise
         except Exception as exc:
             _complain(death, exc)
-            self._governor.spill.append(reduced(death, exc))
+            return keep(reduced(death, exc))
 
     def _plan_drain(self, delay: int) -> None:
         if not self._drain_planned:

@@ -46,3 +46,20 @@ def governed_once(self: Any, tenant: Any = None, *args: Any, **kwargs: Any) -> N
 @app.task(bind=True)
 def ungoverned(self: Any, *args: Any, **kwargs: Any) -> None:
     write(self)
+
+
+class Unspeakable(Exception):
+    """An exception whose own code ends whoever reads it."""
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+@app.task(bind=True, base=GovernedTask, upstream=wide)
+def unspeakable(self: Any, tenant: Any = None) -> None:
+    raise Unspeakable
+
+
+@app.task(bind=True, base=GovernedTask, upstream=wide)
+def fails(self: Any, tenant: Any = None) -> None:
+    raise ValueError("as others do")

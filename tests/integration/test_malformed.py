@@ -48,8 +48,25 @@ class Arena:
         """Messages that are in the queue, or with the worker and not acknowledged."""
         return self._redis.llen(QUEUE) + self._redis.hlen("unacked")
 
-    def settled(self, timeout: float = 60) -> None:
-        wait_until(self.left, lambda left: left == 0, timeout)
+    def settled(self, ended: Callable[[], bool], timeout: float = 60) -> None:
+        """Wait until messages have ended, and nothing is left of them in the broker. A worker takes
+        a message out of the queue before it notes that it has it."""
+        try:
+            wait_until(lambda: (ended(), self.left()), lambda seen: seen == (True, 0), timeout)
+        except AssertionError as stuck:
+            raise AssertionError(f"{stuck}: {self.worker.log()[-5_000:]}") from None
+
+    def dead(self, number: int) -> list[tuple[Any, str, str]]:
+        """Wait for so many further dead letters."""
+        found: list[tuple[Any, str, str]] = []
+
+        def are_there() -> bool:
+            found.extend(self.rows())
+            return len(found) >= number
+
+        self.settled(are_there)
+        assert len(found) == number
+        return found
 
     def ran(self) -> list[Any]:
         """The numbers of the messages whose bodies ran."""
@@ -76,8 +93,7 @@ class Arena:
         ]
         self.send(*good)
         wanted = {10**9 + number for number in range(20)}
-        wait_until(lambda: wanted - set(filter(_is_number, self.ran())), lambda x: not x, timeout)
-        self.settled()
+        self.settled(lambda: wanted <= set(filter(_is_number, self.ran())), timeout)
         assert not self.rows()
         assert self.worker.running
 
@@ -125,17 +141,18 @@ def test_whatever_comes_is_a_row_or_runs(make_arena: Callable[[str], Arena], poo
         first += len(batch)
         for sent, number in zip(batch, numbers, strict=True):
             sent.headers["number"] = number
+        by_celery = {sent.headers["number"] for sent in batch if _is_ended_by_celery(sent)}
         before = len(arena.ran())
+        dead: list[Any] = []
+
+        def unended() -> set[int]:
+            dead.extend(number for number, *_ in arena.rows())
+            return set(numbers) - by_celery - {*dead, *filter(_is_number, arena.ran()[before:])}
+
         arena.send(*batch)
-        try:
-            arena.settled()
-        except AssertionError as stuck:
-            raise AssertionError(f"{stuck}: {arena.worker.log()[-5_000:]}") from None
+        arena.settled(lambda: not unended())
         ran = arena.ran()[before:]
-        dead = [number for number, *_ in arena.rows()]
-        unended = set(numbers) - set(dead) - set(filter(_is_number, ran))
-        unended -= {number for number in numbers if _is_ended_by_celery(batch[number - numbers[0]])}
-        assert not unended, [batch[number - numbers[0]] for number in unended]
+        assert not unended()
         assert len(dead) == len(set(dead))
         assert len(ran) == len(set(ran))
 
@@ -202,10 +219,8 @@ def test_each_malformed_message_is_one_row(make_arena: Callable[[str], Arena], p
                 rest = {name: value for name, value in changes.items() if name != "headers"}
                 sent.append(Sent(**{**vars(base), **rest, "headers": headers}))
     arena.send(*sent)
-    arena.settled()
-    rows = arena.rows()
+    rows = arena.dead(len(sent))
     assert not arena.ran()
-    assert len(rows) == len(sent)
     for number, (what, _, text) in enumerate(MALFORMED):
         found = [row for row in rows if row[0] == number]
         assert len(found) == 6, what
@@ -231,9 +246,9 @@ def test_a_broken_governor_header_is_as_none(make_arena: Callable[[str], Arena],
         for task in (GOVERNED, ONCE, "another.task")
     ]
     arena.send(*sent)
-    arena.settled()
+    arena.settled(lambda: len(arena.ran()) == 2 * len(broken))
     assert sorted(arena.ran()) == sorted([*range(len(broken))] * 2)
-    rows = arena.rows()
+    rows = arena.dead(len(broken))
     assert sorted(number for number, *_ in rows) == list(range(len(broken)))
     assert {reason for _, reason, _ in rows} == {"unknown_task"}
     assert "CRITICAL" not in arena.worker.log()
@@ -245,8 +260,23 @@ def test_a_message_cannot_forge_lines_of_the_log(make_arena: Callable[[str], Are
     arena = make_arena("prefork")
     forged = "x\n[2026-01-01 00:00:00: ERROR] forged\x1b[31m"
     arena.send(sound(forged, id=forged), sound(GOVERNED, id=f"{forged}2", retries="x"))
-    arena.settled()
-    assert len(arena.rows()) == 2
+    arena.dead(2)
     ours = [line for line in arena.worker.log().splitlines() if "is dead" in line]
     assert len(ours) == 2
     assert all(r"\n[2026-01-01 00:00:00: ERROR] forged\x1b[31m" in line for line in ours)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_an_exception_that_cannot_be_read_is_one_row(
+    make_arena: Callable[[str], Arena], pool: str
+) -> None:
+    """Of an exception whose text raises KeyboardInterrupt the row tells the type, and later deaths
+    of the same worker are written."""
+    arena = make_arena(pool)
+    arena.send(*[sound(f"{MODULE}.unspeakable") for _ in range(4)])
+    arena.dead(4)
+    arena.send(sound(f"{MODULE}.fails"))
+    assert [text for _, _, text in arena.dead(1)] == ["as others do"]
+    types = [row.exc_type for row in arena.fleet.dead()]
+    assert sorted(filter(None, types)) == ["ValueError", *[f"{MODULE}.Unspeakable"] * 4]
+    arena.good_tasks_run()

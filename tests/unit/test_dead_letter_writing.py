@@ -1,20 +1,28 @@
-"""A row that the database refuses is no outage of the database."""
+"""A row that the database refuses is no outage of the database, and a death whose content cannot be
+told or written is written with what can be kept."""
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from kombu.message import Message
 
+from governor.deadletter.encoding import Lost
 from governor.deadletter.errors import RowRefused
 from governor.deadletter.rows import message_id_of
 from governor.deadletter.spill import Backlog, Spill
 from governor.errors import DatabaseUnavailable
+from governor.ports import Death, Reason
 from governor.testing.clock import FakeClock
+from governor.worker import funeral as funeral_module
 from governor.worker.funeral import Funeral
+from governor.worker.outbox import Outbox
 from governor.worker.salvage import reduced
 from tests.deaths import death, message
 
@@ -50,3 +58,91 @@ def test_what_is_kept_of_a_death_is_of_the_same_message() -> None:
     kept = [reduced(each, ValueError()) for each in deaths]
     assert [message_id_of(each) for each in kept] == ["m1", "m2"]
     assert [message_id_of(each) for each in deaths] == ["m1", "m2"]
+
+
+NO_TEXT = UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+
+
+class AtOnce:
+    """A loop that runs what another thread brings where it is brought."""
+
+    def soon(self, work: Callable[[], None]) -> None:
+        work()
+
+    def at(self, _moment: int, _work: Callable[[], None]) -> None:
+        """Nothing is due in a test."""
+
+
+@pytest.mark.parametrize(
+    ("database", "disk", "kept"),
+    [
+        ([NO_TEXT, "id"], [], "database"),
+        ([DatabaseUnavailable()], [NO_TEXT, "path"], "append"),
+        ([RowRefused()], [NO_TEXT, "path"], "set_aside"),
+        ([NO_TEXT, DatabaseUnavailable()], ["path"], "append"),
+        ([NO_TEXT, RowRefused()], ["path"], "set_aside"),
+    ],
+)
+def test_content_that_cannot_be_written_is_left_out(
+    database: list[Any], disk: list[Any], kept: str
+) -> None:
+    """A death that neither the database nor the disk can take because of its own content is written
+    once, with its body, and what is left out of its headers is marked."""
+    governor: Any = Mock(clock=FakeClock(0))
+    governor.dead_letters.record.side_effect = database
+    for keep in (governor.spill.append, governor.spill.set_aside):
+        keep.side_effect = disk
+    funeral = Funeral(governor, Mock(), Mock())
+    bad = death("\ud800", message=message("x", headers={"odd": "\ud800"}), exc_message="\ud800")
+    funeral._record(lambda: bad)
+    take = {
+        "database": governor.dead_letters.record,
+        "append": governor.spill.append,
+        "set_aside": governor.spill.set_aside,
+    }[kept]
+    written: Death = take.call_args.args[0]
+    assert written.message.body == bad.message.body
+    if len(disk) != 1:
+        assert written.message.headers["odd"] == Lost("str")
+        assert written.message.headers["retries"] == 3
+        assert written.task_id == r"\ud800"
+        assert (
+            written.exc_message == "its texts were left out: writing them raised UnicodeEncodeError"
+        )
+
+
+def test_facts_that_cannot_be_told_cost_no_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the code of an exception ends what reads it, the death is written without its facts, and
+    later ones are written as usual."""
+    written: list[Death] = []
+    governor: Any = Mock(clock=FakeClock(0))
+    governor.dead_letters.record.side_effect = written.append
+    funeral = Funeral(governor, AtOnce(), Mock())
+    facts = Mock(side_effect=[KeyboardInterrupt, funeral_module.exception_facts(None, None, None)])
+    monkeypatch.setattr(funeral_module, "exception_facts", facts)
+    ended = threading.Semaphore(0)
+    for task_id in ("a", "b"):
+        found = Message(b"[]", headers={"id": task_id, "task": "known"})  # type: ignore[no-untyped-call]
+        funeral.hold_message(found, Reason.INVALID_MESSAGE, ValueError(), ended.release)
+    assert ended.acquire(timeout=30)
+    assert ended.acquire(timeout=30)
+    assert [each.task_id for each in written] == ["a", "b"]
+    assert (
+        written[0].exc_message == "nothing else is known of it: telling it raised KeyboardInterrupt"
+    )
+    assert written[0].message.body == b"[]"
+
+
+def test_the_writing_thread_outlives_whatever_its_work_raises() -> None:
+    """Work that raises what would end a thread is reported, and the next is done."""
+    outbox = Outbox("test", AtOnce())
+    heard: list[str] = []
+    over = threading.Event()
+    for error in (SystemExit, KeyboardInterrupt, GeneratorExit, ValueError):
+        outbox.submit(Mock(side_effect=error), lambda exc: heard.append(repr(exc)))
+    outbox.submit(lambda: None, lambda _: over.set())
+    assert over.wait(30)
+    assert heard == [
+        "RuntimeError('SystemExit')", "RuntimeError('KeyboardInterrupt')",
+        "RuntimeError('GeneratorExit')", "ValueError()",
+    ]  # fmt: skip

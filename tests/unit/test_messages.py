@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from kombu.message import Message
 
 from governor.execution.deferral import deferred, retried
 from governor.execution.header import NAME, Header
 from governor.keys import message_id
 from governor.policy.decision import Reservation
 from governor.ports import MessageCopy
+from governor.worker.messages import copy_of
 
 FULL = Header(
     upstream="stripe",
@@ -117,3 +119,27 @@ def test_a_retried_message_is_the_next_attempt_of_the_same_task() -> None:
     assert (header.give_up_at, header.first, header.reserved, header.deferrals) == (
         None, None, (), 0,
     )  # fmt: skip
+
+
+# a message's body as a broker may hold it, and as it is copied
+BODIES = [
+    (b"[]", b"[]"),
+    (bytearray(b"[]"), b"[]"),
+    (memoryview(b"[]"), b"[]"),
+    ("é", "é".encode()),
+    ("\ud800", b"\xed\xa0\x80"),
+    (None, b""),
+    (5, b"5"),
+    ({"a": [1]}, b'{"a":[1]}'),
+]
+
+
+@pytest.mark.parametrize(("body", "copied"), BODIES)
+def test_a_copy_is_made_of_any_message(body: Any, copied: bytes) -> None:
+    """Whatever a broker holds as body, headers, properties and route, a copy is made of it."""
+    message = Message(body, content_type=[1], properties={"priority": "x"})  # type: ignore[no-untyped-call]
+    message.delivery_info, message.headers = {"exchange": [1]}, 5
+    copy = copy_of(message)
+    assert copy.body == copied
+    assert (copy.headers, copy.exchange, copy.routing_key) == ({}, "", "")
+    assert copy.properties["priority"] == "x"

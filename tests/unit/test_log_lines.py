@@ -1,0 +1,43 @@
+"""What others say stays on one line of the governor's log."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from governor.log_lines import ONE_LINE, one_line
+
+# a text, and as it is logged
+TEXTS = [
+    ("plain text, 50 % ünïcödé", "plain text, 50 % ünïcödé"),
+    ("a\nb\r\tc", r"a\nb\r\tc"),
+    ("\x1b[31mred", r"\x1b[31mred"),
+    ("\0\x7f\x9b", r"\x00\x7f\x9b"),
+    ("\u2028\u2029", r"\u2028\u2029"),
+    ("\ud800", r"\ud800"),
+]
+
+
+@pytest.mark.parametrize(("text", "logged"), TEXTS)
+def test_control_characters_are_escaped(text: str, logged: str) -> None:
+    """Newlines, escape sequences and lone surrogates are shown as what they are."""
+    assert one_line(text) == logged
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+def test_the_arguments_of_a_log_record_are_escaped() -> None:
+    """Texts and errors are escaped, numbers are left as they are, and the code of an error ends
+    nothing."""
+    log = logging.Logger("test")
+    log.addFilter(ONE_LINE)
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    log.addHandler(handler)
+    log.error("Task %s[%d] %.1f: %s %s", "a\nb", 1, 2.0, ValueError("c\nd"), Unspeakable())
+    assert said == [r"Task a\nb[1] 2.0: c\nd Unspeakable"]
