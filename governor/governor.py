@@ -173,6 +173,17 @@ class Governor:
         """Where dead letters wait while the database is away."""
         return Spill(self.settings.spill_dir, redact=self.redactor.text)
 
+    def rest(self) -> None:
+        """Give back the connections and threads that this process has open; they are opened again
+        when they are needed."""
+        made = vars(self)
+        if "holdings" in made:
+            self.holdings.rest()
+        if "dead_letters" in made:
+            self.dead_letters.close()
+        if "store" in made:
+            self.store.close()
+
     @cached_property
     def upstreams(self) -> Mapping[str, Upstream]:
         """Every upstream by name: those of the registered tasks, and ``governor_upstreams``.

@@ -358,10 +358,14 @@ class LimiterStore(Protocol):
         """
         ...
 
-    def listen(self, heard: Callable[[str, str], None]) -> None:
+    def listen(self, heard: Callable[[str, str], None]) -> Callable[[], None]:
         """From now on call ``heard(upstream, what)``, from a thread of the store's, whenever who
         waits for the upstream may go earlier: ``what`` is the bucket in which a place came free,
-        ``"breaker"``, ``"change"`` or ``"lot"``. Both are empty when news may have been missed."""
+        ``"breaker"``, ``"change"`` or ``"lot"``. Both are empty when news may have been missed.
+
+        Returns:
+            what ends it.
+        """
         ...
 
     def close(self) -> None:

@@ -30,12 +30,14 @@ class Holdings:
         self._some = threading.Condition()
         self._held: dict[str, tuple[Settlement, int]] = {}
         self._thread: threading.Thread | None = None
+        self._resting = False
 
     def add(self, renewal: Settlement) -> None:
         """Settle this renewal every third of its lease, until its holder is removed."""
         with self._some:
             due = self._clock.monotonic() + renewal.lease // 3
             self._held[renewal.holder] = (renewal, due)
+            self._resting = False
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="governor-holdings", daemon=True
@@ -62,11 +64,22 @@ class Holdings:
                 if renewal.holder in self._held:
                     self._held[renewal.holder] = (renewal, now + renewal.lease // 3)
 
+    def rest(self) -> None:
+        """End the thread while nothing is held; the next place starts another."""
+        with self._some:
+            thread, self._resting = self._thread, True
+            self._some.notify()
+        if thread is not None and not self._held:
+            thread.join(1.0)
+
     def _run(self) -> None:
         some = self._some
         while some is self._some:
             with some:
                 while not self._held:
+                    if self._resting:
+                        self._thread = None
+                        return
                     some.wait()
                 shortest = min(renewal.lease for renewal, _ in self._held.values())
                 some.wait(seconds(shortest // 9))

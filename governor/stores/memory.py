@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from threading import Lock
 
 from governor.errors import StoreUnavailable
@@ -172,8 +173,9 @@ class MemoryStore:
             in_force = InForce(state.version, dict(self._changes.get(upstream, {})))
             return Look(now, state, in_force, tuple(self._log.get(upstream, ())))
 
-    def listen(self, heard: Callable[[str, str], None]) -> None:
+    def listen(self, heard: Callable[[str, str], None]) -> Callable[[], None]:
         self._heard.append(heard)
+        return partial(self._heard.remove, heard)
 
     def close(self) -> None:
         """Nothing to give back."""

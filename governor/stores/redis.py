@@ -8,14 +8,12 @@ the decision, and its default of ten retries would block the worker for seconds.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
 
 import redis
-from redis.exceptions import RedisError
 
 from governor import keys
 from governor.clock import SECOND
@@ -25,9 +23,10 @@ from governor.policy.decision import Answer, AnyCharge, Ask, Charge, LeaseCharge
 from governor.ports import Change, InForce, Look, Settled, Settlement
 from governor.redis_address import RedisAddress
 from governor.stores import wire, wire_lot
-from governor.stores.client import Client, Node, packed, pool, why
+from governor.stores.client import Client, Node, packed, pool
 from governor.stores.connection import Refused
 from governor.stores.damage import FAR, damage
+from governor.stores.news import News
 from governor.stores.redis_lot import Charges, RedisLots
 from governor.stores.refusals import code
 from governor.stores.scripts import Script, load
@@ -35,9 +34,6 @@ from governor.stores.scripts import Script, load
 _log = logging.getLogger("governor")
 
 _SHOWN = 20
-
-_LISTEN = 10.0
-"""Seconds without a sign of life after which the connection for news is renewed."""
 
 _QUESTIONS = 4_096
 """Questions kept as they are sent; each takes about a kilobyte."""
@@ -180,35 +176,8 @@ class RedisStore:
             return ("HGET", keys.state_key(self._prefix, upstream), f"b:{charge.bucket}")
         return ("GET", key)
 
-    def listen(self, heard: Callable[[str, str], None]) -> None:
-        threading.Thread(
-            target=self._listen, args=(heard,), name="governor-listen", daemon=True
-        ).start()
-
-    def _listen(self, heard: Callable[[str, str], None]) -> None:
-        channel = keys.channel(self._prefix, "*")
-        before, after = (part.encode() for part in channel.split("*"))
-        again = threading.Event()
-        while True:
-            client = redis.Redis(connection_pool=pool(self._address, _LISTEN))
-            try:
-                with client.pubsub(ignore_subscribe_messages=True) as news:  # type: ignore[no-untyped-call]
-                    news.psubscribe(channel)
-                    # What was said before this is not known.
-                    heard("", "")
-                    while True:
-                        message = news.get_message(timeout=_LISTEN / 2)
-                        if message is None:
-                            # A connection that nobody answers on is found out.
-                            news.ping()
-                        elif message["type"] == "pmessage":
-                            name = message["channel"][len(before) : -len(after)]
-                            heard(name.decode(), message["data"].decode())
-            except (RedisError, OSError, ValueError) as exc:
-                _log.warning("The limiter store's news are not heard: %s", why(exc))
-            finally:
-                client.close()
-            again.wait(1.0)
+    def listen(self, heard: Callable[[str, str], None]) -> Callable[[], None]:
+        return News(partial(pool, self._address), keys.channel(self._prefix, "*"), heard).end
 
     def close(self) -> None:
         self._client.close()

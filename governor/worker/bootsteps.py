@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from celery import bootsteps, signals
+from celery import bootsteps
 from celery.worker.consumer.connection import Connection
 
 import governor.worker.control  # noqa: F401 - registers what workers answer to explain
@@ -62,8 +63,8 @@ class GateStep(bootsteps.StartStopStep):  # type: ignore[misc]
         consumer.on_task_request = self.gate.on_request
         capture_messages(consumer, self.gate)
         _begin_when_ready(consumer, self._loop, self.gate)
-        if governor.settings.stats_file is not None:
-            self._start_stats(governor, governor.settings.stats_file)
+        self._governor = governor
+        self._end_stats = _write_stats(governor)
 
     def register_with_event_loop(self, _consumer: Any, hub: Any) -> None:
         """Called by Celery at each connection, after the hub forgot its readers."""
@@ -84,25 +85,36 @@ class GateStep(bootsteps.StartStopStep):  # type: ignore[misc]
         while not self.gate.funeral.idle() and self._clock.monotonic() < deadline:
             self._clock.sleep(10_000)
             self._loop.drain()
+        guarded(self.gate.close)
         self._loop.drain()
         guarded(self.gate.lots.flush)
         if consumer.hub is not None:
             # The acknowledgements wait in a loop that has ended.
             guarded(partial(_flush, consumer.hub))
+        # A process may go on without its worker, as tests do, and start another.
+        for end in (self._loop.close, self._end_stats, self._governor.rest):
+            guarded(end)
 
-    def _start_stats(self, governor: Governor, prefix: str) -> None:
-        over = threading.Event()
 
-        def write() -> None:
-            while not over.wait(_STATS_EVERY):
-                guarded(partial(governor.stats.write, prefix))
+def _write_stats(governor: Governor) -> Callable[[], None]:
+    """Write the counters twice a second, if that is wanted, until what is returned is called."""
+    over = threading.Event()
+    prefix = governor.settings.stats_file
 
-        def end(**_: Any) -> None:
-            over.set()
+    def run() -> None:
+        while prefix is not None and not over.wait(_STATS_EVERY):
             guarded(partial(governor.stats.write, prefix))
 
-        threading.Thread(target=write, name="governor-stats", daemon=True).start()
-        signals.worker_shutdown.connect(end, weak=False)
+    def end() -> None:
+        over.set()
+        if prefix is not None:
+            thread.join()
+            governor.stats.write(prefix)
+
+    thread = threading.Thread(target=run, name="governor-stats", daemon=True)
+    if prefix is not None:
+        thread.start()
+    return end
 
 
 def _govern_tasks(governor: Governor) -> None:

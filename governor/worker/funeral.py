@@ -37,6 +37,9 @@ _TRACE = re.compile(r"(?:[0-9a-f]{2}-)?([0-9a-f]{32})-")
 
 _WRITE_AGAIN = 5 * SECOND
 
+_LAST_WRITE = 1.0
+"""Seconds for which the writing thread's end is waited for."""
+
 
 class Funeral:
     """Dead letters of one worker, written in order by a thread of their own."""
@@ -87,6 +90,10 @@ class Funeral:
     def idle(self) -> bool:
         """Whether every death is written."""
         return self._outbox.idle()
+
+    def close(self) -> None:
+        """Write what there is to write, and nothing more."""
+        self._outbox.close(_LAST_WRITE)
 
     def _copy_of(self, message: Any) -> MessageCopy:
         return replace(copy_of(message), queue=self._origins.queue_of(message))

@@ -166,7 +166,12 @@ class Gate:
             self._is_parked, self._hand_back,
         )  # fmt: skip
         self.lots.before_release = self._arrivals.take_back
-        governor.store.listen(self.heard)
+        self._end_news = governor.store.listen(self.heard)
+
+    def close(self) -> None:
+        """End the threads that work for this gate, once they have done what they were given."""
+        guarded(self._end_news)
+        guarded(self.funeral.close)
 
     # ------------------------------------------------------------------ the way in
 

@@ -24,6 +24,9 @@ from governor.clock import Clock, seconds
 
 _log = logging.getLogger("governor")
 
+_LAST_WORK = 1.0
+"""Seconds for which a closed loop's thread is waited for."""
+
 Work = Callable[[], object]
 
 
@@ -46,6 +49,10 @@ class Loop(Protocol):
         """Run what is due now; used while the worker shuts down and its loop has ended."""
         ...
 
+    def close(self) -> None:
+        """Give back what the loop has open; what is brought from now on is not done."""
+        ...
+
 
 def guarded(work: Work) -> None:
     """Run ``work``; whatever it raises is logged and goes no further."""
@@ -65,6 +72,7 @@ class HubLoop:
         self._owner = threading.get_ident()
         self._brought: deque[Work] = deque()
         self._woken = False
+        self._waking = threading.Lock()
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
@@ -81,8 +89,9 @@ class HubLoop:
             # One wake-up is enough for all that is brought until then. Each is a system call, in
             # which a thread of the pool loses the interpreter.
             self._woken = True
-            with suppress(BlockingIOError):
-                os.write(self._writer, b"\0")
+            with self._waking, suppress(BlockingIOError):
+                if self._writer >= 0:
+                    os.write(self._writer, b"\0")
 
     def at(self, moment: int, work: Work) -> None:
         delay = max(0, moment - self._clock.monotonic())
@@ -101,6 +110,15 @@ class HubLoop:
         for _ in range(len(self._brought)):
             guarded(self._brought.popleft())
 
+    def close(self) -> None:
+        with suppress(Exception):  # a hub that is closed has forgotten it
+            self._hub.remove_reader(self._reader)
+        with self._waking:
+            # Its number may be another file's a moment later.
+            os.close(self._writer)
+            self._writer = -1
+        os.close(self._reader)
+
 
 class ThreadLoop:
     """A thread (under gevent: a greenlet) of the governor's own."""
@@ -111,6 +129,7 @@ class ThreadLoop:
         self._brought: deque[Work] = deque()
         self._timed: list[tuple[int, int, Work]] = []
         self._number = count()
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="governor-loop", daemon=True)
         self._thread.start()
 
@@ -128,10 +147,14 @@ class ThreadLoop:
         return threading.current_thread() is self._thread
 
     def drain(self) -> None:
-        """Nothing to do: this loop runs until the process ends."""
+        """Nothing to do: this loop runs until it is closed."""
+
+    def close(self) -> None:
+        self.soon(self._over.set)
+        self._thread.join(_LAST_WORK)
 
     def _run(self) -> None:
-        while True:
+        while not self._over.is_set():
             guarded(self._next())
 
     def _next(self) -> Work:

@@ -22,7 +22,7 @@ class Outbox:
 
     def __init__(self, name: str, loop: Loop) -> None:
         self._loop = loop
-        self._jobs: queue.Queue[tuple[Callable[[], object], Done]] = queue.Queue()
+        self._jobs: queue.Queue[tuple[Callable[[], object], Done] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name=f"governor-{name}", daemon=True)
         self._thread.start()
 
@@ -34,10 +34,14 @@ class Outbox:
         """Whether everything submitted has been done; ``done`` may still be on its way."""
         return self._jobs.unfinished_tasks == 0
 
+    def close(self, timeout: float) -> None:
+        """End the thread, once it has done what it was given; wait for that so many seconds."""
+        self._jobs.put(None)
+        self._thread.join(timeout)
+
     def _run(self) -> None:
-        while True:
-            job, done = self._jobs.get()
-            guarded(partial(self._do, job, done))
+        while (work := self._jobs.get()) is not None:
+            guarded(partial(self._do, *work))
             self._jobs.task_done()
 
     def _do(self, job: Callable[[], object], done: Done) -> None:
