@@ -72,9 +72,7 @@ class _RetryMethod:
                 )
             request = task.request
             headers = kwargs.pop("headers", None)
-            if headers is None:
-                headers = request.headers or {}
-            headers = {key: value for key, value in headers.items() if key != RUN_KEY}
+            headers = dict((request.headers or {}) if headers is None else headers)
             if known := getattr(request, NAME, None):
                 headers[NAME] = known
             return celery(*args, headers=headers, **kwargs)
@@ -274,6 +272,8 @@ def _governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
                 f"Task {task.name} reached a worker without admission. "
                 "The worker's app must have a Governor(app)"
             )
+        # Celery takes it for a header of the caller's, which its retry would publish.
+        (request.headers or {}).pop(RUN_KEY, None)
         if governor.clock.monotonic() > admitted["until"]:
             raise NotNow
         try:

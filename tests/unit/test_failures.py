@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +13,7 @@ from billiard.einfo import ExceptionInfo
 from billiard.exceptions import Terminated as BilliardTerminated
 from celery import Celery
 from celery.app.trace import build_tracer
+from celery.exceptions import Retry as CeleryRetry
 from kombu.exceptions import OperationalError
 
 from governor import GovernedTask, Governor, Limit, Retry, Throttled, Upstream
@@ -60,7 +61,10 @@ class World:
         options = {"base": GovernedTask, "upstream": API, "name": "shop.pay", **options}
         return self.app.task(shared=False, **options)(body)
 
-    def run(self, task: Any, pool: Callable[[Any], Any], *, retries: int = 0) -> Any:
+    def run(
+        self, task: Any, pool: Callable[[Any], Any], *, retries: int = 0,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:  # fmt: skip
         """The end of one execution, as the worker's main process hears of it."""
         admitted = {
             "until": self.clock.monotonic() + 1, "began": self.clock.wall(), "throttles": 0,
@@ -68,7 +72,7 @@ class World:
         }  # fmt: skip
         request = {
             RUN_KEY: admitted, "id": "1", "retries": retries, "is_eager": False,
-            "delivery_info": {},
+            "delivery_info": {}, **(headers or {}),
         }  # fmt: skip
         task.__trace__ = build_tracer(task.name, task, app=self.app)
         try:
@@ -96,6 +100,29 @@ def calling(raises: Callable[[], None]) -> Callable[[], None]:
         raises()
 
     return body
+
+
+@pytest.mark.parametrize("options", [{}, {"autoretry_for": (ConnectionError,)}])
+def test_celerys_own_retry_publishes_nothing_of_the_workers(
+    world: World, options: dict[str, Any]
+) -> None:
+    """A task governed by a route is retried by Celery's method, whose message has the caller's
+    headers and no admission, whatever has been found out about the failure."""
+    world.app.conf.update(governor_routes={"vendor.*": "api"}, governor_upstreams=[API])
+
+    def body(self: Any) -> None:
+        if not options:
+            self.retry(exc=ConnectionError("reset by peer"))
+        raise ConnectionError("reset by peer")
+
+    task = world.app.task(shared=False, name="vendor.pay", bind=True, **options)(body)
+    govern(task)
+    exc_info = world.run(task, in_this_process, headers={"tenant": "x"})
+    assert isinstance(exception_of(exc_info), CeleryRetry)
+    with world.app.connection_for_read() as connection:
+        headers = connection.SimpleQueue("celery").get(timeout=1).headers
+    assert headers["tenant"] == "x"
+    assert RUN_KEY not in headers
 
 
 def told(exc_info: Any) -> Failure:
