@@ -16,17 +16,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from governor import keys
 from governor import settings as settings_
 from governor.cli.environment import Environment
 from governor.clock import SECOND
 from governor.deadletter import schema
 from governor.deadletter.engine import bounded_engine
 from governor.deadletter.spill import Spill
-from governor.errors import GovernorError
+from governor.errors import GovernorError, UpstreamStateError
 from governor.governor import Governor
 from governor.redis_address import is_redis
 from governor.settings import Settings
-from governor.stores.client import pool
+from governor.stores.client import pool, why
+from governor.stores.permissions import PROBE, acl, commands, missing, words
 
 Level = Literal["ok", "warning", "error"]
 
@@ -85,6 +87,8 @@ def examine(environment: Environment) -> Iterator[Finding]:
         lambda: _serializers(governor),
         lambda: _visibility(governor, settings),
         lambda: _redis(settings),
+        lambda: _permissions(settings),
+        lambda: _upstreams(governor),
         lambda: _parking(governor, settings),
         lambda: _database(environment),
         lambda: _spill(settings),
@@ -181,9 +185,21 @@ def _redis(settings: Settings) -> Iterator[Finding]:
             server: Any = client.info("server")
             memory: Any = client.info("memory")
             persistence: Any = client.info("persistence")
+    except redis.AuthenticationError:
+        yield Finding(
+            "redis", "error", "the limiter store refuses the login",
+            "Correct the user and the password in governor_redis_url",
+        )  # fmt: skip
+        return
+    except redis.ResponseError:
+        yield Finding(
+            "redis", "warning", "version, memory policy and persistence could not be seen: INFO is "
+            "not allowed", "Allow +info to the user of governor_redis_url, or look at them there",
+        )  # fmt: skip
+        return
     except (redis.RedisError, OSError) as exc:
         yield Finding(
-            "redis", "error", f"the limiter store does not answer ({type(exc).__name__})",
+            "redis", "error", f"the limiter store does not answer ({why(exc)})",
             "Start it, or correct governor_redis_url; governed tasks wait until it answers",
         )  # fmt: skip
         return
@@ -211,6 +227,51 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("redis persistence", "ok", "AOF is on")
+
+
+def _permissions(settings: Settings) -> Iterator[Finding]:
+    """Whether the Redis user may do what a worker does."""
+    names = [keys.state_key(settings.prefix, "doctor"), keys.channel(settings.prefix, "*")]
+    try:
+        with _client(settings) as client:
+            reply: Any = client.eval(PROBE, len(names), *names, *commands("worker"))
+    except redis.AuthenticationError:
+        return  # said where the limiter store is looked at
+    except redis.ResponseError as exc:
+        yield Finding(
+            "redis permissions", "error", f"the Redis user may not run the limits' scripts: {exc}",
+            f"ACL SETUSER <name> {acl('worker', settings.prefix)}",
+        )  # fmt: skip
+        return
+    except (redis.RedisError, OSError):
+        return  # said where the limiter store is looked at
+    refused = missing(reply)
+    if refused:
+        yield Finding(
+            "redis permissions", "error",
+            f"the Redis user may not run {', '.join(refused)}, which workers need",
+            f"ACL SETUSER <name> {words(refused, settings.prefix)}",
+        )  # fmt: skip
+    elif refused is not None:
+        yield Finding("redis permissions", "ok", "the Redis user may do what a worker does")
+
+
+def _upstreams(governor: Governor) -> Iterator[Finding]:
+    """Whether what the store keeps of each upstream can be used."""
+    try:
+        known = governor.upstreams
+    except GovernorError:
+        return  # said where the declarations are looked at
+    for name, upstream in sorted(known.items()):
+        shared = [rule.charge_on(rule.key, 1) for rule in upstream.limits if rule.per is None]
+        try:
+            governor.store.look(name, shared)
+            governor.store.lots.view(name)
+        except UpstreamStateError as exc:
+            yield Finding("upstreams", "error", f"{name}: {exc.key}: {exc.problem}", exc.remedy)
+        except GovernorError:
+            break  # said where the limiter store is looked at
+    governor.store.close()
 
 
 def _parking(governor: Governor, settings: Settings) -> Iterator[Finding]:

@@ -23,9 +23,9 @@ _CLOCK = "('MGET', 'test:seconds', 'test:micros')"
 class ScriptedRedis:
     """A store on ``url`` whose ``now`` only :meth:`advance` changes."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, store_url: str | None = None) -> None:
         self.client = redis.Redis.from_url(url)
-        self.store = RedisStore(url, timeout=10 * SECOND)
+        self.store = RedisStore(store_url or url, timeout=10 * SECOND)
         for name in ("_admit", "_settle", "_adjust", "_change"):
             setattr(self.store, name, _with_clock(getattr(self.store, name)))
         for name in ("_park", "_release", "_steer"):

@@ -213,3 +213,56 @@ def test_dead_letters_on_disk_are_told(patient: Patient) -> None:
     code, findings = patient.findings()
     assert (code, findings["spill"]["level"]) == (1, "error")
     assert "drain-spill" in findings["spill"]["remedy"]
+
+
+def user(redis_url: str, *words: str) -> str:
+    """The URL of a user that is allowed this."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">pw", *words)
+    return redis_url.replace("://", "://limited:pw@")
+
+
+@pytest.mark.parametrize(
+    ("words", "level", "said"),
+    [
+        (("~*", "&*", "+@all", "-@scripting"), "error", "may not run the limits' scripts"),
+        (("~*", "&*", "+@all", "-hset", "-publish"), "error", "may not run HSET, PUBLISH"),
+        (("~other:*", "&*", "+@all"), "error", "may not run the limits' scripts"),
+        (("~*", "+@all"), "error", "may not run PSUBSCRIBE, PUBLISH"),
+        (("~*", "&*", "+@all", "-@dangerous"), "ok", "may do what a worker does"),
+    ],
+)
+def test_what_the_redis_user_may_not_do_is_told(
+    words: tuple[str, ...], level: str, said: str, patient: Patient, redis_url: str
+) -> None:
+    """A user that may not run what workers run is an error that names it; one that may not look at
+    the server is not, because all runs."""
+    patient.app.conf.governor_redis_url = user(redis_url, *words)
+    code, findings = patient.findings()
+    found = findings["redis permissions"]
+    assert (found["level"], code) == (level, int(level == "error")), findings
+    assert said in found["message"]
+    if level == "error":
+        assert "ACL SETUSER" in found["remedy"]
+        assert "&gov:{*}:wake" in found["remedy"]
+    else:
+        assert "INFO is not allowed" in findings["redis"]["message"]
+
+
+def test_a_refused_login_is_called_that(patient: Patient, redis_url: str) -> None:
+    """A wrong password is not taken for a server that is away."""
+    patient.app.conf.governor_redis_url = redis_url.replace("://", "://limited:wrong@")
+    code, findings = patient.findings()
+    assert code == 1
+    assert "refuses the login" in findings["redis"]["message"]
+    assert "wrong" not in str(findings)
+
+
+def test_garbage_under_an_upstreams_keys_is_told(patient: Patient, redis_url: str) -> None:
+    """An upstream whose data cannot be used is an error that names key and remedy."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.hset("gov:{api}", "b:s", "garbage")
+    code, findings = patient.findings()
+    assert code == 1
+    assert findings["upstreams"]["message"] == "api: gov:{api}: field b:s holds 'garbage'"
+    assert findings["upstreams"]["remedy"] == 'Run HDEL "gov:{api}" "b:s"'
