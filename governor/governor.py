@@ -254,9 +254,8 @@ class Governor:
         if governance is None:
             return
         plan = governance.plan
-        if plan.signature is not None and plan.reads_arguments:
-            plan.charges(args or (), kwargs or {})
-            plan.tenant(args or (), kwargs or {})
+        if plan.signature is not None:
+            plan.check(args or (), kwargs or {})
         if plan.upstream.max_waiting is not None and self.app.current_worker_task is None:
             self.door.check(plan.upstream)
 
@@ -307,11 +306,11 @@ class Governor:
             replay_of=before.replay_of if again else None,
             fair=plan.tenant(args, kwargs) if plan.signature is not None else None,
         )  # fmt: skip
+        kept = masks_kept(masks, self._running(headers), args, kwargs)
+        reprs = shown(self.redactor, args, kwargs, plan.names(), kept)
+        # All of it or nothing: what stands above may fail.
         headers[NAME] = header.to_message()
-        headers["argsrepr"], headers["kwargsrepr"] = shown(
-            self.redactor, args, kwargs, plan.names(),
-            masks_kept(masks, self._running(headers), args, kwargs),
-        )  # fmt: skip
+        headers["argsrepr"], headers["kwargsrepr"] = reprs
 
     def _running(self, headers: Mapping[str, Any]) -> Any:
         """The request of the running task, if it publishes another attempt of itself."""

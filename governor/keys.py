@@ -55,7 +55,8 @@ def _plain(value: object) -> str | list[Any] | dict[str, Any]:
     if isinstance(value, bool) or value is None:
         return str(value)
     if isinstance(value, int):
-        return int.__repr__(value)
+        # Python refuses to write very long ones in decimal.
+        return int.__repr__(value) if value.bit_length() < 10_000 else hex(value)
     if isinstance(value, float):
         # Languages with one kind of number send 1.0 as 1.
         return int.__repr__(int(value)) if value.is_integer() else float.__repr__(value)

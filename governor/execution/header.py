@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from governor.keys import name_of, stamped_id
+from governor.keys import stamped_id
 from governor.policy.decision import Reservation
 
 NAME = "governor"
@@ -123,7 +123,7 @@ class Header:
                 ),
                 began=_optional(_number, wire.get("began")),
                 replay_of=_optional(_text, wire.get("replay_of")),
-                fair=_optional(name_of, _optional(_text, wire.get("fair"))),
+                fair=_optional(_text, wire.get("fair")),
                 attempts=_bounded(
                     Attempt(_number(at), _text(kind), _number(status), _number(wait))
                     for at, kind, status, wait in wire.get("log", ())

@@ -14,6 +14,9 @@ from governor.policy.decision import AnyCharge
 from governor.policy.limits import Limit, Rule, value_name
 from governor.policy.upstream import Upstream, check_limits
 
+_NAMED = frozenset({str, int, float, bool, type(None)})
+"""Types whose values all have names."""
+
 
 @dataclass(frozen=True, slots=True)
 class CallPlan:
@@ -72,12 +75,21 @@ class CallPlan:
         )
         return replace(self, held_back=held_back)
 
-    @property
-    def reads_arguments(self) -> bool:
-        """Whether it depends on a call's arguments how the call is charged or takes turns."""
-        return self.upstream.fair_by is not None or any(
-            limit.per or callable(limit.cost) for _, limit in self.limits
-        )
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Refuse arguments by which a call cannot be charged or take its turn.
+
+        Raises:
+            DeclarationError: see :meth:`charges` and :meth:`tenant`.
+        """
+        if any(callable(limit.cost) for _, limit in self.limits):
+            self.costs(args, kwargs)
+        if _NAMED.issuperset(map(type, args)) and _NAMED.issuperset(map(type, kwargs.values())):
+            return
+        arguments = self._bind(args, kwargs)
+        for _, limit in self.limits:
+            if limit.per is not None:
+                value_name("per", limit.per, arguments.get(limit.per))
+        self.tenant(args, kwargs)
 
     def tenant(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
         """The name of the value of the argument that the upstream is fair by; ``None`` without one.
