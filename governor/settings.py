@@ -58,6 +58,12 @@ class Settings:
     redact: tuple[str, ...]
     stats_file: str | None
 
+    @property
+    def latest(self) -> int:
+        """How long after its slot a task starts whose body came too late once: well within the
+        lease of its claim."""
+        return self.claim_lease // 3
+
     def route(self, task: str) -> str | None:
         """The upstream the first matching pattern names."""
         return next((name for glob, name in self.routes if fnmatchcase(task, glob)), None)

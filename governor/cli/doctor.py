@@ -29,8 +29,13 @@ from governor.redis_address import is_redis
 from governor.settings import Settings
 from governor.stores.client import pool, why
 from governor.stores.permissions import PROBE, acl, commands, missing, words
+from governor.worker.control import STARTS
+from governor.worker.lateness import REMEDY
 
 Level = Literal["ok", "warning", "error"]
+
+_ANSWERS = 1.0
+"""Seconds in which workers may answer."""
 
 _OLDEST_REDIS = (6, 2)
 _PICKLES = {"pickle", "application/x-python-serialize"}
@@ -92,6 +97,7 @@ def examine(environment: Environment) -> Iterator[Finding]:
         lambda: _parking(governor, settings),
         lambda: _database(environment),
         lambda: _spill(settings),
+        lambda: _starts(environment),
     ]
     for check in checks:
         yield from check()
@@ -360,6 +366,34 @@ def _spill(settings: Settings) -> Iterator[Finding]:
             f"that cannot be read, are set aside in {folder}",
             "governor dead drain-spill says why",
         )  # fmt: skip
+
+
+def _starts(environment: Environment) -> Iterator[Finding]:
+    """Whether bodies start in time, as the workers that answer tell; nothing if none does."""
+    try:
+        replies = environment.ask_workers(STARTS, {}, _ANSWERS)
+    except Exception as exc:  # noqa: BLE001 - whatever the broker's client raises
+        # Its text may hold the broker's password.
+        yield Finding(
+            "worker starts", "warning", f"the workers could not be asked ({type(exc).__name__})",
+            "Start the broker, or correct broker_url",
+        )  # fmt: skip
+        return
+    told = {
+        name: starts for reply in replies for name, starts in reply.items()
+        if isinstance(starts, dict) and "starts" in starts
+    }  # fmt: skip
+    late = {name: starts for name, starts in sorted(told.items()) if starts["starts"]}
+    for name, starts in late.items():
+        yield Finding(
+            "worker starts", "warning",
+            f"{name}: {starts['starts']} bodies started late, the last one "
+            f"{starts['last'] // 1_000} ms after its slot; the grace is "
+            f"{starts['grace'] // 1_000} ms",
+            REMEDY,
+        )  # fmt: skip
+    if told and not late:
+        yield Finding("worker starts", "ok", f"in time in all {len(told)} workers that answered")
 
 
 def _show(findings: list[Finding]) -> None:

@@ -59,6 +59,7 @@ class Call:
         probe: it was let through as a probe of a half-open breaker.
         local: what it holds in this worker's own limits while the store is away.
         lane: where it waits in its upstream's parking lot; ``None``: it is not parked.
+        late: its body came too late once, and runs the next time.
     """
 
     plan: CallPlan
@@ -77,6 +78,7 @@ class Call:
     probe: bool = False
     local: tuple[Reservation, ...] = ()
     lane: LaneKey | None = None
+    late: bool = False
 
     @property
     def upstream(self) -> str:
@@ -223,10 +225,17 @@ class Admission:
         """The successes the store has not heard of; they go with the question that is made now."""
         return self._successes.pop(upstream, 0)
 
-    def good_until(self, call: Call) -> int:
-        """Monotonic instant after which an admitted body must ask afresh."""
+    def came_late(self, call: Call) -> None:
+        """The body of an admitted call came too late for it: it asks again, on what it has paid."""
+        call.late = call.had_turn = True
         assert call.slot is not None
-        return call.slot + self._settings.grace
+        slot = self.store_clock.of_store(call.upstream, call.slot)
+        if slot is not None:
+            call.header.reserved = tuple(
+                Reservation(charge.bucket, slot, paid=True)
+                for charge in call.charges
+                if not isinstance(charge, LeaseCharge)
+            )
 
     def _ask_again(self, call: Call) -> Answer | StoreUnavailable:
         """The limits have changed: read those in force, and ask with them."""
@@ -271,6 +280,7 @@ class Admission:
             breaker=upstream.breaker,
             adaptive=upstream.adaptive,
             successes=self.take_successes(upstream.name) if self._successes else 0,
+            late=self._settings.latest if call.late else 0,
         )
 
     def _dated(self, charges: tuple[AnyCharge, ...]) -> tuple[AnyCharge, ...]:

@@ -31,3 +31,8 @@ class StoreClock:
         known = self._offsets.get(upstream, most)
         offset = self._offsets[upstream] = min(most, max(least, known))
         return offset
+
+    def of_store(self, upstream: str, moment: int) -> int | None:
+        """The store's instant of a monotonic one; ``None`` before its first answer."""
+        offset = self._offsets.get(upstream)
+        return None if offset is None else moment - offset

@@ -1,4 +1,5 @@
-"""What a worker answers when it is asked from outside: who waits in it."""
+"""What a worker answers when it is asked from outside: the tasks that wait in it, and how late the
+bodies of others start."""
 
 from __future__ import annotations
 
@@ -8,14 +9,28 @@ from celery.worker.control import inspect_command
 
 COMMAND = "governor_waiting"
 
+STARTS = "governor_starts"
+
 
 @inspect_command(  # type: ignore[untyped-decorator]
     name=COMMAND, args=[("task_id", str)], signature="[task_id]"
 )
 def governor_waiting(state: Any, task_id: str | None = None, **_: Any) -> list[dict[str, Any]]:
     """Tasks that wait for a limit in this worker, or this one task."""
-    gate = getattr(getattr(state.app, "governor", None), "gate", None)
+    gate = _gate(state)
     if gate is None:
         return []
     waiting: list[dict[str, Any]] = gate.waiting()
     return [task for task in waiting if task_id in {None, task["task_id"]}]
+
+
+@inspect_command(name=STARTS)  # type: ignore[untyped-decorator]
+def governor_starts(state: Any, **_: Any) -> dict[str, int]:
+    """How late bodies start in this worker, microseconds: grace, how many were late, the last."""
+    gate = _gate(state)
+    told: dict[str, int] = {} if gate is None else gate.late_starts()
+    return told
+
+
+def _gate(state: Any) -> Any:
+    return getattr(getattr(state.app, "governor", None), "gate", None)

@@ -19,6 +19,7 @@ from governor.governor import Governor
 from governor.policy.outcome import Outcome
 from governor.ports import ClaimAction, Reason
 from governor.worker.failures import attempt_of
+from governor.worker.lateness import Lateness
 from governor.worker.lifecycle import Lifecycle, State
 from governor.worker.loop import Loop, guarded
 from governor.worker.lots import Lots
@@ -71,6 +72,7 @@ class Ends:
         self._lots = lots
         self._outgoing = outgoing
         self._waiting = waiting
+        self.lateness = Lateness(governor.settings.grace)
 
     def succeeded(self, request: GovernedRequest) -> None:
         """The body returned; called before its message is acknowledged, from any thread."""
@@ -155,6 +157,8 @@ class Ends:
             self._lifecycle.count(request, "throttled")
             call.header.throttles += 1
         self._settlement.settle(request, ClaimAction.RELEASE, pause or 0, verdict.outcome)
+        if verdict.late:
+            self._came_late(request, call, verdict.late)
         if pause is not None:
             self._waiting.recall(call.upstream)
         call.settled = False
@@ -166,6 +170,13 @@ class Ends:
             return
         # A call inside the body has to wait; the task's own limits are asked afresh then.
         self._waiting.wait_until(request, call, self._clock.monotonic() + verdict.wait)
+
+    def _came_late(self, request: GovernedRequest, call: Call, late: int) -> None:
+        assert call.slot is not None
+        self._lifecycle.count(request, "late")
+        since = request.request_dict[RUN_KEY]["until"] - call.slot
+        self.lateness.saw(since + late, self._clock.monotonic())
+        self._governor.admission.came_late(call)
 
     def _again(
         self,

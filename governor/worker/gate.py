@@ -450,10 +450,18 @@ class Gate:
             self._hold(request, call.slot)
             return False
         call.settled = False
-        in_time = now <= call.slot + self._settings.grace
+        in_time = now <= self._good_until(call, now)
         if in_time or isinstance(request.message, ParkedMessage):
             call.header.reserved = ()
         return True if in_time else None
+
+    def _good_until(self, call: Call, now: int) -> int:
+        """Until when, in monotonic microseconds, the body of an admitted call may start: however
+        late it comes the second time, but well before its claim may have run out."""
+        assert call.slot is not None
+        latest = self._settings.latest
+        allowed = latest if call.late else self.ends.lateness.allowed(now)
+        return call.slot + (allowed if call.claim is None else min(allowed, latest))
 
     def _decide_alone(self, request: GovernedRequest, call: Call) -> bool:
         """The store is away: what the upstream has declared for that."""
@@ -555,7 +563,7 @@ class Gate:
         if call.header.began is None:
             call.header.began = self._clock.wall()
         request.request_dict[RUN_KEY] = {
-            "until": self._governor.admission.good_until(call),
+            "until": self._good_until(call, self._clock.monotonic()),
             "began": call.header.began,
             "throttles": call.header.throttles,
             "leaves_reserve": bool(call.plan.held_back),
@@ -748,6 +756,10 @@ class Gate:
     def waiting(self) -> list[dict[str, Any]]:
         """Who waits in this worker, for people; see :mod:`governor.worker.description`."""
         return waiting_here(self._room.requests(), [*self._due, *self._new], self._clock)
+
+    def late_starts(self) -> dict[str, int]:
+        """How late bodies start in this worker, for people."""
+        return self.ends.lateness.told()
 
     # ------------------------------------------------------------------ the worker's life
 

@@ -31,12 +31,14 @@ class NotNow(Ignore):  # type: ignore[misc]
             asked: the body was merely too late for its slot.
         wait: microseconds until this task may be admitted again, because a call inside it was
             not admitted; its upstream is not paused. ``None``: at once.
+        late: microseconds by which the body came too late.
     """
 
-    def __init__(self, pause: int | None = None, wait: int | None = None) -> None:
+    def __init__(self, pause: int | None = None, wait: int | None = None, late: int = 0) -> None:
         self.pause = pause
         self.wait = wait
-        super().__init__(pause, wait)
+        self.late = late
+        super().__init__(pause, wait, late)
 
     def __str__(self) -> str:
         if self.wait is not None:

@@ -274,8 +274,8 @@ def _governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
             )
         # Celery takes it for a header of the caller's, which its retry would publish.
         (request.headers or {}).pop(RUN_KEY, None)
-        if governor.clock.monotonic() > admitted["until"]:
-            raise NotNow
+        if (late := governor.clock.monotonic() - admitted["until"]) > 0:
+            raise NotNow(late=late)
         try:
             with inside.watched() as calls:
                 result = run(*args, **kwargs)

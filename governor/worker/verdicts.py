@@ -38,6 +38,7 @@ class Verdict:
         exc_info: what Celery shall be told of, where that differs from what happened.
         outcome: what the call said about its upstream.
         called: of an abandoned request, whether its call may have been made.
+        late: microseconds by which the body came too late for its slot.
     """
 
     class Kind(Enum):
@@ -55,6 +56,7 @@ class Verdict:
     pause: int | None = None
     outcome: Outcome = Outcome.IGNORED
     called: bool = True
+    late: int = 0
 
 
 def judge(request: Any, exc_info: Any, governance: Governance) -> Verdict:
@@ -73,8 +75,9 @@ def judge(request: Any, exc_info: Any, governance: Governance) -> Verdict:
         case NotNow():
             throttled = Outcome.IGNORED if exc.pause is None else Outcome.THROTTLED
             return Verdict(
-                kind.NOT_NOW, exc_info, wait=exc.wait or 0, pause=exc.pause, outcome=throttled
-            )
+                kind.NOT_NOW, exc_info, wait=exc.wait or 0, pause=exc.pause, outcome=throttled,
+                late=exc.late,
+            )  # fmt: skip
         case Retry() | Ignore():
             return Verdict(kind.PASS, exc_info)
         case Reject():

@@ -222,3 +222,13 @@ def test_the_worker_answers_from_its_gate() -> None:
     for app in (SimpleNamespace(), SimpleNamespace(governor=SimpleNamespace(gate=None))):
         assert command(SimpleNamespace(app=app)) == []
     assert Panel.meta[control.COMMAND].type == "inspect"
+
+
+def test_the_worker_tells_how_late_its_bodies_start() -> None:
+    """Its gate's figures, for ``governor doctor``; nothing without a gate."""
+    command = Panel.data[control.STARTS]
+    gate = SimpleNamespace(late_starts=lambda: {"grace": 50, "starts": 1, "last": 80})
+    state = SimpleNamespace(app=SimpleNamespace(governor=SimpleNamespace(gate=gate)))
+    assert command(state) == {"grace": 50, "starts": 1, "last": 80}
+    assert command(SimpleNamespace(app=SimpleNamespace())) == {}
+    assert Panel.meta[control.STARTS].type == "inspect"

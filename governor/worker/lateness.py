@@ -1,0 +1,62 @@
+"""How late bodies start in this worker, and how much of that is allowed for.
+
+Between the decision that a task may run and the first line of its body lie the way into the pool,
+decoding, handlers of ``task_prerun``, sometimes the start of a process. Where that takes longer
+than the grace every time, every task would be handed over twice.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from governor.clock import SECOND
+
+_log = logging.getLogger("governor")
+
+_MOST_LEARNED = SECOND
+"""Microseconds beyond the grace that are allowed for at most."""
+
+_HALVED_AFTER = 30 * SECOND
+"""Microseconds without a late start after which half as much is allowed for."""
+
+REMEDY = (
+    "Look for slow task_prerun handlers, large arguments and a loaded host, or raise governor_grace"
+)
+
+
+class Lateness:
+    """Learns from each body that came too late.
+
+    Args:
+        grace: microseconds after its slot at which a body may start in any case.
+    """
+
+    def __init__(self, grace: int) -> None:
+        self._grace = grace
+        self._learned = 0
+        self._learned_at = 0
+        self._starts = 0
+        self._last = 0
+
+    def allowed(self, now: int) -> int:
+        """Microseconds after its slot, at monotonic microseconds ``now``, until which a body may
+        start."""
+        halvings = (now - self._learned_at) // _HALVED_AFTER
+        return self._grace + (self._learned >> min(halvings, 30))
+
+    def saw(self, late: int, now: int) -> None:
+        """Learn from a body that came ``late`` microseconds after its slot, too late."""
+        # Half as much again: the next one may be a little later.
+        wanted = min(late + late // 2 - self._grace, _MOST_LEARNED)
+        self._learned = max(wanted, self.allowed(now) - self._grace)
+        self._learned_at = now
+        self._starts += 1
+        self._last = late
+        if self._starts == 1:
+            _log.warning("Worker starts are late: %d ms, grace %d ms. %s",
+                         late // 1_000, self._grace // 1_000, REMEDY)  # fmt: skip
+
+    def told(self) -> dict[str, int]:
+        """What is known, for people: the grace, how many bodies came too late, and how late the
+        last of them was, in microseconds after its slot."""
+        return {"grace": self._grace, "starts": self._starts, "last": self._last}
