@@ -303,6 +303,7 @@ class Governor:
             idem=key,
             of=work if key != work else None,
             began=before.began if again else None,
+            attempts=before.attempts if again else (),
             replay_of=before.replay_of if again else None,
             fair=plan.tenant(args, kwargs) if plan.signature is not None else None,
         )  # fmt: skip

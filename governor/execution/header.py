@@ -8,7 +8,7 @@ from the task's arguments, which is slower and never wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -153,6 +153,12 @@ class Header:
 def work_id(task_id: str, nesting: Any) -> str:
     """What a message asks for: the task id, and which replacement of the task (``replace()``)."""
     return f"{task_id}:{nesting}" if isinstance(nesting, int) and nesting > 0 else task_id
+
+
+def is_whole(log: Sequence[Attempt], failed: int) -> bool:
+    """Whether the log knows the first of so many failures: retries of a task type that only a
+    route governs are Celery's, and write none."""
+    return len(log) >= min(failed, _FIRST_ATTEMPTS + _LAST_ATTEMPTS)
 
 
 def _bounded(attempts: Iterable[Attempt]) -> tuple[Attempt, ...]:

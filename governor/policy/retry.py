@@ -29,7 +29,7 @@ _STOP_REMEDY = "Give a tenacity stop strategy, for example tenacity.stop_after_d
 _WITHIN_REMEDY = "Give seconds or a timedelta above 0, or None for no bound in time"
 _ON_REMEDY = "Name the exceptions that are worth another attempt, for example httpx.TransportError"
 
-_LONGEST_WAIT = 365 * 86_400.0
+LONGEST_WAIT = 365 * 86_400.0
 """Seconds. No broker carries a countdown of a year; a strategy without a maximum gets there."""
 
 # tenacity wants the object whose loop is running; there is no loop.
@@ -127,7 +127,7 @@ class Retry:
             return _exhausted(f"the retry policy failed: {type(broken).__name__}: {text}")
         if stopped:
             return _exhausted(f"the stop strategy ended it after attempt {attempt}")
-        if math.isnan(wait) or wait > _LONGEST_WAIT:
+        if math.isnan(wait) or wait > LONGEST_WAIT:
             return _exhausted(f"the wait strategy gave {wait!r}, which never ends")
         coming = micros(max(wait, 0.0))
         within = self.within_micros

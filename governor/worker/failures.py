@@ -19,15 +19,15 @@ from celery.app.trace import TraceInfo, trace_ok_t
 from celery.states import FAILURE, RETRY
 from celery.utils.serialization import UnpickleableExceptionWrapper
 
-from governor.clock import seconds
+from governor.clock import micros, seconds
 from governor.errors import NotAdmitted, StoreUnavailable
 from governor.execution import inside
-from governor.execution.header import Attempt
+from governor.execution.header import NAME, Attempt, Header, work_id
 from governor.governor import Governance, Governor
-from governor.policy.failure import ExceptionFacts, facts_of, type_name
+from governor.policy.failure import ExceptionFacts, causes, facts_of, http_status, type_name
 from governor.policy.foreign import attribute, is_from_outside, quietly, text_of
 from governor.policy.outcome import Outcome, outcome_of
-from governor.policy.retry import GiveUp, RetryIn
+from governor.policy.retry import LONGEST_WAIT, GiveUp, RetryIn
 from governor.policy.retry_after import pause_of, throttled_from_exception
 from governor.ports import Reason
 from governor.worker.outcomes import RUN_KEY, STORE_AGAIN, Again, BodyDied, NotNow, failure_info
@@ -145,6 +145,22 @@ def attempt_of(exc_info: Any, now: int) -> Attempt:
         return Attempt(now, type_name(type(exception_of(exc_info))))
     facts = told.facts
     return Attempt(told.at, facts.exc_type or "", facts.http_status or 0, told.wait or 0)
+
+
+def with_attempt(request: Any, exc: BaseException | None, now: int, countdown: Any) -> Any:
+    """The governor's header for an attempt that Celery sends: with a line about this one."""
+    known = getattr(request, NAME, None)
+    if exc is None:
+        return known
+    header = Header.from_message({NAME: known})
+    if header == Header():
+        # Published where nothing is known of the governor.
+        nesting = getattr(request, "replaced_task_nesting", None)
+        header.idem = work_id(str(request.id), nesting)
+    status = next(filter(None, map(http_status, causes(exc))), 0)
+    wait = countdown if isinstance(countdown, int | float) and 0 < countdown < LONGEST_WAIT else 0
+    header.failed(Attempt(now, type_name(type(exc)), status, micros(wait)))
+    return header.to_message()
 
 
 def _telling(task: Any, trace: Callable[..., Any]) -> Callable[..., Any]:

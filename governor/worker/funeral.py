@@ -14,7 +14,7 @@ from typing import Any
 from governor.clock import SECOND, seconds
 from governor.deadletter.errors import RowRefused, SpillFailed
 from governor.errors import DatabaseUnavailable
-from governor.execution.header import Attempt, Header, work_id
+from governor.execution.header import Attempt, Header, is_whole, work_id
 from governor.execution.shown import masks_of, shown
 from governor.governor import Governor
 from governor.policy.failure import ExceptionFacts, exception_facts
@@ -198,12 +198,13 @@ class Funeral:
         )  # fmt: skip
         call = request.call
         header = Header() if call is None else call.header
+        known = delivery
         log = header.attempts
         if exc_info is not None:
-            log = (*log, attempt_of(exc_info, now))
+            log, known = (*log, attempt_of(exc_info, now)), delivery + 1
         elif RUN_KEY in request.request_dict:
             # Its process said nothing any more.
-            log = (*log, Attempt(now, ""))
+            log, known = (*log, Attempt(now, "")), delivery + 1
         governance = self._governor.governance(request.task.name)
         given = _sequence(request.args), _mapping(request.kwargs)
         args, kwargs = shown(
@@ -233,7 +234,7 @@ class Funeral:
             deferrals=header.deferrals,
             waited_seconds=seconds(max(0, now - header.first)) if header.first else 0.0,
             hostname=request.hostname,
-            first_failed_at=log[0].at if log else None,
+            first_failed_at=log[0].at if log and is_whole(log, known) else None,
             trace_id=_trace_id(copy.headers),
             attempt_log=_lines(log, exc_info),
         )

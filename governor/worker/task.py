@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
@@ -24,7 +25,7 @@ from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan
 from governor.policy.retry import Retry, RetryIn
 from governor.policy.upstream import Upstream
-from governor.worker.failures import Tracer, decide, raised, returned
+from governor.worker.failures import Tracer, decide, raised, returned, with_attempt
 from governor.worker.outcomes import RUN_KEY, BodyDied, NotNow
 
 
@@ -73,7 +74,9 @@ class _RetryMethod:
             request = task.request
             headers = kwargs.pop("headers", None)
             headers = dict((request.headers or {}) if headers is None else headers)
-            if known := getattr(request, NAME, None):
+            exc = kwargs.get("exc") or sys.exc_info()[1]
+            now = Governor.of(task.app).clock.wall()
+            if known := with_attempt(request, exc, now, kwargs.get("countdown")):
                 headers[NAME] = known
             return celery(*args, headers=headers, **kwargs)
 

@@ -72,3 +72,12 @@ def refused_after_a_call(self: Any) -> None:
 def hangs(self: Any) -> None:
     write(self)
     time.sleep(60)
+
+
+@app.task(
+    bind=True, base=GovernedTask, upstream=free, idempotent=True,
+    autoretry_for=(kinds.NeedsKeyword,), retry_kwargs={"countdown": 0.01, "max_retries": 2},
+)  # fmt: skip
+def retried(self: Any) -> None:
+    write(self)
+    kinds.openai_500()

@@ -66,7 +66,7 @@ def test_a_failure_is_known_as_it_happened(tmp_path: Path, redis_url: str, pool:
 
 def test_what_a_failure_leaves_behind(tmp_path: Path, redis_url: str) -> None:
     """A refusal pauses the upstream also where the refused task dies of it; a process that was
-    killed has failed once, at a known time."""
+    killed has failed once, at a known time; Celery's own retries are in the log."""
     database_url = f"sqlite:///{tmp_path / 'dead.sqlite'}"
     with fleet(tmp_path, redis_url, redis_url, database_url, module=MODULE) as found:
         found.worker()
@@ -74,8 +74,13 @@ def test_what_a_failure_leaves_behind(tmp_path: Path, redis_url: str) -> None:
         letter = dead(found, 1)[hung]
         assert letter.reason is Reason.HARD_TIME_LIMIT
         assert [line["at"] for line in letter.attempt_log] == [letter.first_failed_at]
+        retried = found.send("retried").id
+        letter = dead(found, 2)[retried]
+        assert letter.reason is Reason.RETRIES_EXHAUSTED
+        assert [line["http_status"] for line in letter.attempt_log] == [500, 500, 500]
+        assert letter.first_failed_at == letter.attempt_log[0]["at"]
         refused = found.send("refused_after_a_call").id
-        letter = dead(found, 2)[refused]
+        letter = dead(found, 3)[refused]
         assert letter.reason is Reason.NOT_IDEMPOTENT
         wait_until_paused(redis_url, "free")
         assert len(found.ledger("refused_after_a_call")) == 1

@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 
 from governor import GovernedTask, Governor, Limit, Retry, Throttled, Upstream
 from governor.execution import inside
-from governor.execution.header import NAME, Attempt, Header
+from governor.execution.header import NAME, Attempt, Header, is_whole
 from governor.policy.outcome import Outcome
 from governor.ports import Reason
 from governor.stores.memory import MemoryStore
@@ -63,7 +63,7 @@ class World:
 
     def run(
         self, task: Any, pool: Callable[[Any], Any], *, retries: int = 0,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, Any] | None = None,
     ) -> Any:  # fmt: skip
         """The end of one execution, as the worker's main process hears of it."""
         admitted = {
@@ -257,6 +257,40 @@ def test_retries_by_hand_that_are_used_up(
     task = world.task(body, idempotent=True, bind=True)
     last = world.run(task, pool, retries=1)
     assert world.verdict(task, last, retries=1).reason is Reason.RETRIES_EXHAUSTED
+
+
+def test_celerys_own_retries_write_the_attempt_log(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``self.retry()`` and ``autoretry_for`` keep the log of a governed task, as our retries do."""
+    sent: list[Any] = []
+    monkeypatch.setattr(
+        "celery.canvas.Signature.apply_async", lambda self, *_, **__: sent.append(self)
+    )
+
+    def body() -> None:
+        kinds.openai_500()
+
+    task = world.task(
+        body, idempotent=True, autoretry_for=(NeedsKeyword,), retry_kwargs={"countdown": 2}
+    )
+    known = Header(upstream="api", idem="key", attempts=(Attempt(7, "OSError"),)).to_message()
+    world.run(task, from_another_process, headers={NAME: known})
+    header = Header.from_message(sent[0].options["headers"])
+    assert header.idem == "key"
+    assert header.attempts == (
+        Attempt(7, "OSError"),
+        Attempt(world.clock.wall(), f"{kinds.__name__}.NeedsKeyword", 500, 2_000_000),
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "failed", "whole"),
+    [(0, 0, True), (1, 1, True), (1, 2, False), (0, 1, False), (51, 1_000, True), (50, 51, False)],
+)
+def test_a_log_that_lacks_failures_knows_no_first_one(lines: int, failed: int, whole: bool) -> None:
+    """Retries that write no line leave a log whose first line is not the first failure."""
+    assert is_whole([Attempt(at, "E") for at in range(lines)], failed) is whole
 
 
 def test_a_result_backend_that_is_away_changes_no_decision(
