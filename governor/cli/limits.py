@@ -86,6 +86,9 @@ def show(
         printing.as_json([limits_view.upstream_as_json(view, standing) for view in views])
     elif views:
         limits_view.upstreams(views, standing)
+        for view in views:
+            if view.problem is not None:
+                click.echo(printing.printable(view.problem), err=True)
     else:
         click.echo("No upstream is declared.", err=True)
     if not views:

@@ -99,7 +99,8 @@ def _upstream_rows(
 ) -> Iterator[tuple[object, ...]]:
     for view in views:
         if view.now is None:
-            yield view.name, f"not reachable: {_DOWN[view.store_down]}", "?", "?", "?"
+            state = "not reachable" if view.problem is None else "broken"
+            yield view.name, f"{state}: {_DOWN[view.store_down]}", "?", "?", "?"
             continue
         now = view.now
         breaker = "none" if view.breaker is None else said_breaker(view.breaker, now)
@@ -219,7 +220,11 @@ def upstream_as_json(view: UpstreamView, standing: Standing) -> dict[str, Any]:
     return {
         "upstream": view.name,
         "at": when(view.now),
-        "store": {"reachable": view.now is not None, "when_down": view.store_down},
+        "store": {
+            "reachable": view.now is not None or view.problem is not None,
+            "problem": view.problem,
+            "when_down": view.store_down,
+        },
         "max_wait": view.max_wait / SECOND,
         "pauses": [_pause_as_json(pause, view, standing) for pause in view.pauses],
         "breaker": _breaker_as_json(view),

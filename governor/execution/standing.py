@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from governor.clock import SECOND, Clock, as_datetime
-from governor.errors import DeclarationError, GovernorError, StoreUnavailable
+from governor.errors import DeclarationError, GovernorError, StoreUnavailable, UpstreamStateError
 from governor.execution.in_force import PAUSED_KEY, numbers_of
 from governor.keys import digest, name_of
 from governor.policy.adaptive import WHOLE, Share
@@ -121,6 +121,8 @@ class UpstreamView:
         pauses: those in force, of the upstream and of its keys.
         breaker: ``None`` when it has none.
         share: of the declared rates that is in force, from 0 to 1; ``None`` when it does not adapt.
+        problem: what is wrong with the upstream's data, when only that keeps the store from
+            answering.
     """
 
     name: str
@@ -131,6 +133,7 @@ class UpstreamView:
     pauses: tuple[Pause, ...] = ()
     breaker: Breaker | None = None
     share: float | None = None
+    problem: str | None = None
 
 
 class Standing:
@@ -208,12 +211,15 @@ class Standing:
         ]
         try:
             look, limits = self._look(upstream, wanted)
-        except StoreUnavailable:
+        except StoreUnavailable as exc:
             limits = tuple(
                 LimitView(limit, value, limit.rule.numbers(), None, None)
                 for limit, value, _ in wanted
             )
-            return UpstreamView(upstream, None, declared.store_down, declared.max_wait, limits)
+            problem = str(exc) if isinstance(exc, UpstreamStateError) else None
+            return UpstreamView(
+                upstream, None, declared.store_down, declared.max_wait, limits, problem=problem
+            )
         return UpstreamView(
             upstream,
             look.now,

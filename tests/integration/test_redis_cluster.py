@@ -11,8 +11,11 @@ import redis
 
 from governor.clock import SECOND
 from governor.demo.redis_server import PrivateRedis
+from governor.errors import StoreUnavailable
 from governor.policy.decision import Admit, Ask, Charge, ClaimAsk, LeaseCharge, Wait, WindowCharge
 from governor.ports import Change, ClaimAction, Settlement
+from governor.redis_address import RedisAddress
+from governor.stores.client import Server, pool
 from governor.stores.redis import RedisStore
 
 pytestmark = pytest.mark.redis
@@ -105,3 +108,42 @@ def test_settling_and_changing_follow_the_upstream(store: RedisStore) -> None:
         assert isinstance(store.admit(free), Admit)
         assert store.look(upstream, ()).log[0]["why"] == "over"
         assert store.settle(Settlement(upstream, "x", ClaimAction.FINISH)).pause == 0
+
+
+def test_nodes_without_a_known_endpoint_are_on_the_same_host(
+    nodes: list[PrivateRedis], store: RedisStore
+) -> None:
+    """A cluster that tells ports only, as behind a port mapping, is followed."""
+    clients = [redis.Redis.from_url(node.url) for node in nodes]
+    try:
+        for client in clients:
+            client.config_set("cluster-preferred-endpoint-type", "unknown-endpoint")
+        for upstream in UPSTREAMS:
+            assert store.settle(Settlement(upstream)).now
+        assert {host for host, _ in store._client.homes.values()} == {"127.0.0.1"}
+        assert len(set(store._client.homes.values())) >= 2
+    finally:
+        for client in clients:
+            client.config_set("cluster-preferred-endpoint-type", "ip")
+            client.close()
+
+
+def test_an_upstream_whose_node_is_gone_is_asked_about_elsewhere(
+    nodes: list[PrivateRedis], store: RedisStore
+) -> None:
+    """After a node did not answer, another one is asked who keeps the upstream now: nothing is
+    remembered for good."""
+    for upstream in UPSTREAMS:
+        store.settle(Settlement(upstream))
+    upstream, (host, port) = next(iter(store._client.homes.items()))
+    store._client.homes[upstream] = ("127.0.0.1", 1)
+    with pytest.raises(StoreUnavailable):
+        store.settle(Settlement(upstream))
+    assert store.settle(Settlement(upstream)).now
+    assert store._client.homes[upstream] == (host, port)
+    # The same where the server that is configured kept it.
+    own = next(name for name in UPSTREAMS if name not in store._client.homes)
+    store._client.seed = Server(pool(RedisAddress.of("redis://127.0.0.1:1"), 1))
+    with pytest.raises(StoreUnavailable):
+        store.settle(Settlement(own))
+    assert store.settle(Settlement(own)).now

@@ -26,7 +26,7 @@ from governor.cli import limits_view
 from governor.cli.environment import Environment
 from governor.cli.main import governor as command_line
 from governor.clock import SECOND
-from governor.errors import StoreUnavailable
+from governor.errors import StoreUnavailable, UpstreamStateError
 from governor.execution.in_force import LimitsInForce
 from governor.policy.decision import Admit, Answer, Ask
 from governor.policy.outcome import Outcome
@@ -141,7 +141,7 @@ def test_four_numbers_of_every_limit(people: People) -> None:
     assert payments["breaker"] == {"state": "closed", "failures": 0, "of": 0, "until": None}
     assert payments["adaptive"] == {"share": 1.0}
     assert payments["pauses"] == []
-    assert payments["store"] == {"reachable": True, "when_down": "closed"}
+    assert payments["store"] == {"reachable": True, "problem": None, "when_down": "closed"}
     assert quiet["breaker"] is quiet["adaptive"] is None
 
 
@@ -179,6 +179,28 @@ def test_an_upstream_that_is_unwell(people: People) -> None:
         assert said in plain
 
 
+def test_an_upstream_whose_data_is_broken(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told apart from a store that is away, with key and remedy; others are shown."""
+    look = people.store.look
+
+    def broken(upstream: str, charges: Any) -> Any:
+        if upstream == "quiet":
+            raise UpstreamStateError(upstream, "is a list", 'Run DEL "k"', key="k")
+        return look(upstream, charges)
+
+    monkeypatch.setattr(people.store, "look", broken)
+    shown = people.run("show")
+    assert shown.exit_code == 6
+    assert "broken" in shown.stdout
+    assert 'k: is a list. Run DEL "k".' in shown.stderr
+    stores = {
+        view["upstream"]: view["store"] for view in json.loads(people.run("show", "--json").stdout)
+    }
+    assert stores["quiet"]["reachable"]
+    assert "is a list" in stores["quiet"]["problem"]
+    assert stores["payments"]["problem"] is None
+
+
 def test_a_store_that_is_away(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is declared is shown all the same, with what happens meanwhile; exit code 6."""
 
@@ -190,7 +212,7 @@ def test_a_store_that_is_away(people: People, monkeypatch: pytest.MonkeyPatch) -
     assert shown.exit_code == 6
     assert "not reachable: each worker enforces its share" in shown.stdout
     (view,) = json.loads(people.run("quiet", "--json").stdout)
-    assert view["store"] == {"reachable": False, "when_down": "local"}
+    assert view["store"] == {"reachable": False, "problem": None, "when_down": "local"}
     assert view["limits"][0]["limit"] is None
     assert people.run("log", "quiet").exit_code == 6
 
