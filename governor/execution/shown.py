@@ -43,9 +43,9 @@ def masks_kept(masks: Masks, request: Any, args: Sequence[Any], kwargs: Mapping[
     }
     own, own_kwargs = masks
     if own is None and same:
-        own = request.argsrepr
+        own = getattr(request, "argsrepr", None)
     if own_kwargs is None and same_kwargs:
-        own_kwargs = request.kwargsrepr
+        own_kwargs = getattr(request, "kwargsrepr", None)
     return own, own_kwargs
 
 

@@ -61,7 +61,7 @@ def test_what_goes_back_does_not_wait() -> None:
     parked: list[str] = []
 
     def park(_: str, arrivals: Any) -> Parking:
-        parked.extend(arrival.entry for arrival in arrivals)
+        parked.extend(arrival.task_id for arrival in arrivals)
         return Parking(clock.now, (True,) * len(arrivals), ENOUGH, fresh=False)
 
     governor = Mock(clock=clock, store=Mock(lots=Mock(park=park)))
