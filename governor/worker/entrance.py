@@ -12,6 +12,7 @@ from typing import Any
 from celery.exceptions import InvalidTaskError
 
 from governor.ports import Reason
+from governor.worker.envelopes import read_any_envelope
 from governor.worker.gate import Gate
 from governor.worker.loop import guarded
 from governor.worker.message_check import problem_of
@@ -90,6 +91,7 @@ def _look_at_each(consumer: Any, gate: Gate) -> None:
         handle = create(*args, **kwargs)
         # Celery makes its handler before it consumes, on each connection.
         mark_queues(consumer.task_consumer.channel)
+        read_any_envelope(consumer.task_consumer.channel)
         known = consumer.strategies
         zone = consumer.app.timezone
 

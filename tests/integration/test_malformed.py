@@ -3,6 +3,7 @@ is one row and is acknowledged, and sound tasks run."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -43,6 +44,9 @@ class Arena:
 
     def send(self, *sent: Sent) -> None:
         self._redis.lpush(QUEUE, *[each.envelope() for each in sent])
+
+    def send_raw(self, *envelopes: Any) -> None:
+        self._redis.lpush(QUEUE, *map(json.dumps, envelopes))
 
     def left(self) -> int:
         """Messages that are in the queue, or with the worker and not acknowledged."""
@@ -279,4 +283,32 @@ def test_an_exception_that_cannot_be_read_is_one_row(
     assert [text for _, _, text in arena.dead(1)] == ["as others do"]
     types = [row.exc_type for row in arena.fleet.dead()]
     assert sorted(filter(None, types)) == ["ValueError", *[f"{MODULE}.Unspeakable"] * 4]
+    arena.good_tasks_run()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_a_broken_envelope_is_one_row(make_arena: Callable[[str], Arena], pool: str) -> None:
+    """Of an envelope in Redis that kombu can make no message of, the worker writes a row with the
+    envelope, and goes on."""
+    arena = make_arena(pool)
+    whole = json.loads(sound(UNGOVERNED, 1).envelope())
+    properties = whole["properties"]
+    broken = [
+        5,
+        [1],
+        {},
+        {**whole, "headers": [1]},
+        {**whole, "headers": "x"},
+        {**whole, "properties": None},
+        {**whole, "properties": {"delivery_tag": "a"}},
+        {**whole, "properties": {**properties, "delivery_info": {}}},
+        {**whole, "properties": {**properties, "delivery_tag": [1]}},
+        {**whole, "properties": {**properties, "body_encoding": "rot13"}},
+        {**whole, "body": 5},
+        {**whole, "body": "not base64"},
+    ]
+    arena.send_raw(*broken)
+    rows = arena.dead(len(broken))
+    assert {reason for _, reason, _ in rows} == {"undecodable"}
+    assert not arena.ran()
     arena.good_tasks_run()
