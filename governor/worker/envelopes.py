@@ -39,6 +39,44 @@ def read_any_envelope(channel: Any) -> None:
                 self.errors = [broken]
 
     channel.Message = Message
+    if "BRPOP" in getattr(channel, "handlers", ()):
+        _keep_unreadable(channel)
+
+
+def _keep_unreadable(channel: Any) -> None:
+    """Deliver what a Redis list held and kombu could not read, or not note as taken, as it is."""
+    taken: list[bytes] = []
+    parse, read, append = (
+        channel.client.parse_response,
+        channel.handlers["BRPOP"],
+        channel.qos.append,
+    )
+
+    def parse_response(connection: Any, command: str, **options: Any) -> Any:
+        reply = parse(connection, command, **options)
+        taken[:] = reply if command == "BRPOP" and reply else ()
+        return reply
+
+    def noted(message: Any, delivery_tag: str) -> None:
+        append(message, delivery_tag)
+        taken.clear()
+
+    def brpop_read(**options: Any) -> Any:
+        try:
+            return read(**options)
+        except channel.connection_errors:
+            raise
+        except Exception:
+            if not taken:
+                raise
+            place, item = taken
+            queue = place.decode().rsplit(channel.sep, 1)[0]
+            channel.connection._deliver(item, queue)
+            return True
+
+    channel.client.parse_response = parse_response
+    channel.handlers["BRPOP"] = brpop_read
+    channel.qos.append = noted
 
 
 def _check(payload: Any) -> None:
@@ -66,8 +104,9 @@ def _mended(payload: Any) -> dict[str, Any]:
     info = _mapping(properties.get("delivery_info"))
     tag = properties.get("delivery_tag")
     headers = _mapping(_mapping(payload).get("headers"))
+    body = payload if isinstance(payload, bytes) else encode(payload).text.encode()
     return {
-        "body": base64.b64encode(encode(payload).text.encode()).decode(),
+        "body": base64.b64encode(body).decode(),
         "content-type": "application/json",
         "content-encoding": "utf-8",
         "headers": {name: headers[name] for name in headers if name != "compression"},

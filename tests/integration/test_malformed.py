@@ -45,8 +45,8 @@ class Arena:
     def send(self, *sent: Sent) -> None:
         self._redis.lpush(QUEUE, *[each.envelope() for each in sent])
 
-    def send_raw(self, *envelopes: Any) -> None:
-        self._redis.lpush(QUEUE, *map(json.dumps, envelopes))
+    def send_raw(self, *envelopes: str) -> None:
+        self._redis.lpush(QUEUE, *[each.encode("utf-8", "surrogateescape") for each in envelopes])
 
     def left(self) -> int:
         """Messages that are in the queue, or with the worker and not acknowledged."""
@@ -307,8 +307,19 @@ def test_a_broken_envelope_is_one_row(make_arena: Callable[[str], Arena], pool: 
         {**whole, "body": 5},
         {**whole, "body": "not base64"},
     ]
-    arena.send_raw(*broken)
-    rows = arena.dead(len(broken))
-    assert {reason for _, reason, _ in rows} == {"undecodable"}
+    unreadable = [
+        "{{{",
+        "\udcff",
+        json.dumps({**whole, "headers": {"__type__": "of a library", "__value__": 1}}),
+        *[
+            sound(UNGOVERNED, 1, x="@").envelope().replace('"@"', "[" * levels + "]" * levels)
+            for levels in range(900, 1_100, 5)
+        ],
+    ]
+    arena.send_raw(*map(json.dumps, broken), *unreadable)
+    rows = arena.dead(len(broken) + len(unreadable))
+    reasons = [reason for _, reason, _ in rows]
+    assert set(reasons) == {"undecodable", "invalid_message"}
+    assert reasons.count("undecodable") > len(broken)
     assert not arena.ran()
     arena.good_tasks_run()
