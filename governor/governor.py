@@ -22,7 +22,7 @@ from governor import settings as settings_
 from governor.clock import Clock, SystemClock
 from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.spill import Spill
-from governor.errors import ConfigurationError, DeclarationError, GovernorError
+from governor.errors import ConfigurationError, DeclarationError
 from governor.execution.admission import Admission
 from governor.execution.corrections import Corrections
 from governor.execution.door import Door
@@ -210,6 +210,9 @@ class Governor:
         Raises:
             DeclarationError: its declaration cannot work.
         """
+        if not (self.app.finalized or self.app.autofinalize):
+            # What its tasks declare is known when its author finalizes it, and not before.
+            return None
         try:
             return self._governances[task]
         except KeyError:
@@ -217,7 +220,10 @@ class Governor:
             return governance
 
     def _find_governance(self, name: str) -> Governance | None:
-        task = self.app.tasks.get(name)
+        try:
+            task = self.app.tasks[name]
+        except KeyError:
+            task = None
         upstream: Upstream | None = getattr(task, "upstream", None)
         signature = None if task is None else inspect.signature(task.run)
         if upstream is not None:
@@ -248,7 +254,7 @@ class Governor:
         """
         try:
             governance = self.governance(str(name))
-        except GovernorError:
+        except Exception:
             # Said where the message is stamped, and when the worker starts.
             return
         if governance is None:

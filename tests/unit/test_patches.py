@@ -175,3 +175,42 @@ def test_a_copy_of_an_app_publishes_for_itself(clone: Callable[[Any], Any]) -> N
     assert "send_task" not in vars(twin)
     Governor(twin)
     assert twin.governor.app is twin
+
+
+def test_an_app_that_does_not_finalize_itself_publishes(published: list[dict[str, Any]]) -> None:
+    """Publishing by name asks nothing of an app whose author finalizes it; then its tasks are
+    governed."""
+    app = Celery("late", broker="memory://", autofinalize=False, set_as_current=False)
+    app.conf.governor_redis_url = "redis://unused"
+    pay = govern(app)
+    app.send_task("pay")
+    assert NAME not in published[0]
+    app.finalize()
+    pay.delay()
+    assert NAME in published[1]
+
+
+class Registry:
+    """The least that Celery itself asks of an app's tasks."""
+
+    def __init__(self, tasks: dict[str, Any]) -> None:
+        self._tasks = tasks
+
+    def __getitem__(self, name: str) -> Any:
+        return self._tasks[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tasks
+
+
+@pytest.mark.parametrize("name", ["pay", "unknown"])
+def test_a_registry_of_the_apps_own_is_used_as_celery_uses_it(
+    published: list[dict[str, Any]], name: str
+) -> None:
+    """An app's tasks are looked up by their name alone."""
+    app = make_app()
+    govern(app)
+    app.finalize()
+    app._tasks = Registry(dict(app._tasks))
+    app.send_task(name)
+    assert (NAME in published[0]) == (name == "pay")
