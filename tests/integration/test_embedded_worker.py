@@ -17,13 +17,21 @@ from celery.worker.request import Request
 from governor import Concurrency, DeclarationError, GovernedTask, Governor, Limit, Upstream
 from governor.deadletter import schema
 from governor.deadletter.engine import bounded_engine
+from governor.deadletter.reading import Filters
+from governor.ports import Reason
 from tests.integration.fleet import PATIENT, wait_until
 
 pytestmark = [pytest.mark.redis]
 
 api = Upstream("api", Limit("1000/s", burst=100), Concurrency(10))
 inner = Upstream("inner", Limit("1000/s", burst=100), Concurrency(10))
+tenants = Upstream("tenants", Limit("1000/s", burst=100), fair_by="account")
+accounts = Upstream("accounts", Limit("1000/s", burst=100, per="account"))
 seen: list[str] = []
+
+
+class Account:
+    """Has no text of its own, so that it names no bucket."""
 
 
 class OwnRequest(Request):
@@ -55,6 +63,7 @@ def app(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Itera
         governor_stats_file=str(tmp_path / "stats"),
         worker_hijack_root_logger=False,
         broker_transport_options={"polling_interval": 0.01},
+        accept_content=["json", "pickle"],
     )
     governor = Governor(app)
     schema.upgrade(bounded_engine(app.conf.governor_database_url, timeout=PATIENT))
@@ -67,6 +76,12 @@ def app(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Itera
     @app.task(base=GovernedTask, upstream=api, name="fail", shared=False, Request=OwnRequest)
     def fail() -> None:
         raise KeyError
+
+    @app.task(base=GovernedTask, upstream=tenants, name="tenant", shared=False)
+    def tenant(account: object) -> None: ...
+
+    @app.task(base=GovernedTask, upstream=accounts, name="account", shared=False)
+    def account(account: object) -> None: ...
 
     yield app
     governor.rest()
@@ -122,3 +137,17 @@ def test_a_class_that_is_no_request_is_refused(app: Any) -> None:
     task.Request = "collections:OrderedDict"
     with pytest.raises(DeclarationError, match=r"pay declares .*OrderedDict"):
         governed_request(task)
+
+
+@pytest.mark.parametrize("name", ["tenant", "account"])
+def test_a_value_that_names_no_bucket_is_a_dead_letter(app: Any, name: str) -> None:
+    """A producer without a governor may send any value; it is one row, and the next task runs."""
+    plain = Celery("plain", broker=app.conf.broker_url, set_as_current=False)
+    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=30):
+        plain.send_task(name, (Account(),), serializer="pickle")
+        app.tasks[name].delay("acme").get(timeout=30, interval=0.01)
+        letters = app.governor.dead_letters
+        (row,) = wait_until(lambda: list(letters.list(Filters(), 10)))
+    assert row.reason == Reason.INVALID_MESSAGE
+    assert "account" in row.exc_message
+    plain.close()
