@@ -467,7 +467,9 @@ class Gate:
         """The store is away: what the upstream has declared for that."""
         answer = self._governor.admission.without_store(call)
         if answer is None:
-            self._hold(request, self._outage.until(call.upstream, call.parts()))
+            now = self._clock.monotonic()
+            until = self._outage.until(call.upstream, call.parts())
+            self._hold(request, until if until > now else now + ASK_AGAIN)
             return False
         return self._act(request, call, answer)
 

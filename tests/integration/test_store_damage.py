@@ -123,6 +123,16 @@ def test_garbage_is_an_error_that_names_upstream_key_and_remedy(
     store.admit(ask(*charges))
 
 
+def test_the_field_that_is_named_is_of_the_call(store: RedisStore, client: redis.Redis) -> None:
+    """Of several limits with garbage the one that is named is among those of the call; a call of
+    none of them goes."""
+    client.hset(STATE, mapping={"b:other": "x", "b:s": "x", "b:zebra": "x"})
+    with pytest.raises(UpstreamStateError) as caught:
+        store.admit(ask(SHARED))
+    assert caught.value.part == "s"
+    store.admit(ask(KEYED))
+
+
 def test_a_claim_that_is_garbage_concerns_its_task(store: RedisStore, client: redis.Redis) -> None:
     """A claim that cannot be read is an error about that claim."""
     key = f"{STATE}:c:task:0:m"
