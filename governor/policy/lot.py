@@ -88,7 +88,7 @@ class Arrival:
         payload: its message.
         front: it has had its turn and stands before the others.
         message: names the message and its attempt among those of the task id.
-        again: it comes back from being released, and is this entry.
+        again: it comes back from being released.
     """
 
     task_id: str
@@ -100,7 +100,7 @@ class Arrival:
     expires_in: int = 0
     front: bool = False
     message: str = ""
-    again: str = ""
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,10 +332,10 @@ class Lot:
         kept = []
         fresh = False
         for arrival in arrivals:
-            entry, lane = arrival.again or self._entry_of(arrival), arrival.lane
+            entry, lane = self._entry_of(arrival), arrival.lane
             here = True
             if entry in self._entries:
-                here = bool(arrival.again and self._out.pop(entry, 0))
+                here = arrival.again and bool(self._out.pop(entry, 0))
             kept.append(here)
             if not here:
                 continue

@@ -73,7 +73,7 @@ def park(prefix: str, upstream: str, arrivals: Sequence[Arrival]) -> Words:
         patience = -arrival.max_wait if arrival.give_up_at is None else arrival.give_up_at
         arguments += (
             arrival.task_id, name, kept, turns, ",".join(map(str, arrival.costs)), patience,
-            arrival.expires_in, int(arrival.front), arrival.again, arrival.message,
+            arrival.expires_in, int(arrival.front), int(arrival.again), arrival.message,
             arrival.payload.decode("utf-8", "surrogateescape"),
         )  # fmt: skip
     return names, arguments

@@ -96,9 +96,23 @@ class ParkingLotConformance:
         lots.park("api", [task("t", lane(FAST), message=name) for name in ("m1", "m2")])
         first, second = self._released(lots, FAST)
         self._released(lots, FAST, left=(first.entry,))
-        back = task("t", lane(FAST), message="m2", again=second.entry)
+        back = task("t", lane(FAST), message="m2", again=True)
         assert lots.park("api", [back, back]).kept == (True, False)
         assert [ticket.entry for ticket in self._released(lots, FAST)] == [second.entry]
+
+    def test_a_message_that_was_taken_for_dead_does_not_come_back_as_another(
+        self, harness: StoreHarness
+    ) -> None:
+        """A released message that somebody else has ended meanwhile comes back beside another
+        message that has its place now, not instead of it."""
+        lots = self._lots(harness)
+        lots.park("api", [task("t", lane(FAST), message="m1")])
+        self._released(lots, FAST)
+        self._released(lots, FAST, left=("t",))
+        lots.park("api", [task("t", lane(FAST), message="m2")])
+        self._released(lots, FAST)
+        lots.park("api", [task("t", lane(FAST), message="m1", again=True)])
+        assert [found.position for found in lots.find("api", "t")] == [0, 1]
 
     def test_all_of_a_task_is_found_and_revoked(self, harness: StoreHarness) -> None:
         """Every attempt and message of a task is found by its id, and revoked by it, however many

@@ -120,11 +120,7 @@ class Arrivals:
             message=attempt_id(
                 call.header.mid or "", int(request.request_dict.get("retries") or 0)
             ),
-            again=(
-                message.ticket.entry
-                if isinstance(message, ParkedMessage) and message.upstream == call.upstream
-                else ""
-            ),
+            again=isinstance(message, ParkedMessage) and message.upstream == call.upstream,
         )
         # From now on, not from when the store has it: nobody may be asked about in between.
         self._behind[call.lane.name] = self._clock.monotonic() + _BEHIND

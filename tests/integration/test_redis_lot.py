@@ -139,7 +139,7 @@ def test_lua_releases_as_the_specification(
                         expires_in=4 * SECOND if which % 7 == 0 else 0,
                         front=also,
                         message="" if which == 3 else f"m{room % 3}",
-                        again=back,
+                        again=yes,
                     )
                 )
             results = [store.lots.park("api", fresh) for store in both]

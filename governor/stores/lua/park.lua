@@ -17,8 +17,8 @@
 -- ARGV  1 channel   where workers are told that tasks wait
 --       then for each arrival: task id, lane, record of the lane, "flow|weight", costs ("1,1"), patience
 --       (µs: the instant after which it does not wait, or minus the longest wait, or 0), µs until it
---       expires or 0, front (0 | 1), the entry it comes back as from being released or "", message
---       (what tells it from others of its task id), what is parked
+--       expires or 0, front (0 | 1), again (0 | 1), message (what tells it from others of its task
+--       id), what is parked
 -- Reply {now, waiting, fresh, kept..}
 local call, format = redis.call, string.format
 local time = call('TIME')
@@ -30,13 +30,9 @@ local others = call('EXISTS', KEYS[7]) == 1
 local k = 8
 for a = 2, #ARGV, 11 do
   local task_id, lane, turns, message = ARGV[a], ARGV[a + 1], ARGV[a + 3], ARGV[a + 9]
-  local entry, known = ARGV[a + 8]
-  local here = 1
-  if entry ~= '' then
-    if call('HEXISTS', KEYS[2], entry) == 1 then here = call('ZREM', KEYS[5], entry) end
-  else
+  local entry, known = task_id, call('HEXISTS', KEYS[2], task_id) == 1
+  if known or others then
     local beside = task_id .. ':' .. message
-    entry, known = task_id, call('HEXISTS', KEYS[2], task_id) == 1
     if others and call('HEXISTS', KEYS[2], beside) == 1 then
       entry, known = beside, true
     elseif known then
@@ -45,8 +41,9 @@ for a = 2, #ARGV, 11 do
         '^[^|\n]*|[^|\n]*|[^|\n]*|[^|\n]*|[^|\n]*|[^|\n]*|([^\n]*)')
       if first and first ~= message then entry, known = beside, false end
     end
-    if known then here = 0 end
   end
+  local here = 1
+  if known then here = ARGV[a + 8] == '1' and call('ZREM', KEYS[5], entry) or 0 end
   kept[#kept + 1] = here
   if here == 1 then
     if entry ~= task_id then
