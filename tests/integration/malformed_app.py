@@ -21,9 +21,12 @@ app.conf.update(
 app.conf.update(json.loads(os.environ.get("CONF", "{}")))
 Governor(app)
 
+RATE = os.environ.get("RATE", "10000/s")
+BURST = int(os.environ.get("BURST", "1000"))
+PARKING: Any = os.environ.get("PARKING", "store")
 wide = Upstream(
-    "wide", Limit("10000/s", burst=1000), Limit("9000/s", burst=1000, per="tenant"),
-    fair_by="tenant",
+    "wide", Limit(RATE, burst=BURST), Limit("9000/s", burst=1000, per="tenant"), fair_by="tenant",
+    parking=PARKING,
 )  # fmt: skip
 
 

@@ -110,12 +110,15 @@ def _is_number(value: Any) -> bool:
 
 
 @pytest.fixture
-def make_arena(tmp_path: Path, redis_url: str) -> Iterator[Callable[[str], Arena]]:
+def make_arena(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Arena]]:
     made: list[Arena] = []
 
-    def make(pool: str) -> Arena:
+    def make(pool: str, **env: str) -> Arena:
         database = f"sqlite:///{tmp_path / 'dead.sqlite'}"
-        fleet = Fleet(tmp_path, redis_url, redis_url, database, module=MODULE)
+        fleet = Fleet(
+            tmp_path, redis_url, redis_url, database, module=MODULE,
+            conf={"governor_hold": 0} if env else {}, **env,
+        )  # fmt: skip
         made.append(Arena(fleet, pool))
         return made[-1]
 
@@ -128,14 +131,30 @@ def make_arena(tmp_path: Path, redis_url: str) -> Iterator[Callable[[str], Arena
 @pytest.mark.timeout(60 + EXAMPLES)
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @pytest.mark.parametrize("pool", POOLS)
-def test_whatever_comes_is_a_row_or_runs(make_arena: Callable[[str], Arena], pool: str) -> None:
+def test_whatever_comes_is_a_row_or_runs(make_arena: Callable[..., Arena], pool: str) -> None:
     """Of arbitrary headers, properties and bodies each message runs or is one row and is
     acknowledged, and twenty sound tasks run afterwards."""
     arena = make_arena(pool)
+    _each_message_ends(arena, EXAMPLES // len(POOLS))
+    arena.good_tasks_run()
+
+
+@pytest.mark.timeout(60 + EXAMPLES)
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
+@pytest.mark.parametrize("parking", ["store", "broker"])
+def test_whatever_waits_is_a_row_or_runs(make_arena: Callable[..., Arena], parking: str) -> None:
+    """The same where messages that pass have to wait, in the parking lot or in the broker."""
+    arena = make_arena("prefork", RATE="50/s", BURST="1", PARKING=parking)
+    _each_message_ends(arena, EXAMPLES // len(POOLS))
+    arena.good_tasks_run()
+    assert arena.fleet.stats("parked" if parking == "store" else "deferred")
+
+
+def _each_message_ends(arena: Arena, examples: int) -> None:
     first = 0
 
     @settings(
-        max_examples=max(1, EXAMPLES // len(POOLS) // AT_ONCE), deadline=None, database=None,
+        max_examples=max(1, examples // AT_ONCE), deadline=None, database=None,
         suppress_health_check=list(HealthCheck), phases=[Phase.generate],
     )  # fmt: skip
     @given(st.lists(messages.malformed(TASKS), min_size=AT_ONCE, max_size=AT_ONCE))
@@ -161,7 +180,6 @@ def test_whatever_comes_is_a_row_or_runs(make_arena: Callable[[str], Arena], poo
         assert len(ran) == len(set(ran))
 
     each_ends()
-    arena.good_tasks_run()
 
 
 def _is_ended_by_celery(sent: Sent) -> bool:
@@ -208,7 +226,7 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_each_malformed_message_is_one_row(make_arena: Callable[[str], Arena], pool: str) -> None:
+def test_each_malformed_message_is_one_row(make_arena: Callable[..., Arena], pool: str) -> None:
     """Two copies of each message whose field has a shape that nothing can work with are two rows
     that name the field, of governed and of ungoverned task types, and sound tasks run."""
     arena = make_arena(pool)
@@ -235,7 +253,7 @@ def test_each_malformed_message_is_one_row(make_arena: Callable[[str], Arena], p
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_broken_governor_header_is_as_none(make_arena: Callable[[str], Arena], pool: str) -> None:
+def test_a_broken_governor_header_is_as_none(make_arena: Callable[..., Arena], pool: str) -> None:
     """A task whose governor header cannot be read runs: everything is computed from its
     arguments. Of an unknown task it is one row."""
     arena = make_arena(pool)
@@ -259,7 +277,7 @@ def test_a_broken_governor_header_is_as_none(make_arena: Callable[[str], Arena],
     arena.good_tasks_run()
 
 
-def test_a_message_cannot_forge_lines_of_the_log(make_arena: Callable[[str], Arena]) -> None:
+def test_a_message_cannot_forge_lines_of_the_log(make_arena: Callable[..., Arena]) -> None:
     """Newlines and escapes in a task's name and id are escaped where the governor logs them."""
     arena = make_arena("prefork")
     forged = "x\n[2026-01-01 00:00:00: ERROR] forged\x1b[31m"
@@ -272,7 +290,7 @@ def test_a_message_cannot_forge_lines_of_the_log(make_arena: Callable[[str], Are
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_an_exception_that_cannot_be_read_is_one_row(
-    make_arena: Callable[[str], Arena], pool: str
+    make_arena: Callable[..., Arena], pool: str
 ) -> None:
     """Of an exception whose text raises KeyboardInterrupt the row tells the type, and later deaths
     of the same worker are written."""
@@ -287,7 +305,7 @@ def test_an_exception_that_cannot_be_read_is_one_row(
 
 
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
-def test_a_broken_envelope_is_one_row(make_arena: Callable[[str], Arena], pool: str) -> None:
+def test_a_broken_envelope_is_one_row(make_arena: Callable[..., Arena], pool: str) -> None:
     """Of an envelope in Redis that kombu can make no message of, the worker writes a row with the
     envelope, and goes on."""
     arena = make_arena(pool)
