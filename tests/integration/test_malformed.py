@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from governor.deadletter.encoding import decode_mapping
 from tests import malformed_messages as messages
 from tests.integration.fleet import Fleet, wait_until
+from tests.integration.fleet import fleet as fleet_of
 from tests.malformed_messages import EXAMPLES, QUEUE, Sent, sound
 
 pytestmark = [pytest.mark.redis, pytest.mark.worker]
@@ -341,3 +342,41 @@ def test_a_broken_envelope_is_one_row(make_arena: Callable[..., Arena], pool: st
     assert reasons.count("undecodable") > len(broken)
     assert not arena.ran()
     arena.good_tasks_run()
+
+
+NOT_IN_AMQP = {
+    "a header of many items", "a lone surrogate as id", "retries that are NaN", "infinite retries",
+}  # fmt: skip
+"""What is longer than a frame, or what RabbitMQ itself fails on."""
+
+
+@pytest.mark.rabbitmq
+def test_malformed_messages_of_rabbitmq_are_rows(
+    tmp_path: Path, redis_url: str, rabbitmq_url: str
+) -> None:
+    """The same out of RabbitMQ: each message is one row, none is left in the queue when its worker
+    has ended, and sound tasks run."""
+    database = f"sqlite:///{tmp_path / 'dead.sqlite'}"
+    with fleet_of(tmp_path, rabbitmq_url, redis_url, database, module=MODULE) as fleet:
+        worker = fleet.worker("prefork")
+        sent: list[Sent] = []
+        for what, changes, _ in MALFORMED:
+            if what in NOT_IN_AMQP or changes.keys() & {"properties", "content_type"}:
+                continue
+            for task in (GOVERNED, ONCE, UNGOVERNED):
+                base = sound(task)
+                headers = {**base.headers, **changes.get("headers", {})}
+                sent.append(Sent(headers, changes.get("body", base.body)))
+        good = [sound(task, number + 1) for number, task in enumerate((GOVERNED, ONCE, UNGOVERNED))]
+        with fleet.app.connection_for_write() as connection:
+            producer = connection.Producer()
+            for each in [*sent, *good]:
+                producer.publish(
+                    each.body, headers=each.headers, content_type=each.content_type,
+                    content_encoding=each.content_encoding, exchange="", routing_key=QUEUE,
+                )  # fmt: skip
+            wait_until(lambda: len(fleet.dead()) >= len(sent) and len(fleet.ledger()) == len(good))
+            assert len(fleet.dead()) == len(sent)
+            worker.terminate()
+            queue = connection.default_channel.queue_declare(QUEUE, passive=True)
+            assert queue.message_count == 0
