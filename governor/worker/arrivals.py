@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -100,10 +101,10 @@ class Arrivals:
         message = request.message
         assert lane is not None
         assert call.lane is not None
-        call.header.deferrals += 1
-        payload = pack(parked(copy_of(message), call.header))
+        header = replace(call.header, deferrals=call.header.deferrals + 1)
+        payload = pack(parked(copy_of(message), header))
         if payload is None or self._outage.on(call.upstream, call.parts()):
-            self._not_parked(request, call)
+            self._fall_back(request, call)
             return
         left = 0
         if request.expires is not None:
@@ -129,10 +130,6 @@ class Arrivals:
             self._take_in_later(call.upstream)
         arriving.append((request, call, arrival))
 
-    def _not_parked(self, request: GovernedRequest, call: Call) -> None:
-        call.header.deferrals -= 1  # it is counted where it waits instead
-        self._fall_back(request, call)
-
     def _take_in_later(self, upstream: str) -> None:
         # Celery's acknowledgements wait for its loop, which a timer of its does not wake.
         take_in = partial(self._loop.soon, partial(self._take_in, upstream))
@@ -156,31 +153,28 @@ class Arrivals:
             self._take_all_in(upstream, front)
 
     def _take_in(self, upstream: str) -> None:
-        self.take_back(upstream)
+        guarded(partial(self.take_back, upstream))
         self._take_all_in(upstream, self._arriving.pop(upstream, []))
-
-    def _take_all_in(self, upstream: str, arriving: list[_Arriving]) -> None:
-        for at in range(0, len(arriving), _MOST_AT_ONCE):
-            self._take_some_in(upstream, arriving[at : at + _MOST_AT_ONCE])
-
-    def _take_some_in(self, upstream: str, arriving: list[_Arriving]) -> None:
-        """Park these; each of them is parked afterwards, or falls back, whatever happens."""
-        try:
-            parking = self._lots.park(upstream, [arrival for *_, arrival in arriving])
-        except Exception as exc:
-            if isinstance(exc, StoreUnavailable):
-                self._outage.failed(exc)
-            else:
-                _log.exception("Tasks of %s could not be parked", upstream)
-            for request, call, _ in arriving:
-                guarded(partial(self._not_parked, request, call))
-            return
-        requests = [request for request, *_ in arriving]
-        guarded(self._stats.settled)
-        guarded(partial(self._outage.answered, upstream))
-        guarded(partial(self._taken_in, upstream, parking, requests))
-        for request, call, _ in arriving:
-            guarded(partial(self._parked, request, call))
         if len(self._behind) > _MOST_LANES:
             now = self._clock.monotonic()
             self._behind = {name: until for name, until in self._behind.items() if until > now}
+
+    def _take_all_in(self, upstream: str, arriving: list[_Arriving]) -> None:
+        """Park these; each of them is parked afterwards, or falls back, whatever happens."""
+        for at in range(0, len(arriving), _MOST_AT_ONCE):
+            some = arriving[at : at + _MOST_AT_ONCE]
+            try:
+                parking = self._lots.park(upstream, [arrival for *_, arrival in some])
+            except Exception as exc:
+                if isinstance(exc, StoreUnavailable):
+                    guarded(partial(self._outage.failed, exc))
+                else:
+                    _log.exception("Tasks of %s could not be parked", upstream)
+                for request, call, _ in some:
+                    self._fall_back(request, call)
+                continue
+            guarded(self._stats.settled)
+            guarded(partial(self._outage.answered, upstream))
+            guarded(partial(self._taken_in, upstream, parking, [request for request, *_ in some]))
+            for request, call, _ in some:
+                guarded(partial(self._parked, request, call))

@@ -101,7 +101,7 @@ class Funeral:
     def _write(self, make: Callable[[], Death], then: Callable[[], None]) -> None:
         def done(error: Exception | None) -> None:
             if error is None:
-                then()
+                self._follow(then)
                 return
             _log.critical(
                 "A dead letter could be written neither to the database nor to disk (%s); its "
@@ -113,6 +113,14 @@ class Funeral:
             self._outbox.submit(partial(self._record, make), done)
 
         submit()
+
+    def _follow(self, then: Callable[[], None]) -> None:
+        """Do what follows a death that is written, until it is done."""
+        try:
+            then()
+        except Exception:
+            _log.exception("A dead letter is written, and its message is not acknowledged yet")
+            self._loop.at(self._clock.monotonic() + _WRITE_AGAIN, partial(self._follow, then))
 
     def _record(self, make: Callable[[], Death]) -> None:
         death = make()

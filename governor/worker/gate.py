@@ -144,7 +144,7 @@ class Gate:
         # Claims whose body has not begun, as far as is known: no more of them than places.
         self._handed_on: list[tuple[GovernedRequest, Any]] = []
         self.outgoing = Outgoing(governor)
-        self._room = WaitingRoom(loop, governor.clock, self._released)
+        self._room = WaitingRoom(loop, governor.clock, self._let_go)
         self.lifecycle = Lifecycle(consumer, governor.stats)
         self._outage = StoreOutage(governor.clock)
         self._holdings = governor.holdings
@@ -211,7 +211,7 @@ class Gate:
         if ticket is not None:
             self._redeem(request, call, ticket, message.slot)
         elif self._parks_unasked(request, call):
-            self._park_one(request, call)
+            self._park_one(request)
         elif request.eta is not None:
             # Its timer fired. kombu's hub fires ten in a pass and may then sleep for a second
             # with more of them due; work brought to the loop keeps it awake.
@@ -297,6 +297,9 @@ class Gate:
             self._new.append(request)
         self._want_slot()
 
+    def _let_go(self, request: GovernedRequest) -> None:
+        self._step(request, partial(self._released, request))
+
     def _released(self, request: GovernedRequest) -> None:
         """Queue a held request whose instant has come."""
         if request.state in ENDED:
@@ -320,17 +323,11 @@ class Gate:
             self._run(request)
 
     def _next(self) -> GovernedRequest | None:
-        """Take the next queued request out of its queue; slots do not wait, so those that had one
-        come first."""
+        """Take the next queued request; slots do not wait, so those that had one come first."""
         for queue in (self._due, self._new):
             while queue:
                 request = queue.popleft()
                 if request.state is State.QUEUED:
-                    now = self._clock.monotonic()
-                    self._pace.tick(now)
-                    if queue is self._due:
-                        slot = None if request.call is None else request.call.slot
-                        self._backpressure.told(slot or now, now)
                     return request
         # Those it was asked for were revoked, or went back with a lost connection.
         return None
@@ -391,6 +388,9 @@ class Gate:
         if call is None or request.revoked():
             return False
         now = self._clock.monotonic()
+        self._pace.tick(now)
+        if call.had_turn:
+            self._backpressure.told(call.slot or now, now)
         if call.settled and (runs := self._at_its_slot(request, call, now)) is not None:
             return runs and self._prepared(request, call)
         if self._parks_unasked(request, call):
@@ -630,11 +630,12 @@ class Gate:
             self._hand_back(request, call)
             return
         self._advances.drop(call.upstream)
-        self._park_one(request, call)
+        self._park_one(request)
         for other in self._companions(call):
-            self._step(other, partial(self._park_one, other, _call(other)))
+            self._step(other, partial(self._park_one, other))
 
-    def _park_one(self, request: GovernedRequest, call: Call) -> None:
+    def _park_one(self, request: GovernedRequest) -> None:
+        call = _call(request)
         self.lifecycle.move(request, State.PARKING)
         if call.admitted:
             # It had its turn and could not use it.
@@ -657,12 +658,13 @@ class Gate:
         return found
 
     def _is_parked(self, request: GovernedRequest, call: Call) -> None:
-        self.lifecycle.count(request, "parked")
         self.settlement.finish(request)
+        self.lifecycle.count(request, "parked")
         _log.debug("Task %s[%s] is parked: it waits for %s",
                   request.name, request.id, call.upstream)  # fmt: skip
 
     def _hand_back(self, request: GovernedRequest, call: Call) -> None:
+        """Let a request wait that could not be parked."""
         self._step(request, partial(self._wait_without_lot, request, call))
 
     def _wait_without_lot(self, request: GovernedRequest, call: Call) -> None:

@@ -36,6 +36,7 @@ from governor.execution.parking import (
 from governor.governor import Governor
 from governor.policy.lot import Group, Parking, ReleaseAsk, Released, Steering, Ticket
 from governor.policy.upstream import Upstream
+from governor.ports import MessageCopy
 from governor.worker.loop import Loop, guarded
 from governor.worker.origins import Origins
 from governor.worker.outage import ASK_AGAIN, StoreOutage
@@ -297,15 +298,24 @@ class Lots:
         """Hand a released message to Celery, as if it came from the broker."""
         lot.out[ticket.entry] = None
         try:
-            copy = unpack(ticket.payload)
-        except ValueError:
-            _log.critical("Parked task %s of %s cannot be read: it stays where it is",
-                          ticket.entry, lot.upstream.name)  # fmt: skip
+            self._hand_over(lot.upstream.name, ticket, slot, adopted=adopted)
+        except Exception:
+            _log.exception("Task %s was released from the lot of %s, and goes back to it",
+                           ticket.entry, lot.upstream.name)  # fmt: skip
+            # Not renewed: its lease runs out.
+            lot.silent.add(ticket.entry)
+
+    def _hand_over(self, upstream: str, ticket: Ticket, slot: int, *, adopted: bool) -> None:
+        made = partial(
+            ParkedMessage, upstream=upstream, ticket=ticket, slot=slot, accept=self._accept,
+            end=self._ended, adopted=adopted,
+        )  # fmt: skip
+        try:
+            message = made(unpack(ticket.payload))
+        except ValueError as exc:
+            # Its dead letter has the bytes.
+            self._consumer.on_decode_error(made(MessageCopy(ticket.payload, {}, {}, "", "")), exc)
             return
-        name = lot.upstream.name
-        message = ParkedMessage(
-            copy, name, ticket, slot, self._accept, self._ended, adopted=adopted
-        )
         assert self._handler is not None
         self._handler(message)
 

@@ -78,6 +78,9 @@ def judge(request: Any, exc_info: Any, governance: Governance) -> Verdict:
                 kind.NOT_NOW, exc_info, wait=exc.wait or 0, pause=exc.pause, outcome=throttled,
                 late=exc.late,
             )  # fmt: skip
+        case Again():
+            # Without what was decided beside it; Celery would take it for its own retry.
+            return Verdict(kind.AGAIN, exc_info, wait=exc.wait, outcome=Outcome.FAILED)
         case Retry() | Ignore():
             return Verdict(kind.PASS, exc_info)
         case Reject():

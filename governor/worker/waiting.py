@@ -74,5 +74,7 @@ class WaitingRoom:
         now = self._clock.monotonic()
         if self._timer_at is not None and self._timer_at <= now:
             self._timer_at = None
-        self.look()
-        self._set_timer()
+        try:
+            self.look()
+        finally:
+            self._set_timer()

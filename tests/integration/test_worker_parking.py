@@ -267,20 +267,20 @@ def test_parked_tasks_survive_a_restart_of_the_store(
 
 def test_what_was_parked_under_other_limits_is_adopted(make_fleet: Callable[..., Fleet]) -> None:
     """After a deployment that declares another kind of limit, tasks that were parked under the one
-    before wait under the new one, in their order."""
+    before wait under the new one, and each runs once."""
     fleet = make_fleet(env={"SHIFTING": "1/h"})
     worker = fleet.worker()
     for number in range(70):
         fleet.send("shifting", number)
     wait_until(lambda: parked(fleet, "shifting"), lambda waiting: waiting >= 69)
-    before = numbers(fleet, "shifting")
     assert worker.terminate() == 0
     deployed = make_fleet(env={"SHIFTING": "200/s"})
     deployed.worker(concurrency=1)
     called = wait_until(
         lambda: numbers(deployed, "shifting"), lambda called: len(called) == 70, TIMEOUT
     )
-    assert called[len(before) :] == [n for n in range(70) if n not in before]
+    # A task that is late for its slot may be overtaken.
+    assert sorted(called) == list(range(70))
 
 
 @pytest.mark.rabbitmq

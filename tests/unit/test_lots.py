@@ -58,7 +58,7 @@ class Worker:
         self._plan = governance.plan
         self._release = self.store.lots.release
         self.store.lots.release = self._counted  # type: ignore[method-assign]
-        consumer = Mock(app=self.app)
+        consumer = self.consumer = Mock(app=self.app)
         consumer.create_task_handler.return_value = self._handle
         free: Any = Mock(free=Mock(return_value=places - 1))
         free.acquire = lambda occupant, lot: occupant(lot)
@@ -68,7 +68,7 @@ class Worker:
         self.clock.advance(HOUR)
         self.lots.begin()
 
-    def park(self, *task_ids: str) -> None:
+    def park(self, *task_ids: str, payload: bytes | None = None) -> None:
         lane, _ = Lanes(str).of(self._plan, "celery", ["s"], None, 0)
         arrivals = []
         for task_id in task_ids:
@@ -76,9 +76,9 @@ class Worker:
                 json.dumps([[], {}, {}]).encode(), {"id": task_id, "task": "call"},
                 {"content_type": "application/json", "content_encoding": "utf-8"}, "", "celery",
             )  # fmt: skip
-            payload = pack(copy)
-            assert payload is not None
-            arrivals.append(Arrival(task_id, lane, (1,), payload))
+            packed = pack(copy)
+            assert packed is not None
+            arrivals.append(Arrival(task_id, lane, (1,), payload or packed))
         self.lots.taken_in("api", self.store.lots.park("api", arrivals), [])
 
     def taken_by_others(self) -> list[str]:
@@ -173,3 +173,53 @@ def test_a_lease_goes_on_after_the_store_was_away(
     worker.loop.run_for(third)
     worker.clock.advance(third)
     assert worker.taken_by_others() == []
+
+
+def test_parked_bytes_that_are_no_message_are_a_dead_letter(
+    make_worker: Callable[..., Worker],
+) -> None:
+    """They are handed on as a message that cannot be decoded, whole; the next task is released."""
+    worker = make_worker(1_000)
+    worker.park("broken", payload=b"{}")
+    worker.park("good")
+    worker.loop.run_for(SECOND)
+    ((message, exc), _) = worker.consumer.on_decode_error.call_args
+    assert message.body == b"{}"
+    assert isinstance(exc, ValueError)
+    message.ack()
+    worker.loop.run_for(SECOND)
+    assert worker.handed == ["good"]
+    assert not worker.store.lots.find("api", "broken")
+
+
+def test_a_released_task_that_cannot_be_handed_over_goes_back(
+    make_worker: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease is not renewed, and it is released again; the worker goes on."""
+    worker = make_worker(1_000)
+    handled: list[ParkedMessage] = []
+
+    def handle(message: ParkedMessage) -> None:
+        handled.append(message)
+        if len(handled) == 1:
+            raise RuntimeError
+        message.ack()
+
+    monkeypatch.setattr(worker.lots, "_handler", handle)
+    worker.park("one")
+    worker.loop.run_for(5 * 60 * SECOND)
+    assert [message.headers["id"] for message in handled] == ["one", "one"]
+
+
+def test_a_failure_before_a_question_does_not_silence_the_lot(
+    make_worker: Callable[..., Worker],
+) -> None:
+    """What goes back first, or the question itself, fails: the lot is asked again."""
+    worker = make_worker(1_000)
+    worker.lots.before_release = Mock(side_effect=[RuntimeError, None, None, None])
+    ask = worker.store.lots.release
+    worker.store.lots.release = Mock(side_effect=TypeError)  # type: ignore[method-assign]
+    worker.park("one")
+    worker.store.lots.release = ask  # type: ignore[method-assign]
+    worker.loop.run_for(5 * SECOND)
+    assert worker.handed == ["one"]
