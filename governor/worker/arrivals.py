@@ -6,7 +6,7 @@ All of it happens on the worker's loop.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -29,6 +29,10 @@ from governor.worker.request import GovernedRequest
 _log = logging.getLogger("governor")
 
 _MOST_AT_ONCE = 200
+
+MOST_BYTES = 4 * 1024 * 1024
+"""Bytes of a body, or of the messages parked in one call, which must be there within the store's
+timeout. A task with a larger body waits in the broker."""
 
 _BEHIND = SECOND // 4
 """For so long after a task was parked here others of its lane follow without being asked about."""
@@ -76,8 +80,9 @@ class Arrivals:
         self._behind: dict[str, int] = {}
 
     def lane_of(self, call: Call, message: Any, args: Any, kwargs: Any) -> Lane | None:
-        """The lane of a call of this message, or ``None`` for an upstream that does not park."""
-        if call.plan.upstream.parking != "store":
+        """The lane of a call of this message; ``None`` for an upstream that does not park, and for
+        a message too large for that."""
+        if call.plan.upstream.parking != "store" or len(message.body or b"") > MOST_BYTES:
             return None
         priority = int((message.properties or {}).get("priority") or 0)
         rank = rank_of(priority, high_first=self._origins.high_first())
@@ -161,8 +166,7 @@ class Arrivals:
 
     def _take_all_in(self, upstream: str, arriving: list[_Arriving]) -> None:
         """Park these; each of them is parked afterwards, or falls back, whatever happens."""
-        for at in range(0, len(arriving), _MOST_AT_ONCE):
-            some = arriving[at : at + _MOST_AT_ONCE]
+        for some in _portions(arriving):
             try:
                 parking = self._lots.park(upstream, [arrival for *_, arrival in some])
             except Exception as exc:
@@ -178,3 +182,17 @@ class Arrivals:
             guarded(partial(self._taken_in, upstream, parking, [request for request, *_ in some]))
             for request, call, _ in some:
                 guarded(partial(self._parked, request, call))
+
+
+def _portions(arriving: list[_Arriving]) -> Iterator[list[_Arriving]]:
+    """Split arrivals into those of one call each."""
+    some: list[_Arriving] = []
+    size = 0
+    for one in arriving:
+        size += len(one[2].payload)
+        if some and (len(some) == _MOST_AT_ONCE or size > MOST_BYTES):
+            yield some
+            some, size = [], len(one[2].payload)
+        some.append(one)
+    if some:
+        yield some

@@ -40,6 +40,12 @@ class NotNow(Ignore):  # type: ignore[misc]
         self.late = late
         super().__init__(pause, wait, late)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Celery's frame refers to the exception, whose traceback refers to the frame, and with it
+        # to the arguments. That circle would stand in the pool's process until a collection.
+        self.__traceback__ = None
+        return type(self), (self.pause, self.wait, self.late)
+
     def __str__(self) -> str:
         if self.wait is not None:
             return "a call inside it has to wait"

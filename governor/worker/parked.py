@@ -4,6 +4,7 @@ like any other, and acknowledging or rejecting it is told to the lot."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 from kombu.message import Message
@@ -24,7 +25,7 @@ class ParkedMessage(Message):
         end: told once what becomes of it: it has ``left``, or goes ``back`` to its lane.
 
     Attributes:
-        ticket: what it was released with.
+        ticket: what it was released with, without the payload.
         adopted: it was taken out of a lane that nobody releases any more, and is not admitted.
     """
 
@@ -52,7 +53,8 @@ class ParkedMessage(Message):
         if compression is not None:
             headers["compression"] = compression
         self.upstream = upstream
-        self.ticket = ticket
+        # Its payload is the message once more, as large as that.
+        self.ticket = replace(ticket, payload=b"")
         self.slot = slot
         self.adopted = adopted
         self._end = end

@@ -51,3 +51,9 @@ def call(self: Any, *_: Any, **__: Any) -> None:
 def charge(self: Any, *_: Any, **__: Any) -> None:
     """May not be called twice."""
     write(self)
+
+
+@app.task(bind=True, ignore_result=True, acks_late=True)
+def plain(self: Any, *_: Any, **__: Any) -> None:
+    """Has no upstream."""
+    write(self)

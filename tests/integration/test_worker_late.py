@@ -15,6 +15,7 @@ pytestmark = pytest.mark.redis
 
 MODULE = "tests.integration.late_app"
 TASKS = 20
+MEGABYTES = 20
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def make_fleet(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Fleet]]
 
 def all_ran(fleet: Fleet, task: str, ids: set[str]) -> None:
     """Wait until each has run, and see that none did twice."""
-    wait_until(lambda: {line["id"] for line in fleet.ledger(task)} == ids, timeout=60)
+    wait_until(lambda: began(fleet, task) == ids, timeout=60)
     wait_until(lambda: fleet.stats("waiting") == 0 and fleet.stats("admitted") >= len(ids))
     assert len(fleet.ledger(task)) == len(ids)
     assert fleet.dead() == []
@@ -79,3 +80,40 @@ def test_large_arguments_are_soon_enough(make_fleet: Callable[..., Fleet], parki
     ids = {fleet.app.send_task(f"{MODULE}.call", kwargs=many).id for _ in range(6)}
     all_ran(fleet, "call", ids)
     assert fleet.stats("admitted") <= 2 * len(ids)
+
+
+@pytest.mark.parametrize("hold", [30, 0.1])
+def test_arguments_of_twenty_megabytes_take_little_more_memory_than_with_celery_alone(
+    make_fleet: Callable[..., Fleet], hold: float
+) -> None:
+    """They run once each, and no process of a worker ever holds two of them more than it would
+    without a governor."""
+    fleet = make_fleet({"RATE": "5/s"}, governor_hold=hold)
+    peaks: dict[str, list[int]] = {}
+    for task in ("plain", "call"):
+        ids = {fleet.send(task, "x" * MEGABYTES * 1_000_000).id for _ in range(4)}
+        worker = fleet.worker()
+        wait_until(lambda task=task, ids=ids: ids <= began(fleet, task), timeout=60)
+        peaks[task] = peak_memory(worker.pid)
+        worker.terminate()
+    assert len(fleet.ledger("call")) == 4
+    for ours, plain in zip(peaks["call"], peaks["plain"], strict=True):
+        assert ours < plain + 2 * MEGABYTES, peaks
+
+
+def began(fleet: Fleet, task: str) -> set[str]:
+    return {line["id"] for line in fleet.ledger(task)}
+
+
+def peak_memory(pid: int) -> list[int]:
+    """The most memory, in megabytes, that a worker's main process and the largest process of its
+    pool have held."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    main, *pool = (_peak(int(process)) for process in (pid, *children))
+    return [main, max(pool)]
+
+
+def _peak(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) // 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any
@@ -110,3 +111,12 @@ def test_a_throttled_body_says_for_how_long() -> None:
     with pytest.raises(NotNow) as caught:
         run(raising(Throttled(retry_after=2)))
     assert caught.value.pause == 2_000_000
+
+
+def test_what_a_body_tells_keeps_no_arguments_alive() -> None:
+    """Once it has been sent, its traceback, and with it the arguments, are let go at once."""
+    with pytest.raises(NotNow) as caught:
+        run(raising(NotNow(late=5)))
+    sent = pickle.loads(pickle.dumps(caught.value))
+    assert (sent.pause, sent.wait, sent.late) == (None, None, 5)
+    assert caught.value.__traceback__ is None

@@ -1,0 +1,66 @@
+"""What is parked together, and what is too large to be parked."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
+
+from governor import Limit, Upstream
+from governor.execution.admission import Call
+from governor.execution.header import Header
+from governor.execution.parking import Lanes
+from governor.policy.decision import LaneKey
+from governor.policy.lot import Parking
+from governor.policy.plan import CallPlan
+from governor.testing.clock import FakeClock
+from governor.worker.arrivals import MOST_BYTES, Arrivals
+from governor.worker.outage import StoreOutage
+from tests.unit.simulated_loop import SimulatedLoop
+
+PLAN = CallPlan.of("task", Upstream("api", Limit("10/s")))
+
+
+def message(size: int) -> Any:
+    return SimpleNamespace(
+        body=b"x" * size, headers={}, properties={}, delivery_info={},
+        content_type="application/json", content_encoding="utf-8",
+    )  # fmt: skip
+
+
+def arrivals_of(parked: list[int], loop: SimulatedLoop, clock: FakeClock) -> Arrivals:
+    """Arrivals whose store writes down how many tasks each call parks."""
+
+    def park(_: str, arrivals: Any) -> Parking:
+        parked.append(len(arrivals))
+        return Parking(clock.now, (True,) * len(arrivals), 1, fresh=False)
+
+    governor = Mock(clock=clock, store=Mock(lots=Mock(park=park)))
+    return Arrivals(governor, Mock(), loop, StoreOutage(clock), lambda _: 0, Mock(), Mock(), Mock())
+
+
+def test_a_call_parks_no_more_bytes_than_the_store_takes_in_time() -> None:
+    """Many small messages go in one call, of large ones as few as fit; one goes in any case."""
+    clock, parked = FakeClock(), list[int]()
+    loop = SimulatedLoop(clock)
+    arrivals = arrivals_of(parked, loop, clock)
+    third = MOST_BYTES // 3
+    for number, size in enumerate([10, 10, third, third, third, MOST_BYTES, 10]):
+        charges = PLAN.charges((), {})
+        lane, name = Lanes(str).of(PLAN, "celery", [charges[0].bucket], None, 0)
+        request = SimpleNamespace(
+            id=str(number), message=message(size), lane=lane, expires=None, request_dict={}
+        )
+        call = Call(PLAN, charges, Header(), lane=LaneKey(lane.group, name))
+        arrivals.park(cast("Any", request), call)
+    loop.run_for(0)
+    assert parked == [4, 1, 1, 1]
+
+
+def test_what_is_too_large_waits_in_the_broker() -> None:
+    """It has no lane."""
+    clock = FakeClock()
+    arrivals = arrivals_of([], SimulatedLoop(clock), clock)
+    call = Call(PLAN, PLAN.charges((), {}), Header())
+    assert arrivals.lane_of(call, message(MOST_BYTES + 1), (), {}) is None
+    assert call.lane is None
