@@ -20,6 +20,7 @@ from governor.policy.decision import Answer, AnyCharge, Ask, ClaimAsk
 from governor.policy.lot import (
     Arrival,
     LotView,
+    Overdue,
     Parking,
     ReleaseAsk,
     Released,
@@ -252,6 +253,11 @@ class ParkingLots(Protocol):
     def release(self, ask: ReleaseAsk) -> Released:
         """Let out what may go now. What was let out is still kept: it comes back to the front of
         its lane when nobody says for ``ask.lease`` that it is alive."""
+        ...
+
+    def overdue(self, upstream: str, groups: Sequence[str], at: int, lease: int) -> Overdue:
+        """Let out the tasks of these groups whose time is over, to be dead letters: their lanes may
+        have no worker that releases them. Lanes before ``at`` were looked at before."""
         ...
 
     def renew(self, upstream: str, entries: Sequence[str], lease: int) -> None:

@@ -127,7 +127,11 @@ def _said_state(found: LotStanding) -> str:
         return "its tasks wait in the broker"
     if found.lot is None or not found.lot.waiting:
         return ""
-    return "nothing was released lately" if found.rate is None else "they are released"
+    if found.rate is not None:
+        return "they are released"
+    queues = sorted({lane.lane.origin for lane in found.lot.lanes if lane.lane.origin})
+    needed = f": it takes a worker that consumes {', '.join(queues)}" if queues else ""
+    return f"nothing was released lately{needed}"
 
 
 def _turns_rows(found: Sequence[Shown], by: str) -> Iterator[tuple[object, ...]]:

@@ -40,6 +40,12 @@ MOST_PASSED = 100
 MOST_UNBLOCKED = 1_000
 """Blocked lanes of a group that one release looks at again."""
 
+MOST_LOOKED_AT = 1_000
+"""Lanes in which one question looks for tasks whose time is over."""
+
+MOST_OVERDUE = 50
+"""Tasks whose time is over that one question takes out."""
+
 MOST_BACK = 100
 """Tasks whose worker died that one release takes back."""
 
@@ -208,6 +214,24 @@ class Released:
     more: bool = False
     waiting: int = 0
     stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """Parked tasks whose time is over, in lanes that the asker does not release.
+
+    Attributes:
+        tickets: they are kept for the asker as released ones are, and shall not run.
+        next: store time at which the next one's time is over; 0: none waits.
+        more: there may be more of them now.
+        waiting: tasks that still wait in all lanes.
+    """
+
+    now: int
+    tickets: tuple[Ticket, ...]
+    next: int
+    more: bool
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,6 +456,42 @@ class Lot:
             self._pace = paced(self._pace, gone, now)
         self._tidy()
         return Released(now, tuple(tickets), min(moments, default=0), more, self.waiting)
+
+    def overdue(self, groups: Iterable[str], at: int, lease: int, now: int) -> Overdue:
+        """Take out the tasks whose time is over of lanes of these groups, whoever releases them.
+
+        Args:
+            at: lanes that were looked at before.
+            lease: how long they are kept for the asker without a sign of life.
+        """
+        names = [
+            name
+            for group in groups
+            for lanes in (self._ready.get(group, {}), self._blocked.get(group, {}))
+            for _, name in sorted((order, name) for name, order in lanes.items())
+        ]
+        looked_at = names[at : at + MOST_LOOKED_AT]
+        more = at + len(looked_at) < len(names)
+        tickets: list[Ticket] = []
+        moments = []
+        for name in looked_at:
+            while name in self._queues:
+                first = self._queues[name][0]
+                entry = self._entries[first]
+                if not entry.deadline:
+                    break
+                if entry.deadline > now:
+                    moments.append(entry.deadline)
+                    break
+                if len(tickets) >= MOST_OVERDUE:
+                    more = True
+                    break
+                tickets.append(Ticket(first, now, "", entry.payload, entry.since, late=True))
+                self._out[self._queues[name].pop(0)] = now + lease
+                if not self._queues[name]:
+                    self._end(self._lanes[name])
+        self._tidy()
+        return Overdue(now, tuple(tickets), min(moments, default=0), more, self.waiting)
 
     def renew(self, entries: Iterable[str], until: int) -> None:
         for entry in entries:

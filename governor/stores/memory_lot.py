@@ -10,6 +10,7 @@ from governor.policy.lot import (
     Arrival,
     Lot,
     LotView,
+    Overdue,
     Parking,
     ReleaseAsk,
     Released,
@@ -60,6 +61,10 @@ class MemoryLots:
             return self._lot(ask.upstream).release(
                 ask, now, lambda question: self._decide(question, now), version
             )
+
+    def overdue(self, upstream: str, groups: Sequence[str], at: int, lease: int) -> Overdue:
+        with self._lock:
+            return self._lot(upstream).overdue(groups, at, lease, self._now())
 
     def renew(self, upstream: str, entries: Sequence[str], lease: int) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from governor.policy.decision import AnyCharge
 from governor.policy.lot import (
     Arrival,
     LotView,
+    Overdue,
     Parking,
     ReleaseAsk,
     Released,
@@ -49,6 +50,7 @@ class RedisLots:
         self._park = load("park")
         self._release = joined("admit", "release")
         self._steer = load("steer")
+        self._overdue = load("overdue")
 
     def park(self, upstream: str, arrivals: Sequence[Arrival]) -> Parking:
         words = wire_lot.park(self._prefix, upstream, arrivals)
@@ -83,6 +85,12 @@ class RedisLots:
             for (_, rule), bucket in zip(limits.get(lane.group, ()), lane.buckets, strict=False):
                 found[bucket] = rule.charge_on(bucket, 1)
         return [*found.values()]
+
+    def overdue(self, upstream: str, groups: Sequence[str], at: int, lease: int) -> Overdue:
+        words = wire_lot.overdue(self._prefix, upstream, groups, at, lease)
+        reply = self._run(self._overdue, upstream, words)
+        with self._reading(upstream):
+            return wire_lot.taken_out(reply)
 
     def renew(self, upstream: str, entries: Sequence[str], lease: int) -> None:
         ((seconds, micros),) = self._ask(upstream, ("TIME",))

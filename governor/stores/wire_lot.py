@@ -16,6 +16,8 @@ from governor.policy.decision import Charge, QuotaCharge, WindowCharge
 from governor.policy.limits import Limit, Rule
 from governor.policy.lot import (
     MOST_BACK,
+    MOST_LOOKED_AT,
+    MOST_OVERDUE,
     MOST_PASSED,
     MOST_UNBLOCKED,
     PACE,
@@ -25,6 +27,7 @@ from governor.policy.lot import (
     Lane,
     LaneView,
     LotView,
+    Overdue,
     Parking,
     ReleaseAsk,
     Released,
@@ -157,6 +160,26 @@ def released(ask: ReleaseAsk, reply: list[Any]) -> Released:
         holder = "" if late else f"{ask.token}.{number}"
         tickets.append(Ticket(entry.decode(), slot, holder, payload, parked_at, late, kind == 1))
     return Released(now, tuple(tickets), next_at, bool(more), waiting, bool(stale))
+
+
+def overdue(prefix: str, upstream: str, groups: Sequence[str], at: int, lease: int) -> Words:
+    """``overdue.lua``'s keys and arguments."""
+    names = parts(prefix, upstream)
+    for group in groups:
+        names += [ready_key(prefix, upstream, group), blocked_key(prefix, upstream, group)]
+    arguments = [queue_key(prefix, upstream, ""), lease, at, MOST_LOOKED_AT, MOST_OVERDUE]
+    return names, arguments
+
+
+def taken_out(reply: list[Any]) -> Overdue:
+    """What ``overdue.lua`` replied."""
+    now, next_at, more, waiting = reply[:4]
+    tickets = []
+    for at in range(4, len(reply), 2):
+        head, _, payload = bytes(reply[at + 1]).partition(b"\n")
+        since = int(head.split(b"|")[3])
+        tickets.append(Ticket(reply[at].decode(), now, "", payload, since, late=True))
+    return Overdue(now, tuple(tickets), next_at, bool(more), waiting)
 
 
 def steer(prefix: str, upstream: str, steering: Steering, kept: int) -> Words:

@@ -244,6 +244,38 @@ class ParkingLotConformance:
             ("patience", True), ("expiry", True), ("fine", False),
         ]  # fmt: skip
 
+    def test_what_nobody_releases_is_found_when_its_time_is_over(
+        self, harness: StoreHarness
+    ) -> None:
+        """Whoever asks for overdue tasks gets those whose time is over, once, and when the next
+        one's is. It has them as if they were released; others go on as if nobody had asked."""
+        lots = self._lots(harness)
+        here, there = lane(TEN_PER_SECOND), lane(PER_ACCOUNT, "b", group="theirs")
+        lots.park(
+            "api",
+            [
+                task("mine", here, max_wait=SECOND),
+                task("first", there, max_wait=SECOND),
+                task("second", there, max_wait=2 * SECOND),
+                task("third", there),
+            ],
+        )
+        assert lots.overdue("api", ["theirs"], 0, 30 * SECOND).tickets == ()
+        harness.advance(SECOND)
+        found = lots.overdue("api", ["theirs", "none"], 0, 30 * SECOND)
+        assert [(t.entry, t.payload, t.late) for t in found.tickets] == [("first", b"first", True)]
+        assert (found.next, found.more, found.waiting) == (found.now + SECOND, False, 3)
+        assert lots.overdue("api", ["theirs"], 1, 30 * SECOND).tickets == ()
+        harness.advance(SECOND)
+        found = lots.overdue("api", ["theirs"], 0, 30 * SECOND)
+        assert [t.entry for t in found.tickets] == ["second"]
+        assert (found.next, found.waiting) == (0, 2)
+        groups = (group(PER_ACCOUNT, "theirs"),)
+        lots.steer("api", Steering("left", ("first",)))
+        harness.advance(31 * SECOND)
+        released = lots.release(ReleaseAsk("api", groups, 9, 0, 30 * SECOND, "t"))
+        assert [(t.entry, t.late) for t in released.tickets] == [("second", True), ("third", False)]
+
     def test_a_new_arrival_does_not_overtake_its_lane(self, harness: StoreHarness) -> None:
         """While others wait in its lane or group, a task that could go now is sent behind them."""
         lots = self._lots(harness)

@@ -63,6 +63,7 @@ class GateStep(bootsteps.StartStopStep):  # type: ignore[misc]
         consumer.on_task_request = self.gate.on_request
         capture_messages(consumer, self.gate)
         _begin_when_ready(consumer, self._loop, self.gate)
+        _hear_of_queues(consumer, self._loop, self.gate)
         self._governor = governor
         self._end_stats = _write_stats(governor)
 
@@ -134,6 +135,22 @@ def _govern_tasks(governor: Governor) -> None:
                 "nothing of idempotence: its retries stay Celery's", name,
             )  # fmt: skip
         govern(task)
+
+
+def _hear_of_queues(consumer: Any, loop: Loop, gate: Gate) -> None:
+    """What is parked is released by workers that consume its queue: they may begin to, and cease,
+    while they run."""
+
+    def heard(celery: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            done = celery(*args, **kwargs)
+            loop.soon(gate.lots.queues_changed)
+            return done
+
+        return changed
+
+    consumer.add_task_queue = heard(consumer.add_task_queue)
+    consumer.cancel_task_queue = heard(consumer.cancel_task_queue)
 
 
 def _begin_when_ready(consumer: Any, loop: Loop, gate: Gate) -> None:

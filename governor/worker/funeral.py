@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from governor.worker.claim_lookup import ClaimLookup
 from governor.worker.failures import attempt_of, exception_of, failure_of
 from governor.worker.loop import Loop
 from governor.worker.messages import copy_of, was_redelivered
-from governor.worker.origins import Origins
 from governor.worker.outbox import Outbox
 from governor.worker.outcomes import RUN_KEY
 from governor.worker.salvage import bare_death, reduced
@@ -44,11 +42,10 @@ _LAST_WRITE = 1.0
 class Funeral:
     """Dead letters of one worker, written in order by a thread of their own."""
 
-    def __init__(self, governor: Governor, loop: Loop, origins: Origins) -> None:
+    def __init__(self, governor: Governor, loop: Loop) -> None:
         self._governor = governor
         self._clock = governor.clock
         self._loop = loop
-        self._origins = origins
         self._outbox = Outbox("dead-letters", loop)
         self._claims = ClaimLookup(governor)
         self._away_until = 0
@@ -60,7 +57,7 @@ class Funeral:
         then: Callable[[], None],
     ) -> None:  # fmt: skip
         """Write the death of a request's task, then call ``then`` on the loop."""
-        copy = self._copy_of(request.message)
+        copy = copy_of(request.message)
         now = self._clock.wall()
         whole = partial(self._death_of, request, copy, reason, why, exc_info, now)
         self._write(partial(_made, whole, copy, reason, now, request.task.name), then)
@@ -69,7 +66,7 @@ class Funeral:
         self, message: Any, reason: Reason, exc: BaseException | None, then: Callable[[], None]
     ) -> None:
         """Write the death of a message that never became a request."""
-        copy = self._copy_of(message)
+        copy = copy_of(message)
         now = self._clock.wall()
         redelivered = was_redelivered(message)
         whole = partial(self._death_of_message, copy, reason, exc, now, redelivered)
@@ -94,9 +91,6 @@ class Funeral:
     def close(self) -> None:
         """Write what there is to write, and nothing more."""
         self._outbox.close(_LAST_WRITE)
-
-    def _copy_of(self, message: Any) -> MessageCopy:
-        return replace(copy_of(message), queue=self._origins.queue_of(message))
 
     def _write(self, make: Callable[[], Death], then: Callable[[], None]) -> None:
         def done(error: Exception | None) -> None:

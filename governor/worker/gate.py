@@ -59,7 +59,6 @@ from governor.worker.lifecycle import ENDED, WAITING, Lifecycle, State
 from governor.worker.loop import Loop, guarded
 from governor.worker.lots import Lots
 from governor.worker.messages import copy_of, was_redelivered
-from governor.worker.origins import Origins
 from governor.worker.outage import ASK_AGAIN, StoreOutage
 from governor.worker.outcomes import RUN_KEY
 from governor.worker.outgoing import AGAIN, Outgoing
@@ -148,7 +147,7 @@ class Gate:
         self.lifecycle = Lifecycle(consumer, governor.stats)
         self._outage = StoreOutage(governor.clock)
         self._holdings = governor.holdings
-        self.funeral = Funeral(governor, loop, Origins(consumer))
+        self.funeral = Funeral(governor, loop)
         self.settlement = Settlement(
             governor, loop, self.lifecycle, self.funeral, self._holdings, self._outage
         )
@@ -269,7 +268,7 @@ class Gate:
         if ticket.late:
             if not request.revoked():
                 self.settlement.bury(
-                    request, Reason.DEFERRAL_BUDGET_EXHAUSTED, "it was parked beyond max_wait"
+                    request, Reason.DEFERRAL_BUDGET_EXHAUSTED, request.message.why_late
                 )
             return
         call.version = self._governor.admission.in_force.version(call.upstream)

@@ -37,6 +37,7 @@ from governor.governor import Governor
 from governor.policy.lot import Group, Parking, ReleaseAsk, Released, Steering, Ticket
 from governor.policy.upstream import Upstream
 from governor.ports import MessageCopy
+from governor.worker.adoption import Adoption
 from governor.worker.loop import Loop, guarded
 from governor.worker.origins import Origins
 from governor.worker.outage import ASK_AGAIN, StoreOutage
@@ -63,11 +64,6 @@ _SAY_LEFT = SECOND // 20
 
 _MOST_LEFT = 1_000
 """Ended tasks that one question tells."""
-
-_ADOPT = 60 * SECOND
-"""How often a worker looks for lanes whose limits are declared in another way now."""
-
-_MOST_ADOPTED = 50
 
 _LOOK = SECOND
 """How often this worker's memory is searched for revoked tasks that may be parked."""
@@ -146,13 +142,16 @@ class Lots:
         self._accept = prepare_accept_content(  # type: ignore[no-untyped-call]
             consumer.app.conf.accept_content
         )
+        self._adoption = Adoption(
+            governor, loop, outage, self._origins, self._upstreams_waiting, self._groups_of,
+            self._next_token, self._deliver_now,
+        )  # fmt: skip
         self._handler: Callable[[Any], None] | None = None
         self.before_release: Callable[[str], None] = lambda _: None
         self._open = False
         self._saying = False
         self._renewing = False
         self._looking = False
-        self._adopting = False
         self._revoked: set[str] = set()
 
     def begin(self) -> None:
@@ -162,7 +161,7 @@ class Lots:
         for lot in self._lots.values():
             lot.news = True
             self._want(lot)
-        self._adopt_later(_LOOK)
+        self._adoption.begin()
 
     def waiting(self, upstream: str) -> int:
         """Tasks in its lot, as far as is known here."""
@@ -270,7 +269,7 @@ class Lots:
                     room=room,
                     ahead=self._ahead,
                     lease=self._settings.claim_lease,
-                    token=f"{self._token}.{next(self._questions)}",
+                    token=self._next_token(),
                     version=in_force.version(upstream.name),
                     paused=in_force.paused(upstream.name),
                     wall=self._clock.wall(),
@@ -294,21 +293,51 @@ class Lots:
             lot.news = True
         raise UpstreamStateError(upstream.name, "its limits change faster than they are read")
 
-    def _deliver(self, lot: _Lot, ticket: Ticket, slot: int, *, adopted: bool = False) -> None:
+    def queues_changed(self) -> None:
+        """The worker consumes other queues than before, and releases what came from those."""
+        if self._open:
+            for lot in self._lots.values():
+                lot.news = True
+                self._want(lot)
+            self._adoption.queues_changed()
+
+    def _next_token(self) -> str:
+        return f"{self._token}.{next(self._questions)}"
+
+    def _upstreams_waiting(self) -> list[Upstream]:
+        return [lot.upstream for lot in self._lots.values() if lot.waiting]
+
+    def _deliver_now(
+        self, upstream: str, ticket: Ticket, *, adopted: bool = False, unclaimed: str = ""
+    ) -> None:
+        """Hand over a task that was not released to be run."""
+        guarded(
+            partial(
+                self._deliver, self._lots[upstream], ticket, self._clock.monotonic(),
+                adopted=adopted, unclaimed=unclaimed,
+            )
+        )  # fmt: skip
+        self._renew_later()
+
+    def _deliver(
+        self, lot: _Lot, ticket: Ticket, slot: int, *, adopted: bool = False, unclaimed: str = ""
+    ) -> None:
         """Hand a released message to Celery, as if it came from the broker."""
         lot.out[ticket.entry] = None
         try:
-            self._hand_over(lot.upstream.name, ticket, slot, adopted=adopted)
+            self._hand_over(lot.upstream.name, ticket, slot, adopted=adopted, unclaimed=unclaimed)
         except Exception:
             _log.exception("Task %s was released from the lot of %s, and goes back to it",
                            ticket.entry, lot.upstream.name)  # fmt: skip
             # Not renewed: its lease runs out.
             lot.silent.add(ticket.entry)
 
-    def _hand_over(self, upstream: str, ticket: Ticket, slot: int, *, adopted: bool) -> None:
+    def _hand_over(
+        self, upstream: str, ticket: Ticket, slot: int, *, adopted: bool, unclaimed: str
+    ) -> None:
         made = partial(
             ParkedMessage, upstream=upstream, ticket=ticket, slot=slot, accept=self._accept,
-            end=self._ended, adopted=adopted,
+            end=self._ended, adopted=adopted, unclaimed=unclaimed,
         )  # fmt: skip
         try:
             message = made(unpack(ticket.payload))
@@ -398,7 +427,8 @@ class Lots:
     def give_back(self) -> None:
         """The worker lets go of whatever has not begun: it waits again, first of its lane."""
         self._open = False
-        self._renewing = self._looking = self._saying = self._adopting = False
+        self._renewing = self._looking = self._saying = False
+        self._adoption.stop()
         for lot in self._lots.values():
             lot.asking = False
             lot.timer = None
@@ -493,49 +523,3 @@ class Lots:
         if found:
             # Else they are sought again at the next look.
             self._revoked = revoked
-
-    def _adopt_later(self, wait: int) -> None:
-        if not self._adopting:
-            self._adopting = True
-            self._loop.at(self._clock.monotonic() + wait, self._adopt)
-
-    def _adopt(self) -> None:
-        """After a deployment that declares other limits nobody knows how to charge what was parked
-        before. It is taken out, and parked again in the lane that it has now."""
-        self._adopting = False
-        if not self._open:
-            return
-        again = _ADOPT
-        for lot in self._lots.values():
-            if lot.waiting and not self._outage.on(lot.upstream.name):
-                try:
-                    again = _SAY_LEFT if self._adopt_some(lot) else again
-                except StoreUnavailable as exc:
-                    self._outage.failed(exc)
-        self._adopt_later(again)
-
-    def _adopt_some(self, lot: _Lot) -> bool:
-        """Whether there may be more."""
-        name = lot.upstream.name
-        known = {group.name for group in self._groups_of(lot.upstream)}
-        origins = self._origins.all()
-        groups = tuple(
-            Group(group, ())
-            for group, origin in self._store.lots.groups(name).items()
-            if group not in known and origin in origins
-        )
-        if not groups:
-            return False
-        version = self._governor.admission.in_force.version(name)
-        token = f"{self._token}.{next(self._questions)}"
-        lease = self._settings.claim_lease
-        asked = ReleaseAsk(name, groups, _MOST_ADOPTED, 0, lease, token, version, news=True)
-        released = self._store.lots.release(asked)
-        now = self._clock.monotonic()
-        for ticket in released.tickets:
-            guarded(partial(self._deliver, lot, ticket, now, adopted=not ticket.late))
-        if released.tickets:
-            _log.warning("%d tasks of %s were parked under limits that are declared in another way "
-                         "now", len(released.tickets), name)  # fmt: skip
-            self._renew_later()
-        return len(released.tickets) == _MOST_ADOPTED

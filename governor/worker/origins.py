@@ -1,43 +1,61 @@
-"""Which queue a message came from: whoever consumes it may release what was parked out of it."""
+"""The queue a message came from: whoever consumes it may release what was parked out of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+
+from kombu.common import Broadcast
+
+from governor.worker.routes import QUEUE
 
 
 class Origins:
-    """The queues of one worker; others may be added while it runs."""
+    """The queues of one worker; others may be added, and some cancelled, while it runs."""
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
 
     def all(self) -> tuple[str, ...]:
-        """What this worker may release from: each of its queues, and all of them together."""
-        queues = tuple(sorted(self._queues()))
-        return queues if len(queues) == 1 else (*queues, "|".join(queues))
+        """What this worker may release from."""
+        return tuple(sorted(name for name, _ in self._named()))
+
+    def releases(self, origin: str) -> bool:
+        """Whether this worker may release what came from there; an origin of an earlier version may
+        be all queues of a worker together."""
+        return not {origin, *origin.split("|")}.isdisjoint(self.all())
 
     def of(self, message: Any) -> str:
-        """The queue it came from. Where that cannot be told, it is of all queues of this worker
-        together: who consumes the same may release it."""
-        return self.queue_of(message) or "|".join(sorted(self._queues()))
-
-    def queue_of(self, message: Any) -> str | None:
-        """The queue it came from; ``None`` where that cannot be told."""
-        queues = self._queues()
-        if len(queues) == 1:
-            return str(next(iter(queues)))
+        """The queue that a message came from, by a name that is the same for all who consume it."""
         info = message.delivery_info or {}
+        queues = {str(queue.name): name for name, queue in self._named()}
+        came = info.get(QUEUE)
+        if came in queues:
+            return queues[came]
+        # A queue that is consumed no more; or nobody has marked the message.
         exchange, key = info.get("exchange") or "", info.get("routing_key")
-        found = [
-            name for name, queue in queues.items()
-            if (name == key if not exchange
-                else (queue.exchange.name, queue.routing_key) == (exchange, key))
-        ]  # fmt: skip
-        return str(found[0]) if len(found) == 1 else None
+        if came is None and not exchange and key:
+            came = str(key)
+        if came is None or not self._is_known(came):
+            found = (
+                n for n, queue in self._named() if exchange and queue.exchange.name == exchange
+            )
+            came = min(found, default=came)
+        return str(came if came is not None else min(queues.values(), default=""))
 
     def high_first(self) -> bool:
         """Whether the broker's most urgent priority is its highest number."""
         return bool(self._consumer.connection.transport.driver_type == "amqp")
 
-    def _queues(self) -> Any:
-        return self._consumer.app.amqp.queues.consume_from
+    def _is_known(self, queue: str) -> bool:
+        return any(str(known.name) == queue for known in self._all_queues())
+
+    def _all_queues(self) -> list[Any]:
+        # Not by name: Celery makes up queues that it is asked for.
+        return list(self._consumer.app.amqp.queues.values())
+
+    def _named(self) -> Iterator[tuple[str, Any]]:
+        for queue in list(self._consumer.app.amqp.queues.consume_from.values()):
+            # Each consumer of a broadcast has a queue of its own, until it ends.
+            alias = getattr(queue, "alias", None) if isinstance(queue, Broadcast) else None
+            yield str(alias or queue.name), queue

@@ -27,11 +27,13 @@ class ParkedMessage(Message):
     Attributes:
         ticket: what it was released with, without the payload.
         adopted: it was taken out of a lane that nobody releases any more, and is not admitted.
+        unclaimed: the queue it came from, which the worker does not consume that found it beyond
+            its time.
     """
 
     def __init__(  # noqa: PLR0917 - made in one place
         self, copy: MessageCopy, upstream: str, ticket: Ticket, slot: int, accept: Any,
-        end: Callable[[ParkedMessage, End], None], *, adopted: bool = False,
+        end: Callable[[ParkedMessage, End], None], *, adopted: bool = False, unclaimed: str = "",
     ) -> None:  # fmt: skip
         headers = dict(copy.headers)
         # Its time has come; and its body is not compressed here.
@@ -57,7 +59,19 @@ class ParkedMessage(Message):
         self.ticket = replace(ticket, payload=b"")
         self.slot = slot
         self.adopted = adopted
+        self.unclaimed = unclaimed
         self._end = end
+
+    @property
+    def why_late(self) -> str:
+        """What its dead letter says when it is beyond its time."""
+        said = "it was parked beyond max_wait"
+        if not self.unclaimed:
+            return said
+        return (
+            f"{said}: no worker that consumes the queue {self.unclaimed!r} released it. "
+            "To run its tasks, let a worker consume it"
+        )
 
     def moved(self) -> None:
         """It waits in the lot again: acknowledging it means nothing more."""

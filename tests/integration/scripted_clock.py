@@ -28,7 +28,7 @@ class ScriptedRedis:
         self.store = RedisStore(store_url or url, timeout=10 * SECOND)
         for name in ("_admit", "_settle", "_adjust", "_change"):
             setattr(self.store, name, _with_clock(getattr(self.store, name)))
-        for name in ("_park", "_release", "_steer"):
+        for name in ("_park", "_release", "_steer", "_overdue"):
             setattr(self.store.lots, name, _with_clock(getattr(self.store.lots, name)))
         ask = self.store.lots._ask
         self.store.lots._ask = lambda upstream, *commands: ask(upstream, *map(_timed, commands))

@@ -79,7 +79,7 @@ steps = st.lists(
             ["park"] * 5
             + ["release"] * 8
             + ["settle"] * 2
-            + ["admit", "steer", "renew", "pause", "change"]
+            + ["admit", "steer", "renew", "pause", "change", "overdue"]
         ),
         # the clock's step before it
         st.integers(0, 8_000_000) | st.integers(0, 200_000) | st.just(0),
@@ -199,6 +199,10 @@ def test_lua_releases_as_the_specification(
                     chosen[0], "ops", "a reason",
                 )  # fmt: skip
             results = [list(store.lots.steer("api", steering)) for store in both]
+        elif kind == "overdue":
+            names = sorted({to.group for to in chosen})
+            results = [store.lots.overdue("api", names, which % 3, SECOND) for store in both]
+            released = [*results[0].tickets, *released]
         elif kind == "renew":
             for store in both:
                 store.lots.renew("api", [t.entry for t in released] or ["none"], 9 * SECOND)

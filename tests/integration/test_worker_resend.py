@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,9 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from governor import GovernedTask, Governor, Limit, Upstream
-from governor.ports import Reason
+from governor.clock import SECOND
+from governor.ports import Change, Reason
+from governor.stores.redis import RedisStore
 from tests.integration.fleet import PATIENT, Fleet, pause_upstream, wait_until
 
 pytestmark = pytest.mark.redis
@@ -142,3 +145,103 @@ def test_a_replay_runs(
     lines: list[Any] = wait_until(lambda: fleet.ledger("needs"), lambda seen: len(seen) == 2)
     assert [line["route"] for line in lines] == [["feeds", "feed.import"]] * 2
     assert [line["headers"]["tenant"] for line in lines] == ["acme", "acme"]
+
+
+def parked(fleet: Fleet) -> int:
+    """How many tasks wait in the lot of ``slow``."""
+    store = RedisStore(fleet.limiter_url, timeout=PATIENT * SECOND)
+    try:
+        return store.lots.waiting("slow")[0]
+    finally:
+        store.close()
+
+
+def unpause(fleet: Fleet) -> None:
+    store = RedisStore(fleet.limiter_url, timeout=PATIENT * SECOND)
+    store.change(Change("slow", "resume", "", "", "test", "go on"))
+    store.change(Change("slow", "set", "1/s", "100/s", "test", "go faster"))
+    store.close()
+
+
+def park(fleet: Fleet, worker: Any, **route: Any) -> list[Any]:
+    """Let eight tasks be parked out of the queue ``feed``, which is added to a running worker."""
+    control = fleet.app.control
+    control.add_consumer(
+        "feed", exchange="feeds", exchange_type="topic", routing_key="feed.#",
+        destination=[worker.name], reply=True, timeout=PATIENT,
+    )  # fmt: skip
+    pause_upstream(fleet.limiter_url, "slow", 3600)
+    results = [fleet.send("parked", str(n), **(route or ROUTE)) for n in range(8)]
+    wait_until(lambda: parked(fleet), lambda waiting: waiting == 8)
+    return results
+
+
+def cancel(fleet: Fleet, worker: Any) -> None:
+    fleet.app.control.cancel_consumer(
+        "feed", destination=[worker.name], reply=True, timeout=PATIENT
+    )
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+@pytest.mark.parametrize("queues", [["feed", "other"], ["other"]])
+def test_whoever_consumes_a_queue_releases_what_was_parked_out_of_it(
+    make_fleet: Callable[..., Fleet], broker: str, queues: list[str],
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    """Tasks parked out of a queue that was added to a running worker are released by a worker with
+    other queues that consumes it too, or to which it is added later."""
+    fleet = make_fleet(request.getfixturevalue(broker))
+    first = fleet.worker(queues=["other"])
+    results = park(fleet, first)
+    cancel(fleet, first)
+    second = fleet.worker(queues=queues)
+    unpause(fleet)
+    if "feed" not in queues:
+        # No worker consumes the queue.
+        time.sleep(3)
+        assert not fleet.ledger("parked")
+        fleet.app.control.add_consumer(
+            "feed", destination=[second.name], reply=True, timeout=PATIENT
+        )
+    assert [result.get(timeout=TIMEOUT) for result in results] == [str(n) for n in range(8)]
+    wait_until(lambda: parked(fleet), lambda waiting: waiting == 0)
+    assert "wait for a worker that consumes it" in first.log()
+    assert not fleet.dead()
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+@pytest.mark.parametrize("restarted", [True, False])
+def test_what_nobody_consumes_is_a_dead_letter_at_max_wait(
+    make_fleet: Callable[..., Fleet], broker: str, restarted: bool, request: pytest.FixtureRequest
+) -> None:
+    """Parked tasks of a queue that no worker consumes any more are rows when their time is over,
+    which say what a worker would have to consume; so does the log."""
+    fleet = make_fleet(request.getfixturevalue(broker), MAX_WAIT="8")
+    worker = fleet.worker(queues=["other"])
+    results = park(fleet, worker)
+    if restarted:
+        assert worker.terminate() == 0
+        worker = fleet.worker(queues=["other"])
+    else:
+        cancel(fleet, worker)
+    rows = wait_until(fleet.dead, lambda rows: len(rows) == 8, TIMEOUT)
+    assert {row.task_id for row in rows} == {result.id for result in results}
+    for row in rows:
+        assert row.reason == Reason.DEFERRAL_BUDGET_EXHAUSTED
+        assert "consumes the queue 'feed'" in (row.exc_message or "")
+        assert row.queue == "feed"
+    assert "waited beyond max_wait in the queue feed" in worker.log()
+    assert not fleet.ledger("parked")
+    assert parked(fleet) == 0
+
+
+def test_what_waits_says_what_must_be_consumed(make_fleet: Callable[..., Fleet]) -> None:
+    """While nothing of a lot is released, ``governor waiting`` names the queues it came from."""
+    fleet = make_fleet()
+    worker = fleet.worker(queues=["other"])
+    park(fleet, worker)
+    cancel(fleet, worker)
+    unpause(fleet)
+    said = fleet.command("waiting", "list", "slow")
+    assert "nothing was released lately" in said.stdout
+    assert "consumes feed" in said.stdout

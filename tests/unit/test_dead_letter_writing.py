@@ -40,7 +40,7 @@ def test_a_refused_row_is_set_aside_and_the_next_is_written(
     spill = Spill(tmp_path, redact=str)
     governor: Any = Mock(clock=FakeClock(0), spill=spill)
     governor.dead_letters.record.side_effect = error
-    funeral = Funeral(governor, Mock(), Mock())
+    funeral = Funeral(governor, Mock())
     for task_id in ("a", "b"):
         funeral._record(lambda task_id=task_id: death(task_id))  # type: ignore[misc]
     assert governor.dead_letters.record.call_count == asked
@@ -92,7 +92,7 @@ def test_content_that_cannot_be_written_is_left_out(
     governor.dead_letters.record.side_effect = database
     for keep in (governor.spill.append, governor.spill.set_aside):
         keep.side_effect = disk
-    funeral = Funeral(governor, Mock(), Mock())
+    funeral = Funeral(governor, Mock())
     bad = death("\ud800", message=message("x", headers={"odd": "\ud800"}), exc_message="\ud800")
     funeral._record(lambda: bad)
     take = {
@@ -117,7 +117,7 @@ def test_facts_that_cannot_be_told_cost_no_dead_letter(monkeypatch: pytest.Monke
     written: list[Death] = []
     governor: Any = Mock(clock=FakeClock(0))
     governor.dead_letters.record.side_effect = written.append
-    funeral = Funeral(governor, AtOnce(), Mock())
+    funeral = Funeral(governor, AtOnce())
     facts = Mock(side_effect=[KeyboardInterrupt, funeral_module.exception_facts(None, None, None)])
     monkeypatch.setattr(funeral_module, "exception_facts", facts)
     ended = threading.Semaphore(0)

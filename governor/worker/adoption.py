@@ -1,0 +1,173 @@
+"""Parked tasks that no question of this worker lets out: those under limits that are declared in
+another way now, and those of queues that it does not consume.
+
+The first are taken out and parked again in the lanes that they have now. The second are another
+worker's to release. When their time is over without that they become dead letters, whoever finds
+them: the queue may have no consumer left.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+from governor.clock import SECOND
+from governor.errors import StoreUnavailable
+from governor.governor import Governor
+from governor.policy.lot import MOST_LOOKED_AT, Group, ReleaseAsk, Ticket
+from governor.policy.upstream import Upstream
+from governor.worker.loop import Loop, guarded
+from governor.worker.origins import Origins
+from governor.worker.outage import StoreOutage
+
+_log = logging.getLogger("governor")
+
+LONGEST = 60 * SECOND
+"""How often a worker looks, at least."""
+
+SHORTEST = SECOND
+"""How often it looks, at most."""
+
+_NEXT_PART = SECOND // 20
+"""When it goes on with a lot of which it has seen a part."""
+
+_MOST_ADOPTED = 50
+
+
+class Deliver(Protocol):
+    """How a task is handed to Celery; of the worker's lots."""
+
+    def __call__(
+        self, upstream: str, ticket: Ticket, *, adopted: bool = False, unclaimed: str = ""
+    ) -> None:
+        """Hand it over."""
+
+
+class Adoption:
+    """Looks for such tasks in one worker's lots, on its loop.
+
+    Args:
+        waiting: the upstreams in whose lots tasks wait, as far as is known.
+        known: the groups that the worker releases of an upstream.
+        token: names a question.
+    """
+
+    def __init__(  # noqa: PLR0917 - made in one place
+        self, governor: Governor, loop: Loop, outage: StoreOutage, origins: Origins,
+        waiting: Callable[[], Sequence[Upstream]], known: Callable[[Upstream], Sequence[Group]],
+        token: Callable[[], str], deliver: Deliver,
+    ) -> None:  # fmt: skip
+        self._governor = governor
+        self._store = governor.store
+        self._clock = governor.clock
+        self._lease = governor.settings.claim_lease
+        self._loop = loop
+        self._outage = outage
+        self._origins = origins
+        self._waiting = waiting
+        self._known = known
+        self._token = token
+        self._deliver = deliver
+        self._timer: int | None = None
+        # Lanes that were looked at already, where not all could be.
+        self._seen: dict[tuple[str, str], int] = {}
+        self._consumed: frozenset[str] = frozenset()
+
+    def begin(self) -> None:
+        """Look, now and then, from now on."""
+        self._consumed = frozenset(self._origins.all())
+        self._look_at(self._clock.monotonic() + SHORTEST)
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._timer = None
+
+    def queues_changed(self) -> None:
+        """The worker consumes other queues than before: look at once, and say of which nothing is
+        released here any more."""
+        consumed = frozenset(self._origins.all())
+        for queue in self._consumed - consumed:
+            for upstream in self._waiting():
+                guarded(partial(self._tell_of, queue, upstream.name))
+        self._consumed = consumed
+        self._look_at(self._clock.monotonic())
+
+    def _tell_of(self, queue: str, upstream: str) -> None:
+        if queue in self._store.lots.groups(upstream).values():
+            _log.warning(
+                "Tasks of %s that were parked out of the queue %s wait for a worker that consumes "
+                "it; when their max_wait is over they are dead letters", upstream, queue,
+            )  # fmt: skip
+
+    def _look_at(self, moment: int) -> None:
+        self._timer = moment
+        self._loop.at(moment, partial(self._look, moment))
+
+    def _look(self, moment: int) -> None:
+        if self._timer != moment:
+            return
+        again = LONGEST
+        for upstream in self._waiting():
+            again = min(again, max(upstream.max_wait // 4, SHORTEST))
+            if self._outage.on(upstream.name):
+                continue
+            try:
+                again = min(again, self._look_into(upstream))
+            except StoreUnavailable as exc:
+                self._outage.failed(exc)
+            except Exception:
+                _log.exception("The lot of %s was not looked through", upstream.name)
+        self._look_at(self._clock.monotonic() + again)
+
+    def _look_into(self, upstream: Upstream) -> int:
+        """How many microseconds later the next look is of use."""
+        known = {group.name for group in self._known(upstream)}
+        own: list[Group] = []
+        others: dict[str, list[str]] = defaultdict(list)
+        for group, origin in self._store.lots.groups(upstream.name).items():
+            if group in known:
+                continue
+            if self._origins.releases(origin):
+                own.append(Group(group, ()))
+            else:
+                others[origin].append(group)
+        again = LONGEST
+        if own and self._adopt(upstream.name, tuple(own)):
+            again = _NEXT_PART
+        for origin, groups in others.items():
+            again = min(again, self._bury(upstream.name, origin, groups))
+        return again
+
+    def _adopt(self, upstream: str, groups: tuple[Group, ...]) -> bool:
+        """Whether there may be more."""
+        version = self._governor.admission.in_force.version(upstream)
+        asked = ReleaseAsk(
+            upstream, groups, _MOST_ADOPTED, 0, self._lease, self._token(), version, news=True
+        )
+        released = self._store.lots.release(asked)
+        for ticket in released.tickets:
+            self._deliver(upstream, ticket, adopted=not ticket.late)
+        if released.tickets:
+            _log.warning("%d tasks of %s were parked under limits that are declared in another way "
+                         "now", len(released.tickets), upstream)  # fmt: skip
+        return len(released.tickets) == _MOST_ADOPTED
+
+    def _bury(self, upstream: str, origin: str, groups: Sequence[str]) -> int:
+        """Make dead letters of the tasks whose time is over; how much later the next one's is."""
+        at = self._seen.pop((upstream, origin), 0)
+        found = self._store.lots.overdue(upstream, groups, at, self._lease)
+        for ticket in found.tickets:
+            self._deliver(upstream, ticket, unclaimed=origin)
+        if found.tickets:
+            _log.warning(
+                "%d tasks of %s waited beyond max_wait in the queue %s: to be released it needs a "
+                "worker that consumes it", len(found.tickets), upstream, origin,
+            )  # fmt: skip
+        if found.more:
+            if not found.tickets:
+                self._seen[upstream, origin] = at + MOST_LOOKED_AT
+            return _NEXT_PART
+        return max(found.next - found.now, SHORTEST) if found.next else LONGEST
