@@ -109,6 +109,8 @@ def test_celerys_own_retry_publishes_nothing_of_the_workers(
     """A task governed by a route is retried by Celery's method, whose message has the caller's
     headers and no admission, whatever has been found out about the failure."""
     world.app.conf.update(governor_routes={"vendor.*": "api"}, governor_upstreams=[API])
+    # The memory transport is one for all apps of the process.
+    world.app.conf.task_default_queue = queue = f"retries-{len(options)}"
 
     def body(self: Any) -> None:
         if not options:
@@ -120,7 +122,7 @@ def test_celerys_own_retry_publishes_nothing_of_the_workers(
     exc_info = world.run(task, in_this_process, headers={"tenant": "x"})
     assert isinstance(exception_of(exc_info), CeleryRetry)
     with world.app.connection_for_read() as connection:
-        headers = connection.SimpleQueue("celery").get(timeout=1).headers
+        headers = connection.SimpleQueue(queue).get(timeout=1).headers
     assert headers["tenant"] == "x"
     assert RUN_KEY not in headers
 
