@@ -49,16 +49,12 @@ class GateStep(bootsteps.StartStopStep):  # type: ignore[misc]
         else:
             self._loop = ThreadLoop(governor.clock)
         controller = consumer.controller
-        uses_semaphore = controller.process_task == controller._process_task_sem
         places: Places
-        if uses_semaphore:
+        if controller.process_task == controller._process_task_sem:
             places = PreforkPlaces(controller, self._loop)
         else:
             places = CountedPlaces(controller, consumer.pool, self._loop)
-        self.gate = Gate(
-            governor, consumer, self._loop, places, consumer.on_task_request,
-            counted=not uses_semaphore,
-        )  # fmt: skip
+        self.gate = Gate(governor, consumer, self._loop, places)
         governor.gate = self.gate
         consumer.on_task_request = self.gate.on_request
         capture_messages(consumer, self.gate)

@@ -26,6 +26,8 @@ from functools import partial
 from itertools import count, islice
 from typing import Any
 
+from celery.worker.state import task_ready
+
 from governor.clock import SECOND, as_datetime, seconds
 from governor.errors import DeclarationError, StoreUnavailable
 from governor.execution.admission import Call, charges_of
@@ -111,7 +113,6 @@ class Gate:
 
     Args:
         consumer: Celery's consumer.
-        pass_on: what Celery does with a request: ``consumer.on_task_request`` as it was.
     """
 
     def __init__(
@@ -120,9 +121,6 @@ class Gate:
         consumer: Any,
         loop: Loop,
         places: Places,
-        pass_on: Callable[[Any], None],
-        *,
-        counted: bool,
     ) -> None:
         self._governor = governor
         self._settings = governor.settings
@@ -131,8 +129,6 @@ class Gate:
         self._consumer = consumer
         self._loop = loop
         self._places = places
-        self._pass_on = pass_on
-        self._counted = counted
         self._epoch = 0
         self._pace = Pace()
         self._backpressure = Backpressure()
@@ -178,10 +174,8 @@ class Gate:
         """Celery's hand-over of a request that wants a place in the pool."""
         if isinstance(request, GovernedRequest):
             self.on_loop(partial(self._step, request, partial(self._received, request)))
-        elif self._counted:
-            self.on_loop(partial(self._places.acquire, self._run_ungoverned, request))
         else:
-            guarded(partial(self._pass_on, request))
+            self.on_loop(partial(self._places.acquire, self._run_ungoverned, request))
 
     def on_loop(self, work: Callable[[], object]) -> None:
         """Run ``work`` on the loop: now, when this is it."""
@@ -191,7 +185,14 @@ class Gate:
             self._loop.soon(work)
 
     def _run_ungoverned(self, request: Any) -> None:
-        guarded(partial(self._places.run, request))
+        """Hand a request of Celery's own to the pool; one that it refuses is a dead letter."""
+        try:
+            self._places.run(request)
+        except Exception as exc:
+            _log.exception("Task %s[%s]: the pool does not take it", request.name, request.id)
+            if request.time_start is None and not request.acknowledged:
+                guarded(partial(task_ready, request))
+                guarded(partial(self._consumer.on_invalid_task, None, request.message, exc))
 
     def _received(self, request: GovernedRequest) -> None:
         message = request.message

@@ -51,6 +51,13 @@ def ungoverned(self: Any, *args: Any, **kwargs: Any) -> None:
     write(self)
 
 
+class Once:
+    """What can be unpickled, and not pickled again for a process of the pool."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("only once")
+
+
 class Unspeakable(Exception):
     """An exception whose own code ends whoever reads it."""
 

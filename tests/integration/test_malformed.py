@@ -114,11 +114,11 @@ def _is_number(value: Any) -> bool:
 def make_arena(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Arena]]:
     made: list[Arena] = []
 
-    def make(pool: str, **env: str) -> Arena:
+    def make(pool: str, conf: dict[str, Any] | None = None, **env: str) -> Arena:
         database = f"sqlite:///{tmp_path / 'dead.sqlite'}"
         fleet = Fleet(
             tmp_path, redis_url, redis_url, database, module=MODULE,
-            conf={"governor_hold": 0} if env else {}, **env,
+            conf=conf, **env,
         )  # fmt: skip
         made.append(Arena(fleet, pool))
         return made[-1]
@@ -145,7 +145,7 @@ def test_whatever_comes_is_a_row_or_runs(make_arena: Callable[..., Arena], pool:
 @pytest.mark.parametrize("parking", ["store", "broker"])
 def test_whatever_waits_is_a_row_or_runs(make_arena: Callable[..., Arena], parking: str) -> None:
     """The same where messages that pass have to wait, in the parking lot or in the broker."""
-    arena = make_arena("prefork", RATE="50/s", BURST="1", PARKING=parking)
+    arena = make_arena("prefork", {"governor_hold": 0}, RATE="50/s", BURST="1", PARKING=parking)
     _each_message_ends(arena, EXAMPLES // len(POOLS))
     arena.good_tasks_run()
     assert arena.fleet.stats("parked" if parking == "store" else "deferred")
@@ -340,6 +340,22 @@ def test_a_broken_envelope_is_one_row(make_arena: Callable[..., Arena], pool: st
     reasons = [reason for _, reason, _ in rows]
     assert set(reasons) == {"undecodable", "invalid_message"}
     assert reasons.count("undecodable") > len(broken)
+    assert not arena.ran()
+    arena.good_tasks_run()
+
+
+def test_what_the_pool_cannot_be_given_is_one_row(make_arena: Callable[..., Arena]) -> None:
+    """A message whose arguments cannot be pickled for a process is one row, of governed and of
+    ungoverned task types, and takes no place in the pool with it."""
+    arena = make_arena("prefork", {"accept_content": ["json", "pickle"]}, C_FORCE_ROOT="1")
+    once = b"((c%s\nOnce\n(tRt(d(dt." % MODULE.encode()
+    sent = [
+        Sent(sound(task, number).headers, once, content_type="application/x-python-serialize")
+        for task in (GOVERNED, ONCE, UNGOVERNED)
+        for number in range(4)
+    ]
+    arena.send(*sent)
+    assert {reason for _, reason, _ in arena.dead(len(sent))} == {"invalid_message"}
     assert not arena.ran()
     arena.good_tasks_run()
 

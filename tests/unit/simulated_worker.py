@@ -189,9 +189,7 @@ class SimulatedWorker:
             connection=self.app.connection_for_read(),
             create_task_handler=lambda: self.received,
         )
-        self.gate = Gate(
-            self.governor, consumer, self.loop, self.pool, self.pool.run, counted=False
-        )
+        self.gate = Gate(self.governor, consumer, self.loop, self.pool)
         self.governor.gate = self.gate
         self.gate.outgoing.publish = self._publish  # type: ignore[method-assign]
         self.gate.lots.begin()

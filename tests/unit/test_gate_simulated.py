@@ -135,7 +135,7 @@ class World:
             create_task_handler=lambda: self.received,
         )
         pool = SimulatedPool(self, 1)
-        self.gate = Gate(governor, consumer, self.loop, pool, pool.run, counted=False)
+        self.gate = Gate(governor, consumer, self.loop, pool)
         governor.gate = self.gate
         # The thread of the dead letters has nothing to do, and times of its own.
         self.loop.forget()
