@@ -73,6 +73,8 @@ AS_EVER: list[tuple[tuple[Queue, ...], str, int, str]] = [
     ((queue(SHOP, "letters"), queue(SHOP, "x.*.orders")), "amqp://", 5 * SECOND, "shop.orders"),
     # it would come out at two exchanges, and be run twice
     ((queue(SHOP, "shop.*"), queue(OTHER, "shop.orders")), "amqp://", 5 * SECOND, "shop.orders"),
+    # so it would at two queues of one exchange
+    ((queue(SHOP, "shop.*"), queue(SHOP, "shop.orders")), "amqp://", 5 * SECOND, "shop.orders"),
     # less than the second that the queues can wait
     ((queue(SHOP, "#"),), "amqp://", SECOND - 1, "shop.orders"),
     # no key
