@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from governor.errors import UpstreamStateError
 from governor.keys import digest
 from governor.policy.adaptive import AdaptivePolicy
 from governor.policy.breaker import BreakerPolicy
@@ -206,6 +207,7 @@ class Released:
         more: there was no room for what may go now.
         waiting: tasks that still wait in all lanes.
         stale: the limits were changed meanwhile: read them and ask again. Nothing was released.
+        broken: what is kept for one lane cannot be used; it waits for a second, others went on.
     """
 
     now: int
@@ -214,6 +216,7 @@ class Released:
     more: bool = False
     waiting: int = 0
     stale: bool = False
+    broken: UpstreamStateError | None = None
 
 
 @dataclass(frozen=True, slots=True)

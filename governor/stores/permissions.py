@@ -31,7 +31,7 @@ _PLAIN: dict[Role, Sequence[str]] = {
 """What is sent without a script; see redis.py and redis_lot.py."""
 
 _WORD = re.compile(rb"'([A-Z]{3,})'")
-_NO_COMMANDS = {"WITHSCORES", "MAXLEN", "LIMIT"}
+_NO_COMMANDS = {"WITHSCORES", "MAXLEN", "LIMIT", "WRONGTYPE"}
 
 
 def commands(role: Role) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ class RedisStore:
         self._settle = load("settle")
         self._adjust = load("adjust")
         self._change = load("change")
-        self.lots = RedisLots(prefix, self._run, self._ask, self.reading)
+        self.lots = RedisLots(prefix, self._run, self._ask, self.reading, self._damage)
         # The first questions of tasks of one kind, for one account, are all the same.
         self._question = lru_cache(maxsize=_QUESTIONS)(partial(_question, self._admit, prefix))
 

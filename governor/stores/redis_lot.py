@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from governor import keys
 from governor.clock import SECOND
-from governor.errors import StoreUnavailable
+from governor.errors import StoreUnavailable, UpstreamStateError
 from governor.policy.decision import AnyCharge
 from governor.policy.lot import (
     Arrival,
@@ -22,11 +23,15 @@ from governor.policy.lot import (
     Waiting,
 )
 from governor.stores import wire_lot
+from governor.stores.connection import Refused
 from governor.stores.damage import FAR
 from governor.stores.scripts import joined, load
 
 Charges = Callable[[], Sequence[AnyCharge]]
 """Says what is to be charged, when that matters."""
+
+_SET_ASIDE = 2
+"""What ``release.lua`` replies when a lane could not be decided about."""
 
 _AT_ONCE = 1_000
 """Lanes that are looked at in one round trip."""
@@ -42,11 +47,13 @@ class RedisLots:
         run: Callable[..., Any],
         ask: Callable[..., list[Any]],
         reading: Callable[..., AbstractContextManager[None]],
+        damage: Callable[..., UpstreamStateError],
     ) -> None:
         self._prefix = prefix
         self._run = run
         self._ask = ask
         self._reading = reading
+        self._damage = damage
         self._park = load("park")
         self._release = joined("admit", "release")
         self._steer = load("steer")
@@ -64,7 +71,14 @@ class RedisLots:
             released = wire_lot.released(ask, reply)
             if not 0 <= released.next <= released.now + FAR:
                 raise ValueError(f"the next slot at {released.next}")
+        if reply[4] != _SET_ASIDE:
             return released
+        names = wire_lot.parts(self._prefix, ask.upstream)
+        said = Refused("", "a lane's limits cannot be read")
+        broken = self._damage(ask.upstream, names, charges, said)
+        # What all lanes share is no better for the next.
+        more = released.more and not keys.is_shared(broken.part)
+        return replace(released, broken=broken, more=more)
 
     def _charges(self, ask: ReleaseAsk) -> list[AnyCharge]:
         """What its lanes are charged, as far as the lot can say."""

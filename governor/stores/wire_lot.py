@@ -159,7 +159,7 @@ def released(ask: ReleaseAsk, reply: list[Any]) -> Released:
         parked_at = int(head.split(b"|")[3])
         holder = "" if late else f"{ask.token}.{number}"
         tickets.append(Ticket(entry.decode(), slot, holder, payload, parked_at, late, kind == 1))
-    return Released(now, tuple(tickets), next_at, bool(more), waiting, bool(stale))
+    return Released(now, tuple(tickets), next_at, bool(more), waiting, stale == 1)
 
 
 def overdue(prefix: str, upstream: str, groups: Sequence[str], at: int, lease: int) -> Words:

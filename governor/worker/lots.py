@@ -231,6 +231,8 @@ class Lots:
             self._wake(lot, self._clock.monotonic() + ASK_AGAIN)
             return
         self._outage.answered(lot.upstream.name)
+        if released.broken is not None:
+            self._outage.failed(released.broken)
         lot.waiting = released.waiting
         if released.tickets or released.more:
             lot.misses = 0

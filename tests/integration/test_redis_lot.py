@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from governor.clock import SECOND
-from governor.errors import StoreUnavailable
+from governor.errors import StoreUnavailable, UpstreamStateError
 from governor.policy.adaptive import AdaptivePolicy
 from governor.policy.breaker import BreakerPolicy
 from governor.policy.decision import Ask, LaneKey
@@ -243,8 +243,8 @@ def test_a_lot_that_lost_a_part_goes_on(scripted: ScriptedRedis, part: str) -> N
 
 
 def test_a_limit_that_cannot_be_read_loses_no_task(scripted: ScriptedRedis) -> None:
-    """When a limit cannot be read, what was released before is told, and all the others wait on in
-    their order."""
+    """When a limit of one lane cannot be read, the other lanes go on, and those of this one wait on
+    in their order; it is tried again after a second."""
     lots = scripted.store.lots
     scripted.store.settle(Settlement("api"))
     scripted.advance(3600 * SECOND)
@@ -252,16 +252,32 @@ def test_a_limit_that_cannot_be_read_loses_no_task(scripted: ScriptedRedis) -> N
     lots.park("api", [arrival(1, well, 1), *(arrival(n, broken, 1) for n in (2, 3, 4))])
     key = f"gov:{{api}}:{broken.buckets[1]}"
     scripted.client.rpush(key, "not a meter")
-    question = ReleaseAsk("api", (GROUPS["accounts"],), 5, 0, SECOND, "t")
+    question = ReleaseAsk("api", (GROUPS["accounts"],), 5, 0, 60 * SECOND, "t")
     released = lots.release(question)
     assert [t.entry for t in released.tickets] == ["task-1"]
-    assert released.more
-    with pytest.raises(StoreUnavailable):
-        lots.release(question)
+    assert released.broken is not None
+    assert released.broken.key == key
+    assert released.next == released.now + SECOND
+    assert lots.release(question).tickets == ()
     scripted.client.delete(key)
+    scripted.advance(SECOND)
     assert [t.entry for t in lots.release(question).tickets] == ["task-2"]
     left = [waiting for n in (3, 4) for waiting in lots.find("api", f"task-{n}")]
     assert [waiting.position for waiting in left] == [1, 2]
+
+
+def test_what_all_lanes_share_that_cannot_be_read_loses_no_task(scripted: ScriptedRedis) -> None:
+    """When a limit that all lanes share cannot be read, that is an error, and nothing is lost."""
+    lots = scripted.store.lots
+    scripted.store.settle(Settlement("api"))
+    scripted.advance(3600 * SECOND)
+    lots.park("api", [arrival(n, lane("plain", "a", 0, "a"), 1) for n in (1, 2)])
+    scripted.client.hset("gov:{api}", "b:" + RULES["plain"][0].key, "garbage")
+    question = ReleaseAsk("api", (GROUPS["plain"],), 5, 0, SECOND, "t")
+    with pytest.raises(UpstreamStateError):
+        lots.release(question)
+    scripted.client.hdel("gov:{api}", "b:" + RULES["plain"][0].key)
+    assert [t.entry for t in lots.release(question).tickets] == ["task-1", "task-2"]
 
 
 def test_a_full_store_can_be_emptied(scripted: ScriptedRedis) -> None:

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,29 @@ def test_a_field_that_cannot_be_read_is_named(
     client.hset(STATE, field, value)
     with pytest.raises(UpstreamStateError, match=f"field {field} holds"):
         CALLS[call](store)
+
+
+def test_one_accounts_garbage_keeps_only_its_lane(store: RedisStore, client: redis.Redis) -> None:
+    """Parked tasks of other accounts are released past the one whose bucket cannot be read, which
+    is named; mended, it goes too."""
+    rule = Limit("10/s", per="account")
+    group = Group("group", ((rule.key, rule),))
+    for account in ("a", "b", "c"):
+        lane = Lane("group", (f"{rule.key}:{account}",), account, 0, 1, account, "celery")
+        store.lots.park("broken", [Arrival(f"{account}.0", lane, (1,), b"m", None, 3600 * SECOND)])
+    client.set(f"{STATE}:{rule.key}:a", "garbage")
+    question = ReleaseAsk("broken", (group,), 10, SECOND, 30 * SECOND, "me")
+    released = store.lots.release(question)
+    assert {ticket.entry for ticket in released.tickets} == {"b.0", "c.0"}
+    assert released.broken is not None
+    assert released.broken.part == f"{rule.key}:a"
+    assert released.broken.key == f"{STATE}:{rule.key}:a"
+    assert released.now < released.next <= released.now + SECOND
+    again = store.lots.release(question)
+    assert (again.tickets, again.broken) == ((), None)
+    client.delete(f"{STATE}:{rule.key}:a")
+    mended = store.lots.release(replace(question, news=True))
+    assert [ticket.entry for ticket in mended.tickets] == ["a.0"]
 
 
 def test_a_lot_that_is_broken_is_moved_away_not_deleted(
