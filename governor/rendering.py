@@ -78,7 +78,7 @@ class Renderer:
             return _MORE
         try:
             rendered = self._render(value, depth)
-        except Exception as broken:  # noqa: BLE001 - a stranger's code; the placeholder says so
+        except BaseException as broken:  # noqa: BLE001 - a stranger's code; the placeholder says so
             rendered = f"<{type(value).__name__}: {type(broken).__name__} when shown>"
         self._left -= len(rendered)
         return rendered

@@ -111,5 +111,5 @@ def said(value: object) -> str:
         return str.__str__(value)
     try:
         return repr(value)
-    except Exception as error:  # noqa: BLE001 - the value's own code may raise anything
+    except BaseException as error:  # noqa: BLE001 - the value's own code may raise anything
         return f"<{type(value).__name__}, its repr raised {type(error).__name__}>"

@@ -70,7 +70,8 @@ def test_others_do_not_wait_behind_an_over_limit_task(
 def test_parked_tasks_run_in_the_order_in_which_they_came(
     make_fleet: Callable[..., Fleet],
 ) -> None:
-    """Who arrives while others of its lane still want a place does not get there before them."""
+    """A task that arrives while others of its lane still want a pool slot gets no slot before them.
+    Only those that are late for theirs may be overtaken, by their neighbours."""
     fleet = make_fleet(RATE="100/s", conf={"governor_hold": 0, "worker_prefetch_multiplier": 20})
     # Nobody gets a place before many want one.
     fleet.send("ungoverned", 0, 1.0)
@@ -78,7 +79,9 @@ def test_parked_tasks_run_in_the_order_in_which_they_came(
     fleet.worker(concurrency=1)
     for result in results:
         result.get(timeout=TIMEOUT)
-    assert [call["number"] for call in fleet.ledger("call")] == list(range(200))
+    called = [call["number"] for call in fleet.ledger("call")]
+    assert sorted(called) == list(range(200))
+    assert all(abs(number - at) <= 5 for at, number in enumerate(called))
 
 
 @pytest.mark.parametrize("pool", POOLS)

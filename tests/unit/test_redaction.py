@@ -241,6 +241,11 @@ class Broken:
         raise RuntimeError("no")
 
 
+class Ending:
+    def __repr__(self) -> str:
+        raise KeyboardInterrupt
+
+
 class BrokenDict(dict[str, Any]):
     def __repr__(self) -> str:
         raise RuntimeError("no")
@@ -285,6 +290,7 @@ def deep(levels: int) -> Any:
         (uuid.UUID(int=1), "UUID('00000000-0000-0000-0000-000000000001')"),  # a plain object
         (Broken(), "<Broken: RuntimeError when shown>"),  # a repr that fails
         ([Broken(), 1], "[<Broken: RuntimeError when shown>, 1]"),  # it spoils nothing beside it
+        (Ending(), "<Ending: KeyboardInterrupt when shown>"),  # one that would end a thread
         (BrokenDict(a=1), "{'a': 1}"),  # a dict that cannot show itself is shown
         (range(3), "range(0, 3)"),  # any other object by its own repr
     ],
