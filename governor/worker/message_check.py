@@ -243,7 +243,8 @@ def _arguments_problem(message: Any, args: Any, kwargs: Any, embed: Any) -> str 
 def _canvas_problem(where: str, fields: Mapping[str, Any]) -> str | None:
     for name in _SIGNATURES:
         value = fields.get(name)
-        if value and not (isinstance(value, (list, tuple)) and all(map(_is_signature, value))):
+        fits = _is_errback if name == "errbacks" else _is_signature
+        if value and not (isinstance(value, (list, tuple)) and all(map(fits, value))):
             return f"{where} {name}: {_kind(value)} where a list of signatures belongs"
     chord = fields.get("chord")
     if chord and not _is_signature(chord):
@@ -253,6 +254,11 @@ def _canvas_problem(where: str, fields: Mapping[str, Any]) -> str | None:
 
 def _is_signature(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value.get("task")) and isinstance(value["task"], str)
+
+
+def _is_errback(value: Any) -> bool:
+    """Celery makes a signature of a name here, and only here."""
+    return (isinstance(value, str) and bool(value)) or _is_signature(value)
 
 
 def _may_be_deep(message: Any, most: int) -> bool:
