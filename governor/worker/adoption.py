@@ -75,6 +75,7 @@ class Adoption:
         # Lanes that were looked at already, where not all could be.
         self._seen: dict[tuple[str, str], int] = {}
         self._consumed: frozenset[str] = frozenset()
+        self._told: set[tuple[str, str]] = set()
 
     def begin(self) -> None:
         """Look, now and then, from now on."""
@@ -93,6 +94,7 @@ class Adoption:
             for upstream in self._waiting():
                 guarded(partial(self._tell_of, queue, upstream.name))
         self._consumed = consumed
+        self._told = {told for told in self._told if told[1] not in consumed}
         self._look_at(self._clock.monotonic())
 
     def _tell_of(self, queue: str, upstream: str) -> None:
@@ -101,6 +103,7 @@ class Adoption:
                 "Tasks of %s that were parked out of the queue %s wait for a worker that consumes "
                 "it; when their max_wait is over they are dead letters", upstream, queue,
             )  # fmt: skip
+            self._told.add((upstream, queue))
 
     def _look_at(self, moment: int) -> None:
         self._timer = moment
@@ -166,6 +169,10 @@ class Adoption:
                 "%d tasks of %s waited beyond max_wait in the queue %s: to be released it needs a "
                 "worker that consumes it", len(found.tickets), upstream, origin,
             )  # fmt: skip
+        elif found.next and (upstream, origin) not in self._told:
+            self._told.add((upstream, origin))
+            _log.info("Tasks of %s wait that were parked out of the queue %s, which this worker "
+                      "does not consume: it releases none of them", upstream, origin)  # fmt: skip
         if found.more:
             if not found.tickets:
                 self._seen[upstream, origin] = at + MOST_LOOKED_AT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -198,7 +197,7 @@ def test_whoever_consumes_a_queue_releases_what_was_parked_out_of_it(
     unpause(fleet)
     if "feed" not in queues:
         # No worker consumes the queue.
-        time.sleep(3)
+        second.wait_for_log("out of the queue feed, which this worker does not consume")
         assert not fleet.ledger("parked")
         fleet.app.control.add_consumer(
             "feed", destination=[second.name], reply=True, timeout=PATIENT
