@@ -50,13 +50,16 @@ def works(governor: Governor) -> None:
         heard.append((news[0], news[1]))
         came.set()
 
-    store.listen(hear)
-    assert came.wait(10)
-    assert store.settle(Settlement("api")).now
-    came.clear()
-    store.change(Change("api", "set", "s", "{}", "ann", "why"))
-    assert came.wait(10)
-    assert heard[-1] == ("api", "change")
+    stop = store.listen(hear)
+    try:
+        assert came.wait(10)
+        assert store.settle(Settlement("api")).now
+        came.clear()
+        store.change(Change("api", "set", "s", "{}", "ann", "why"))
+        assert came.wait(10)
+        assert heard[-1] == ("api", "change")
+    finally:
+        stop()
 
 
 @pytest.fixture(scope="module")
