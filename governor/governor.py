@@ -259,9 +259,11 @@ class Governor:
             return
         if governance is None:
             return
-        plan = governance.plan
-        if plan.signature is not None:
-            plan.check(args or (), kwargs or {})
+        plan, args, kwargs = governance.plan, args or (), kwargs or {}
+        # Celery itself refuses arguments of another shape.
+        shaped = isinstance(args, list | tuple) and isinstance(kwargs, Mapping)
+        if plan.signature is not None and shaped:
+            plan.check(args, kwargs)
         if plan.upstream.max_waiting is not None and self.app.current_worker_task is None:
             self.door.check(plan.upstream)
 

@@ -79,7 +79,7 @@ class RedisAddress:
             ConfigurationError: it is not a Redis, or not one that can be borrowed.
         """
         connection = broker(conf)
-        if connection is None or connection.info()["transport"] not in _REDIS:
+        if connection is None or connection.transport_cls not in _REDIS:
             raise ConfigurationError(
                 "governor_redis_url: not set, and the broker is not a Redis to borrow. "
                 "Set it to where limits are kept, like redis://localhost:6379/1"
@@ -116,7 +116,7 @@ def broker(conf: Mapping[str, Any]) -> Any:
 def is_redis(conf: Mapping[str, Any]) -> bool:
     """Whether the broker of a configuration is a Redis, in whatever way it is reached."""
     connection = broker(conf)
-    return connection is not None and connection.info()["transport"] in _REDIS
+    return connection is not None and connection.transport_cls in _REDIS
 
 
 def _of_broker(connection: Any, options: Mapping[str, Any]) -> RedisAddress:

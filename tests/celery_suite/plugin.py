@@ -22,6 +22,12 @@ VARIANT = os.environ.get("CELERY_SUITE_VARIANT", "plain")
 PATIENCE = 6
 """Celery's tests wait so many times longer for a result: the machine may be busy."""
 
+MADE_OF_MOCKS = "t/unit/worker/"
+"""There Celery's tests put workers together from mocks, with no pool and no connection, and never
+end them. Their apps are governed but for the worker's step, which the integration tests show."""
+
+_of_mocks = False
+
 RATES = {"slow": Limit("20/s", burst=1)}
 FAST = Limit("10000/s", burst=1000)
 
@@ -54,7 +60,10 @@ def govern_every_app() -> None:
     def create_governed(app: Celery, *args: Any, **kwargs: Any) -> None:
         create(app, *args, **kwargs)
         app.add_defaults(conf)
+        steps = set(app.steps["consumer"])
         Governor(app)
+        if _of_mocks:
+            app.steps["consumer"] = steps
 
     Celery.__init__ = create_governed
 
@@ -87,6 +96,13 @@ class Recorder:
 def pytest_configure(config: pytest.Config) -> None:
     if path := os.environ.get("CELERY_SUITE_OUTCOMES"):
         config.pluginmanager.register(Recorder(Path(path)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note where the apps of a test are to be used."""
+    global _of_mocks
+    _of_mocks = item.nodeid.startswith(MADE_OF_MOCKS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

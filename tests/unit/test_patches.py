@@ -214,3 +214,15 @@ def test_a_registry_of_the_apps_own_is_used_as_celery_uses_it(
     app._tasks = Registry(dict(app._tasks))
     app.send_task(name)
     assert (NAME in published[0]) == (name == "pay")
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "said"),
+    [("a", {}, "task args must be"), ((), [("account", "a")], "task keyword arguments must be")],
+)
+def test_arguments_of_no_shape_are_refused_by_celery(args: Any, kwargs: Any, said: str) -> None:
+    """A producer's mistake raises what it raises with Celery alone."""
+    app = make_app()
+    govern(app)
+    with pytest.raises(TypeError, match=said):
+        app.send_task("pay", args, kwargs)

@@ -11,7 +11,7 @@ from redis.sentinel import SentinelConnectionPool, SentinelManagedSSLConnection
 
 from governor.clock import SECOND
 from governor.errors import ConfigurationError
-from governor.redis_address import RedisAddress
+from governor.redis_address import RedisAddress, is_redis
 from governor.settings import load
 from governor.stores.client import pool
 
@@ -158,6 +158,13 @@ def test_another_brokers_visibility_timeout_counts_too() -> None:
     known = ["governor_redis_url"]
     assert load({**conf, "broker_transport_options": options}, known).max_countdown == 30 * SECOND
     assert load(conf, known).max_countdown == 900 * SECOND
+
+
+@pytest.mark.parametrize("url", ["memory://", "amqp://"])
+def test_asking_what_the_broker_is_says_nothing(url: str, caplog: Any) -> None:
+    """kombu's warning that a URL names no host is said where the app connects, not once more."""
+    assert not is_redis({"broker_url": url})
+    assert not caplog.records
 
 
 def test_an_address_shows_no_password() -> None:
