@@ -182,7 +182,7 @@ def cancel(fleet: Fleet, worker: Any) -> None:
 
 
 @pytest.mark.parametrize("broker", BROKERS)
-@pytest.mark.parametrize("queues", [["feed", "other"], ["other"]])
+@pytest.mark.parametrize("queues", [["feed"], ["feed", "other"], ["other"]])
 def test_whoever_consumes_a_queue_releases_what_was_parked_out_of_it(
     make_fleet: Callable[..., Fleet], broker: str, queues: list[str],
     request: pytest.FixtureRequest,
