@@ -222,6 +222,8 @@ def _write(settings: Settings, **facts: object) -> None:
 
 if ENVIRONMENT in os.environ:
     app = build(Settings(**json.loads(os.environ[ENVIRONMENT])))
+    # Made at its first call, a client is some tenths of a second late, beside calls that are not.
+    signals.worker_process_init.connect(lambda **_: _client(os.getpid()), weak=False)
     signals.worker_ready.connect(
         lambda **_: print(f"-- ready {os.environ[NUMBER]}", flush=True), weak=False
     )
