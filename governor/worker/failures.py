@@ -147,19 +147,22 @@ def attempt_of(exc_info: Any, now: int) -> Attempt:
     return Attempt(told.at, facts.exc_type or "", facts.http_status or 0, told.wait or 0)
 
 
-def with_attempt(request: Any, exc: BaseException | None, now: int, countdown: Any) -> Any:
-    """The governor's header for an attempt that Celery sends: with a line about this one."""
+def with_attempt(request: Any, exc: Any, now: int, countdown: Any) -> Any:
+    """The governor's header for an attempt that Celery sends: with a line about this one. Celery
+    takes an exception, a class of one, or a text."""
     known = getattr(request, NAME, None)
-    if exc is None:
+    kind = exc if isinstance(exc, type) else type(exc)
+    if not issubclass(kind, BaseException):
         return known
     header = Header.from_message({NAME: known})
     if header == Header():
         # Published where nothing is known of the governor.
         nesting = getattr(request, "replaced_task_nesting", None)
         header.idem = work_id(str(request.id), nesting)
-    status = next(filter(None, map(http_status, causes(exc))), 0)
+    chain = () if exc is kind else causes(exc)
+    status = next(filter(None, map(http_status, chain)), 0)
     wait = countdown if isinstance(countdown, int | float) and 0 < countdown < LONGEST_WAIT else 0
-    header.failed(Attempt(now, type_name(type(exc)), status, micros(wait)))
+    header.failed(Attempt(now, type_name(kind), status, micros(wait)))
     return header.to_message()
 
 

@@ -23,7 +23,13 @@ from governor.policy.outcome import Outcome
 from governor.ports import Reason
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
-from governor.worker.failures import Failure, attempt_of, exception_of, failure_of
+from governor.worker.failures import (
+    Failure,
+    attempt_of,
+    exception_of,
+    failure_of,
+    with_attempt,
+)
 from governor.worker.outcomes import RUN_KEY, Again, NotNow, failure_info
 from governor.worker.task import govern
 from governor.worker.verdicts import Verdict, judge
@@ -125,6 +131,15 @@ def test_celerys_own_retry_publishes_nothing_of_the_workers(
         headers = connection.SimpleQueue(queue).get(timeout=1).headers
     assert headers["tenant"] == "x"
     assert RUN_KEY not in headers
+
+
+@pytest.mark.parametrize("exc", [ConnectionError("reset"), ConnectionError, "reset", None])
+def test_a_retry_may_be_given_what_celery_takes(exc: Any) -> None:
+    """``self.retry(exc=…)`` takes an exception, a class of one, or a text; the attempt log has a
+    line where there is a class to name."""
+    header = with_attempt(SimpleNamespace(id="1"), exc, 7, None)
+    named = [attempt.exc_type for attempt in Header.from_message({NAME: header}).attempts]
+    assert named == (["ConnectionError"] if exc not in {"reset", None} else [])
 
 
 def told(exc_info: Any) -> Failure:
