@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from governor.deadletter import schema
+from governor.deadletter.engine import bounded_engine
 from governor.demo.redis_server import PrivateRedis
 from tests.celery_suite import environment
 from tests.celery_suite.outcomes import (
@@ -50,6 +52,9 @@ def run(name: str, variant: str, tests: list[str], more: list[str]) -> dict[str,
         PrivateRedis(_made(folder, "limiter")) as limiter,
         (environment.FOLDER / f"{name}.log").open("w") as log,
     ):
+        database = bounded_engine(f"sqlite:///{folder}/dead.sqlite")
+        schema.upgrade(database)
+        database.dispose()
         env = {
             **os.environ,
             "PYTHONPATH": str(environment.ROOT),
