@@ -65,7 +65,7 @@ def test_not_idempotent_is_safe_only_when_it_never_ran(reason: Reason) -> None:
 
 
 @pytest.mark.parametrize(("began", "said"), [(True, "its body had begun"), (None, "is not known")])
-@pytest.mark.parametrize("reason", list(NEVER_STARTED))
+@pytest.mark.parametrize("reason", sorted(NEVER_STARTED))
 def test_what_may_have_begun_needs_confirmation(
     reason: Reason, began: bool | None, said: str
 ) -> None:
