@@ -119,7 +119,7 @@ def _made(fleet: Fleet, ledger: Any, task: str, tasks: int) -> list[float]:
 
 
 def bars(figures: Mapping[str, Any]) -> Mapping[str, bool]:
-    """What is promised of each run."""
+    """Tell of each promise, by run, whether the figures keep it."""
     verdicts: dict[str, bool] = {}
     for name, (_, _, most) in WAYS.items():
         for place in ("alone", "beside"):

@@ -354,8 +354,8 @@ def _name_publisher(app: Celery) -> None:
 
 
 def _of_class(app: Celery, name: str) -> Any:
-    """What ``app`` would have if it had no attribute of this name of its own. A library that traces
-    may have put something else into the class at any time."""
+    """Return the attribute of the app's class, bound to ``app``, past one that ``app`` has itself.
+    Looked up at each call: a library that traces may replace it in the class at any time."""
     found = inspect.getattr_static(type(app), name)
     bind = getattr(type(found), "__get__", None)
     return found if bind is None else bind(found, app, type(app))

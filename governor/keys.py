@@ -165,7 +165,7 @@ def body_id(body: bytes) -> str:
 
 
 def message_id(header: Any, body: bytes) -> str:
-    """What tells a message from others under the same task id. Its copies have the same.
+    """Return the id that tells a message from others under its task id, and that copies share.
 
     Args:
         header: its ``governor`` header, as it came.

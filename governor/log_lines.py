@@ -1,4 +1,4 @@
-"""What a message or an upstream says stays on one line of the log, and moves no cursor."""
+"""Foreign texts in the log: a message's or an upstream's stays on one line and moves no cursor."""
 
 from __future__ import annotations
 

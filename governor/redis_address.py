@@ -45,10 +45,10 @@ class RedisAddress:
 
     @staticmethod
     def of(url: str) -> RedisAddress:
-        """What a URL of one's own names.
+        """Read the address that a ``governor_redis_url`` names.
 
         Raises:
-            ConfigurationError: it names no Redis.
+            ConfigurationError: the URL names no Redis.
         """
         if not url.startswith(_SCHEMES):
             raise _wrong(f"{_scheme(url)} is no Redis")
@@ -114,7 +114,7 @@ def broker(conf: Mapping[str, Any]) -> Any:
 
 
 def is_redis(conf: Mapping[str, Any]) -> bool:
-    """Whether the broker of a configuration is a Redis, in whatever way it is reached."""
+    """Tell whether the broker of a configuration is a Redis, in whatever way it is reached."""
     connection = broker(conf)
     return connection is not None and connection.transport_cls in _REDIS
 

@@ -236,7 +236,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 
 
 def _permissions(settings: Settings) -> Iterator[Finding]:
-    """Whether the Redis user may do what a worker does."""
+    """Check that the Redis user may do what a worker does."""
     names = [keys.state_key(settings.prefix, "doctor"), keys.channel(settings.prefix, "*")]
     try:
         with _client(settings) as client:
@@ -263,7 +263,7 @@ def _permissions(settings: Settings) -> Iterator[Finding]:
 
 
 def _upstreams(governor: Governor) -> Iterator[Finding]:
-    """Whether what the store keeps of each upstream can be used."""
+    """Check that the data that the store keeps of each upstream can be used."""
     try:
         known = governor.upstreams
     except GovernorError:
@@ -369,7 +369,7 @@ def _spill(settings: Settings) -> Iterator[Finding]:
 
 
 def _starts(environment: Environment) -> Iterator[Finding]:
-    """Whether bodies start in time, as the workers that answer tell; nothing if none does."""
+    """Check that bodies start in time, by the workers' answers; find nothing if none answers."""
     try:
         replies = environment.ask_workers(STARTS, {}, _ANSWERS)
     except Exception as exc:  # noqa: BLE001 - whatever the broker's client raises

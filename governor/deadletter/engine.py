@@ -75,7 +75,7 @@ def explain(error: SQLAlchemyError, engine: Engine) -> str:
 
 
 def first_line(error: BaseException | None) -> str:
-    """What the database said, never the values sent to it."""
+    """Return the first line of the database's own message, never the values sent to it."""
     said = str(getattr(error, "orig", None) or type(error).__name__).strip().splitlines()
     return said[0] if said else type(error).__name__
 
@@ -86,7 +86,7 @@ trigger's own."""
 
 
 def is_refusal(error: BaseException | None) -> bool:
-    """Whether the database is there and refuses what it was given."""
+    """Tell whether the database is there and refuses the data it was given."""
     if isinstance(error, DataError | IntegrityError):
         return True
     state = getattr(getattr(error, "orig", None), "sqlstate", None)

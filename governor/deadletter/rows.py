@@ -95,13 +95,14 @@ SHOWN = tuple(DeadLetter.__dataclass_fields__)
 
 
 def message_id_of(death: Death) -> str:
-    """What tells the message of a death from others of its task id."""
+    """Return the id that tells the message of a death from others under its task id."""
     message = death.message
     return death.message_id or message_id(message.headers.get("governor"), message.body)
 
 
 def message_sha256(death: Death) -> str:
-    """What makes a message without a task id itself: route, headers, properties and body."""
+    """Hash all that identifies a message without a task id: headers, properties, queue, reason of
+    death and body."""
     message = death.message
     digest = hashlib.sha256()
     for part in (message.headers, message.properties, [message.queue, death.reason.value]):

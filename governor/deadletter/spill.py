@@ -48,7 +48,7 @@ class Drained:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What is on disk.
+    """Count of the deaths on disk.
 
     Attributes:
         pending: deaths that wait to be drained.

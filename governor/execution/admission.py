@@ -94,7 +94,7 @@ class Call:
         return ()
 
     def parts(self) -> Iterator[str]:
-        """What of the upstream's data a question about it touches; see :func:`parts_of`."""
+        """Name the parts of the upstream's data that admission touches; see :func:`parts_of`."""
         return parts_of((charge.bucket for charge in self.charges), self.claim)
 
 

@@ -133,7 +133,7 @@ class Header:
             return cls(mid=mid)
 
     def is_of(self, work: str) -> bool:
-        """Whether the header was made for this work, and not passed on to another task."""
+        """Tell whether the header was made for this work, and not passed on to another task."""
         return (self.of or self.idem) == work
 
     def key_of(self, work: str) -> str:
@@ -151,13 +151,13 @@ class Header:
 
 
 def work_id(task_id: str, nesting: Any) -> str:
-    """What a message asks for: the task id, and which replacement of the task (``replace()``)."""
+    """Name the work that a message asks for: task id, and number of its ``replace()``."""
     return f"{task_id}:{nesting}" if isinstance(nesting, int) and nesting > 0 else task_id
 
 
 def is_whole(log: Sequence[Attempt], failed: int) -> bool:
-    """Whether the log knows the first of so many failures: retries of a task type that only a
-    route governs are Celery's, and write none."""
+    """Tell whether the log knows the first of so many failures. Retries of a task type that only
+    a route governs are Celery's, and write no line."""
     return len(log) >= min(failed, _FIRST_ATTEMPTS + _LAST_ATTEMPTS)
 
 

@@ -12,7 +12,7 @@ from celery.utils.saferepr import saferepr
 from governor.redaction import Redactor
 
 Masks = tuple[Any, Any]
-"""What stands for args and for kwargs; ``None`` where the caller gave nothing."""
+"""Texts that stand for args and for kwargs; ``None`` where the caller gave none."""
 
 NO_MASKS: Masks = (None, None)
 

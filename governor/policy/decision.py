@@ -215,7 +215,7 @@ class Admit:
 
 
 CLAIM = "claim"
-"""What a delivery waits for that meets another one of its message, which is running."""
+"""``Wait.limit`` of a delivery that meets another one of its message, which is running."""
 
 
 @_value

@@ -1,5 +1,5 @@
-"""What an exception tells of a failure, read where it happened: nothing else is left of it once
-it has been pickled."""
+"""Facts of a failure, read from its exception where it was raised: once the exception has been
+pickled, nothing else is left of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NEVER_OWN = frozenset({"billiard", "celery", "governor", "kombu", "tenacity", "
 
 @dataclass(frozen=True, slots=True)
 class ExceptionFacts:
-    """What is known of an exception, in plain texts and numbers. Not redacted.
+    """Facts of an exception, in plain texts and numbers. Not redacted.
 
     Attributes:
         exc_type: its class, with the module.
@@ -107,7 +107,7 @@ def type_name(kind: type[BaseException]) -> str:
 
 
 def _own(exc: BaseException, name: str) -> Any:
-    """What Python itself noted at an exception, whatever its class makes of the name."""
+    """Read what Python itself noted at an exception, whatever its class makes of ``name``."""
     return BaseException.__dict__[name].__get__(exc)
 
 

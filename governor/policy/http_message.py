@@ -21,7 +21,7 @@ _LONGEST_DATE = 64
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What is read of a response that has no ``status_code`` itself."""
+    """Status and headers of a response that has no ``status_code`` itself."""
 
     status_code: int
     headers: Any

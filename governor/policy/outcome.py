@@ -44,7 +44,7 @@ _WORST_FIRST = (Outcome.FAILED, Outcome.THROTTLED, Outcome.SUCCESS)
 
 
 def outcome_of_status(status: int) -> Outcome:
-    """What the status of a response says about its upstream."""
+    """Say what the status of a response means for its upstream."""
     if status == _TOO_MANY_REQUESTS:
         return Outcome.THROTTLED
     return Outcome.FAILED if status >= _SERVER_ERROR else Outcome.SUCCESS

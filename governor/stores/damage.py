@@ -101,7 +101,8 @@ def _type(rest: str, charge: AnyCharge | None) -> str | None:
 
 
 def _part(name: str, state: str, buckets: dict[str, AnyCharge]) -> str:
-    """What a key that is no bucket's concerns: a window's line its bucket, a claim itself."""
+    """Name the part that a key other than a bucket's belongs to: its bucket for a window's line,
+    the claim itself for a claim's."""
     charge = buckets.get(name.removesuffix(":line"))
     if charge is not None:
         return charge.bucket
@@ -112,7 +113,7 @@ def _part(name: str, state: str, buckets: dict[str, AnyCharge]) -> str:
 def _texts(
     ask: Ask, name: str, kind: str, state: str, charge: AnyCharge | None
 ) -> Iterator[tuple[str, str, str]]:
-    """What a key holds that can be checked: field, text, and the pattern of such texts."""
+    """Read the texts of a key that can be checked: field, text, and the pattern of such texts."""
     rest = name.removeprefix(state)
     if name == state or rest == ":@flows":
         found = ask(("HGETALL", name))[0]

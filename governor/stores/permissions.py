@@ -1,4 +1,4 @@
-"""What a Redis user must be allowed, by what it does: the words of its ACL."""
+"""Least permissions of a Redis user, by role: the words of its ACL."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PLAIN: dict[Role, Sequence[str]] = {
         "ZCARD", "ZRANGE", "ZRANGEBYLEX",
     ),
 }  # fmt: skip
-"""What is sent without a script; see redis.py and redis_lot.py."""
+"""Commands sent without a script; see redis.py and redis_lot.py."""
 
 _WORD = re.compile(rb"'([A-Z]{3,})'")
 _NO_COMMANDS = {"WITHSCORES", "MAXLEN", "LIMIT", "WRONGTYPE"}

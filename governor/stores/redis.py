@@ -101,7 +101,7 @@ class RedisStore:
             return exc
 
     def _answer(self, ask: Ask, command: bytes, reply: Any) -> Answer:
-        """What a reply means that says more than "now"."""
+        """Decode a reply that says more than "now"."""
         if reply.__class__ is Refused:
             reply = self._client.follow(self._admit, ask.upstream, command, reply)
         if reply.__class__ is list and not 0 <= reply[2] <= reply[0] + FAR:
@@ -206,7 +206,7 @@ class RedisStore:
 
     @contextmanager
     def reading(self, upstream: str, charges: Charges = tuple) -> Iterator[None]:
-        """What cannot be read in here is wrong with the upstream's data.
+        """Blame the upstream's data for whatever cannot be read in the block.
 
         Raises:
             UpstreamStateError: naming the key.

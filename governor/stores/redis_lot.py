@@ -31,7 +31,7 @@ Charges = Callable[[], Sequence[AnyCharge]]
 """Says what is to be charged, when that matters."""
 
 _SET_ASIDE = 2
-"""What ``release.lua`` replies when a lane could not be decided about."""
+"""Mark in the reply of ``release.lua`` when a lane could not be decided about."""
 
 _AT_ONCE = 1_000
 """Lanes that are looked at in one round trip."""
@@ -81,7 +81,7 @@ class RedisLots:
         return replace(released, broken=broken, more=more)
 
     def _charges(self, ask: ReleaseAsk) -> list[AnyCharge]:
-        """What its lanes are charged, as far as the lot can say."""
+        """List what the lanes in question are charged, as far as the lot knows."""
         limits = {group.name: group.limits for group in ask.groups}
         found = {
             bucket: rule.charge_on(bucket, 1)

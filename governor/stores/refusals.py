@@ -1,4 +1,4 @@
-"""What the limiter's server refuses, and whom that concerns: everybody, or one upstream."""
+"""Refusals of the limiter's server, and their reach: the whole store, or one upstream."""
 
 from __future__ import annotations
 

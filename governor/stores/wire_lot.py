@@ -172,7 +172,7 @@ def overdue(prefix: str, upstream: str, groups: Sequence[str], at: int, lease: i
 
 
 def taken_out(reply: list[Any]) -> Overdue:
-    """What ``overdue.lua`` replied."""
+    """Decode the reply of ``overdue.lua``."""
     now, next_at, more, waiting = reply[:4]
     tickets = []
     for at in range(4, len(reply), 2):
@@ -233,7 +233,7 @@ def of_task(task_id: str) -> tuple[str, str]:
 
 
 def is_of_task(entry: str, task_id: str) -> bool:
-    """Whether a further entry is of this task."""
+    """Tell whether a further entry is of this task."""
     return entry.rpartition(":")[0] == task_id
 
 

@@ -247,8 +247,8 @@ class ParkingLotConformance:
     def test_what_nobody_releases_is_found_when_its_time_is_over(
         self, harness: StoreHarness
     ) -> None:
-        """Whoever asks for overdue tasks gets those whose time is over, once, and when the next
-        one's is. It has them as if they were released; others go on as if nobody had asked."""
+        """Asking for overdue tasks yields, once, those whose time is over, and the instant at which
+        the next one's is. They count as released; other tasks go on as if never asked about."""
         lots = self._lots(harness)
         here, there = lane(TEN_PER_SECOND), lane(PER_ACCOUNT, "b", group="theirs")
         lots.park(

@@ -145,7 +145,7 @@ class Adoption:
         return again
 
     def _adopt(self, upstream: str, groups: tuple[Group, ...]) -> bool:
-        """Whether there may be more."""
+        """Deliver parked tasks of these groups to this worker; tell whether there may be more."""
         version = self._governor.admission.in_force.version(upstream)
         asked = ReleaseAsk(
             upstream, groups, _MOST_ADOPTED, 0, self._lease, self._token(), version, news=True

@@ -134,8 +134,8 @@ def _govern_tasks(governor: Governor) -> None:
 
 
 def _hear_of_queues(consumer: Any, loop: Loop, gate: Gate) -> None:
-    """What is parked is released by workers that consume its queue: they may begin to, and cease,
-    while they run."""
+    """Tell the lots when the worker begins or ceases to consume a queue: parked tasks are released
+    by the workers that consume theirs."""
 
     def heard(celery: Callable[..., Any]) -> Callable[..., Any]:
         def changed(*args: Any, **kwargs: Any) -> Any:

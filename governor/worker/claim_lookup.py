@@ -1,4 +1,4 @@
-"""Whether a message that dies had begun in another delivery: its claim tells."""
+"""Lookup of a dying message's claim, which tells whether another delivery of it had begun."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ class ClaimLookup:
         self, reason: Reason, copy: MessageCopy, task: str | None, task_id: str | None,
         delivery: int, own: str, redelivered: bool,
     ) -> bool | None:  # fmt: skip
-        """Whether the body of this message had begun, where the verdict on its death depends on
-        that.
+        """Tell whether the body of a message had begun, where the verdict on its death needs it.
 
         Args:
             own: the token of the dying delivery, if its own body has not begun.

@@ -1,5 +1,5 @@
-"""What a worker answers when it is asked from outside: the tasks that wait in it, and how late the
-bodies of others start."""
+"""Answers of a worker to questions from outside: the tasks that wait in it, and how late bodies
+start."""
 
 from __future__ import annotations
 

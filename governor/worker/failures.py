@@ -1,4 +1,4 @@
-"""What is known of a failure, told by the process in which it happened.
+"""Facts of a failure, told by the process in which it happened.
 
 On its way to the worker's main process an exception is pickled, which leaves of some only their
 name, and of all no traceback. So each failure is read, and decided about, beside the body; the
@@ -124,7 +124,7 @@ def raised(admitted: Any, exc: BaseException, failure: Failure) -> BaseException
 
 
 def failure_of(exc_info: Any) -> Failure | None:
-    """What the process of the body said of its failure, if it did."""
+    """Return what the body's process told of its failure, if it told anything."""
     for carrier in (exc_info, exception_of(exc_info)):
         found = quietly(lambda carrier=carrier: vars(carrier).get(_ATTRIBUTE), None)  # type: ignore[misc]
         if isinstance(found, Failure):
@@ -220,7 +220,7 @@ def _attach(carrier: Any, failure: Failure | None) -> None:
 
 
 def _told(task: Any, end: TraceInfo, admitted: Any) -> Failure | None:
-    """What is known once Celery's own retries and the storing of results have had their say."""
+    """Describe a failure after Celery's own retries and the storing of the result."""
     failure: Failure | None = admitted.get(_FAILURE)
     exc = end.retval
     if end.state == RETRY:
@@ -238,7 +238,7 @@ def _told(task: Any, end: TraceInfo, admitted: Any) -> Failure | None:
 
 
 def _sent_again_by_celery(task: Any, retry: BaseException) -> Failure | None:
-    """What a failure said that Celery's own retry follows; the upstream's breaker hears of it."""
+    """Describe a failure that Celery's own retry follows, for the upstream's breaker."""
     exc = retry.__cause__ or retry.__context__ or attribute(retry, "exc")
     if not isinstance(exc, BaseException):
         return None
@@ -267,7 +267,7 @@ def _without_policy(governance: Governance) -> tuple[Reason, str]:
 
 
 def _given_back_by_celery(exc: BaseException) -> bool:
-    """Whether ``Task.retry`` raised it because no retry is left."""
+    """Tell whether ``Task.retry`` raised ``exc`` because no retry is left."""
     tb = exc.__traceback__
     while tb is not None:
         if tb.tb_frame.f_code is Task.retry.__code__:

@@ -57,6 +57,6 @@ class Lateness:
                          late // 1_000, self._grace // 1_000, REMEDY)  # fmt: skip
 
     def told(self) -> dict[str, int]:
-        """What is known, for people: the grace, how many bodies came too late, and how late the
-        last of them was, in microseconds after its slot."""
+        """Report to people: the grace, how many bodies came too late, and how late the last of them
+        was, in microseconds after its slot."""
         return {"grace": self._grace, "starts": self._starts, "last": self._last}

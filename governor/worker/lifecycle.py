@@ -25,7 +25,7 @@ _MOST_WIDENED = 1_000
 
 
 class State(Enum):
-    """Where a governed request is."""
+    """State of a governed request."""
 
     RECEIVED = "received"  # handed over by Celery, nothing decided
     QUEUED = "queued"  # wants a pool slot, and asks for its admission then
@@ -61,7 +61,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 }  # fmt: skip
 
 WAITING = frozenset({State.QUEUED, State.HELD, State.PARKING, State.DEFERRING})
-"""What people call waiting."""
+"""States that people call waiting."""
 
 ENDED = frozenset({State.RETURNED, State.GONE})
 

@@ -1,5 +1,5 @@
-"""Whether Celery and the governor can work with a message: each is looked at once, before Celery
-makes a request of it.
+"""One check of each message, before Celery makes a request of it: Celery and the governor must be
+able to work with the message.
 
 Celery reads a message's fields in many places: when it makes the request, when it hands it to the
 pool, when it says how the body has ended. A field of the wrong shape raises in one of them, in the
@@ -55,7 +55,7 @@ _INTERNAL = frozenset(
 
 _EMBEDDED = frozenset({*_SIGNATURES, "chord"})
 _NOT_EMBEDDED = (_ON_CONTEXT | {NAME, RUN_KEY, "task"}) - _EMBEDDED
-"""What a body may not say in place of the headers and the worker."""
+"""Names that a body may not set in place of the headers and the worker."""
 
 
 def problem_of(message: Any, known: Container[Any], zone: Any) -> str | None:
@@ -262,7 +262,7 @@ def _is_errback(value: Any) -> bool:
 
 
 def _may_be_deep(message: Any, most: int) -> bool:
-    """Whether the body has enough brackets for it: most messages need not be searched."""
+    """Tell whether the body has enough brackets to be deep: most messages need no search."""
     body = message.body
     if message.content_type != "application/json" or not isinstance(body, (str, bytes)):
         return True
@@ -273,8 +273,8 @@ def _may_be_deep(message: Any, most: int) -> bool:
 
 
 def _is_deep(value: Any, most: int) -> bool:
-    """Whether lists and mappings are nested deeper than ``most`` levels. Pickling, to which the
-    pool resorts, goes one level of recursion down for each."""
+    """Tell whether lists and mappings are nested deeper than ``most`` levels. Pickling, to which
+    the pool resorts, goes one level of recursion down for each."""
     level: list[Any] = [value]
     for _ in range(most + 1):
         # One container may stand in several places of a pickle or of YAML.
@@ -294,7 +294,7 @@ def _is_deep(value: Any, most: int) -> bool:
 
 
 def _name_problem(value: Any) -> str | None:
-    """What is wrong with an optional name of something, which goes into keys and routes."""
+    """Say what is wrong with an optional name, which goes into keys and routes."""
     if value is None:
         return None
     if not isinstance(value, str):

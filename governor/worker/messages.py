@@ -58,7 +58,7 @@ def copy_of(message: Message) -> MessageCopy:
 
 
 def was_redelivered(message: Any) -> bool:
-    """Whether the broker says that it had handed out the message before."""
+    """Tell whether the broker says that it had handed out the message before."""
     parts = (message.delivery_info, message.headers)
     return any(bool(_mapping(part).get("redelivered")) for part in parts)
 

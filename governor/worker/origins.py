@@ -17,12 +17,12 @@ class Origins:
         self._consumer = consumer
 
     def all(self) -> tuple[str, ...]:
-        """What this worker may release from."""
+        """List the origins out of which this worker may release tasks."""
         return tuple(sorted(name for name, _ in self._named()))
 
     def releases(self, origin: str) -> bool:
-        """Whether this worker may release what came from there; an origin of an earlier version may
-        be all queues of a worker together."""
+        """Tell whether this worker may release tasks of ``origin``; an origin of an earlier version
+        may be all queues of a worker together."""
         return not {origin, *origin.split("|")}.isdisjoint(self.all())
 
     def of(self, message: Any) -> str:

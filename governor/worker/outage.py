@@ -1,4 +1,4 @@
-"""What a worker knows about the limiter store being away, for all upstreams or for one."""
+"""Outages of the limiter store that a worker knows of, for all upstreams or for one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class StoreOutage:
         return max(self._until, *found)
 
     def on(self, upstream: str, parts: Iterable[str] = ()) -> bool:
-        """Whether the store gave no answer about the upstream when it was last asked."""
+        """Tell whether the store gave no answer about the upstream when it was last asked."""
         if self._away or not self._broken:
             return self._away
         return any((upstream, part) in self._broken for part in ("", *parts))

@@ -64,7 +64,7 @@ class ParkedMessage(Message):
 
     @property
     def why_late(self) -> str:
-        """What its dead letter says when it is beyond its time."""
+        """Say in the dead letter why a message that was parked too long did not run."""
         said = "it was parked beyond max_wait"
         if not self.unclaimed:
             return said

@@ -126,6 +126,6 @@ class Routes:
 
 
 def _is_broadcast(channel: Any, exchange: str) -> bool:
-    """Whether the exchange's queues are not in the broker but only with those who listen."""
+    """Tell whether the exchange has no queues in the broker, only listening consumers."""
     listeners = hasattr(channel, "_fanout_queues")
     return listeners and channel.typeof(exchange).type == "fanout"

@@ -1,4 +1,4 @@
-"""What can be kept of a death that cannot be written as it is, because of its own content."""
+"""Salvage of a death that cannot be written as it is, because of its own content."""
 
 from __future__ import annotations
 

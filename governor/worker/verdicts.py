@@ -107,7 +107,7 @@ def judge(request: Any, exc_info: Any, governance: Governance) -> Verdict:
 
 
 def _decided(failure: Failure, exc: BaseException, exc_info: Any) -> Verdict:
-    """What was decided beside the body, whatever came after it."""
+    """Make a verdict of the decision beside the body, whatever came after the body."""
     if failure.wait is not None:
         if not isinstance(exc, Again):
             when = seconds(failure.wait)
