@@ -49,14 +49,14 @@ class NoResponse(Exception):
 
 
 class Untraced(Exception):
-    """It denies where it was raised, and what by."""
+    """Exception that denies where it was raised, and from which other one."""
 
     __traceback__ = __cause__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What has to be known of a failure: its classes, the response's status, the own function."""
+    """Facts wanted of a failure: its classes, the response's status, the own function."""
 
     chain: tuple[str, ...]
     status: int | None = None

@@ -38,8 +38,8 @@ LIMIT = "300"
 """Seconds after which a test counts as hanging."""
 
 AGAIN = 2
-"""What failed is run so many times more, by itself: Celery's own tests are not free of chance
-(upstream they have up to five reruns), and what fails through us fails again."""
+"""Reruns of a failed test, by itself: Celery's own tests are not free of chance (upstream they have
+up to five reruns), and a test that fails through a governor fails again."""
 
 
 def run(name: str, variant: str, tests: list[str], more: list[str]) -> dict[str, Outcome]:

@@ -19,8 +19,8 @@ TOOLS = (
     "pytest", "pytest-celery", "pytest-click", "pytest-order", "pytest-subtests", "pytest-timeout",
     "cryptography", "fakeredis[lua]", "freezegun", "msgpack", "pydantic", "pyyaml", "tblib",
 )  # fmt: skip
-"""What Celery's tests need. Those of backends that no governor meets (S3, MongoDB, …) fail plain
-and governed alike."""
+"""Packages that Celery's tests need. Tests of backends that no governor meets (S3, MongoDB, …) fail
+plain and governed alike."""
 
 
 def prepare() -> None:

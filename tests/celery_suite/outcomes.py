@@ -1,4 +1,4 @@
-"""What became of each of Celery's tests in each variant, and what may differ."""
+"""Outcomes of Celery's own tests in each variant, and the differences that may be."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Exemption:
     reason: str
 
     def covers(self, test: str, variant: str) -> bool:
-        """Whether this test may fail in this variant."""
+        """Tell whether this test may fail in this variant."""
         # Brackets are parameters of a test, not a pattern.
         pattern = self.test.replace("[", "[[]")
         return self.variant in {"*", variant} and fnmatchcase(test, pattern)

@@ -1,4 +1,4 @@
-"""What became of tasks whose workers were killed: arithmetic over what was seen from outside."""
+"""Fates of tasks whose workers were killed: arithmetic over what was seen from outside."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Account:
     unexpected: list[str] = field(default_factory=list)
 
     def faults(self) -> dict[str, list[str]]:
-        """What must not be, by name; empty when all is well."""
+        """List the tasks of each kind of fault, by its name; empty when all is well."""
         found = {
             "lost": [task for task in self.lost if task not in self.lost_by_broker],
             "doubled": self.doubled,

@@ -86,7 +86,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run saw."""
+    """Result of one run."""
 
     plan: Plan
     account: Account

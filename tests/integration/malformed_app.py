@@ -52,7 +52,7 @@ def ungoverned(self: Any, *args: Any, **kwargs: Any) -> None:
 
 
 class Once:
-    """What can be unpickled, and not pickled again for a process of the pool."""
+    """Argument that can be unpickled, and not pickled again for a process of the pool."""
 
     def __reduce__(self) -> Any:
         raise TypeError("only once")

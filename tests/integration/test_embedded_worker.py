@@ -121,7 +121,7 @@ def test_nothing_is_left_when_a_worker_has_stopped(app: Any, pool: str) -> None:
 
 
 def test_an_own_request_class_is_kept(app: Any) -> None:
-    """What the Request class of a task overrides is called, as without a governor."""
+    """The methods that a task's Request class overrides are called, as without a governor."""
     seen.clear()
     with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=30):
         app.tasks["fail"].delay().get(timeout=30, interval=0.01, propagate=False)

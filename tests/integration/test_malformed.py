@@ -363,7 +363,7 @@ def test_what_the_pool_cannot_be_given_is_one_row(make_arena: Callable[..., Aren
 NOT_IN_AMQP = {
     "a header of many items", "a lone surrogate as id", "retries that are NaN", "infinite retries",
 }  # fmt: skip
-"""What is longer than a frame, or what RabbitMQ itself fails on."""
+"""Messages longer than a frame, or on which RabbitMQ itself fails."""
 
 
 @pytest.mark.rabbitmq

@@ -1,4 +1,4 @@
-"""What is sent again goes where the original went, as the message it was."""
+"""Resending: a copy goes where the original went, as the message that the original was."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Broker:
         return self.receive()[0]
 
     def receive(self, patience: float = 5.0) -> list[Any]:
-        """What the queues hold."""
+        """Receive the messages that the queues hold."""
         self.received.clear()
         with contextlib.suppress(socket.timeout):
             while True:

@@ -193,7 +193,7 @@ def test_every_call_about_the_upstream_says_so(
 def test_a_field_that_cannot_be_read_is_named(
     field: str, value: str, call: str, store: RedisStore, client: redis.Redis
 ) -> None:
-    """What cannot be read here is as much an error about the key as what a script cannot."""
+    """A value that Python cannot read is as much an error about its key as one no script can."""
     store.lots.park("broken", [ARRIVAL])
     client.hset(STATE, field, value)
     with pytest.raises(UpstreamStateError, match=f"field {field} holds"):

@@ -1,4 +1,4 @@
-"""What is known of a failure, with real workers of every pool."""
+"""Facts of a failure, with real workers of every pool."""
 
 from __future__ import annotations
 

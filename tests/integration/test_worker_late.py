@@ -86,8 +86,8 @@ def test_large_arguments_are_soon_enough(make_fleet: Callable[..., Fleet], parki
 def test_arguments_of_twenty_megabytes_take_little_more_memory_than_with_celery_alone(
     make_fleet: Callable[..., Fleet], hold: float
 ) -> None:
-    """They run once each, and no process of a worker ever holds two of them more than it would
-    without a governor."""
+    """Such tasks run once each, and no process of a worker ever holds two copies of the arguments
+    more than without a governor."""
     fleet = make_fleet({"RATE": "5/s"}, governor_hold=hold)
     peaks: dict[str, list[int]] = {}
     for task in ("plain", "call"):

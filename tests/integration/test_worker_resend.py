@@ -97,8 +97,8 @@ def test_it_comes_back_as_what_it_was(
 def test_the_callers_masks_stay(
     make_fleet: Callable[..., Fleet], task: str, producer: Callable[[Fleet, str], Any]
 ) -> None:
-    """What the caller shows instead of the arguments is shown in every attempt, whoever sends it;
-    secrets in it are taken out."""
+    """The caller's mask is shown instead of the arguments in every attempt, whichever process sends
+    it; secrets in the mask are taken out."""
     fleet = make_fleet()
     fleet.worker()
     upstream = {"parked": "slow", "waits": "deferred"}.get(task)
@@ -130,7 +130,7 @@ def test_a_dead_letter_shows_the_callers_mask(
 def test_a_replay_runs(
     make_fleet: Callable[..., Fleet], broker: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """What ``dead replay`` sends again runs where the original did, with its headers."""
+    """A task that ``dead replay`` sends again runs where the original did, with its headers."""
     fleet = make_fleet(request.getfixturevalue(broker))
     fleet.worker()
     needed = tmp_path / "needed"

@@ -1,4 +1,4 @@
-"""What is parked together, and what is too large to be parked."""
+"""Messages that are parked together, and those too large to be parked."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_call_parks_no_more_bytes_than_the_store_takes_in_time() -> None:
 
 
 def test_what_is_too_large_waits_in_the_broker() -> None:
-    """It has no lane."""
+    """A message above the size limit has no lane."""
     clock = FakeClock()
     arrivals = arrivals_of([], SimulatedLoop(clock), clock)
     call = Call(PLAN, PLAN.charges((), {}), Header())

@@ -26,7 +26,7 @@ def test_what_passes_plain_must_pass_governed(outcome: Outcome | None) -> None:
 
 
 def test_an_exemption_is_for_its_variant() -> None:
-    """What is exempt in one variant is not in another."""
+    """A test that is exempt in one variant is not exempt in another."""
     exempt = [Exemption("t/x.py::a[1]", "routed", "why")]
     plain, governed = {"t/x.py::a[1]": PASSED}, {"t/x.py::a[1]": FAILED}
     assert not regressions(plain, governed, "routed", exempt)

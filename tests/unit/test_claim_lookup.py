@@ -1,4 +1,4 @@
-"""What a claim tells the writer of dead letters."""
+"""Claims as the writer of dead letters reads them."""
 
 from __future__ import annotations
 

@@ -180,7 +180,8 @@ def test_an_upstream_that_is_unwell(people: People) -> None:
 
 
 def test_an_upstream_whose_data_is_broken(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told apart from a store that is away, with key and remedy; others are shown."""
+    """A broken upstream is told apart from a store that is away, with its key and the remedy;
+    others are shown."""
     look = people.store.look
 
     def broken(upstream: str, charges: Any) -> Any:

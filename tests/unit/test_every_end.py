@@ -82,7 +82,7 @@ def lives(worker: SimulatedWorker, number: int) -> tuple[Counter[str], list[str]
 
 
 def faults_of(worker: SimulatedWorker, sent: list[str], good: list[str]) -> list[str]:
-    """What is wrong at the end."""
+    """List what is wrong at the end."""
     rows = Counter(death.task_id for death in worker.rows.deaths)
     found = [f"{task_id} is not acknowledged" for task_id in worker.broker.unacknowledged.values()]
     found += [

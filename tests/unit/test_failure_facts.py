@@ -1,4 +1,4 @@
-"""What an exception tells, whatever its class does."""
+"""Facts of an exception, whatever its class does."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_locals_are_not_in_the_traceback() -> None:
 
 
 def test_billiards_copy_of_a_traceback() -> None:
-    """What a pool process sends to the main process is read like a traceback."""
+    """The copy that a pool process sends to the main process is read like a traceback."""
 
     def charge() -> None:
         raise ValueError("x")
@@ -195,7 +195,8 @@ def test_members_of_a_group_are_named_once_and_in_order() -> None:
 
 
 def test_causes_are_explicit() -> None:
-    """What an error was raised from is the same failure; what was being handled is another."""
+    """The exception that an error was raised from is the same failure; the one that was being
+    handled is another."""
     first, second, third = ValueError(), KeyError(), TypeError()
     third.__cause__, third.__context__ = second, second
     second.__context__ = first

@@ -1,4 +1,4 @@
-"""What the worker's main process knows of a failure, in every pool."""
+"""Failures as the worker's main process knows them, in every pool."""
 
 from __future__ import annotations
 
@@ -313,7 +313,7 @@ def test_a_log_that_lacks_failures_knows_no_first_one(lines: int, failed: int, w
 def test_a_result_backend_that_is_away_changes_no_decision(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was decided beside the body holds when Celery cannot store how it ended."""
+    """A decision made beside the body holds when Celery cannot store how the body ended."""
 
     def away(*_: Any, **__: Any) -> None:
         raise OperationalError("the backend is away")

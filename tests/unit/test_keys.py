@@ -81,7 +81,7 @@ SAME: list[list[Any]] = [
 
 @pytest.mark.parametrize("values", SAME)
 def test_one_value_has_one_name(values: list[Any]) -> None:
-    """What one serializer delivers as one type and another as another has one name."""
+    """A value that serializers deliver as different types has one name."""
     assert len({name_of(value) for value in values}) == 1
 
 

@@ -78,7 +78,7 @@ def test_every_state_but_the_last_ones_leads_on() -> None:
 
 
 def test_the_prefetch_window_is_wider_by_what_is_held() -> None:
-    """It is widened once for a request that is held, however often, and narrowed when that goes."""
+    """A held request widens the window by one, however often it is held, until it moves on."""
     states, qos, _ = lifecycle()
     request = request_in(State.RECEIVED)
     for state in (State.HELD, State.HELD, State.QUEUED, State.HELD, State.GONE):
@@ -88,7 +88,7 @@ def test_the_prefetch_window_is_wider_by_what_is_held() -> None:
 
 
 def test_a_new_connection_begins_with_a_window_of_its_own() -> None:
-    """What was widened for requests of the last connection is not narrowed in this one."""
+    """A window that was widened on the last connection is not narrowed on the new one."""
     states, qos, _ = lifecycle()
     request = request_in(State.HELD)
     states.move(request_in(State.RECEIVED), State.HELD)
@@ -98,7 +98,7 @@ def test_a_new_connection_begins_with_a_window_of_its_own() -> None:
 
 
 def test_a_parked_message_takes_no_part_of_the_window() -> None:
-    """It came out of the lot, not from the broker."""
+    """A message that came out of the lot, not from the broker, widens no window."""
     states, qos, _ = lifecycle()
     states.move(request_in(State.RECEIVED, Mock(spec=ParkedMessage)), State.HELD)
     assert not qos.increment_eventually.called

@@ -1,4 +1,4 @@
-"""What others say stays on one line of the governor's log."""
+"""Foreign texts stay on one line of the governor's log."""
 
 from __future__ import annotations
 

@@ -178,7 +178,8 @@ def test_a_lease_goes_on_after_the_store_was_away(
 def test_parked_bytes_that_are_no_message_are_a_dead_letter(
     make_worker: Callable[..., Worker],
 ) -> None:
-    """They are handed on as a message that cannot be decoded, whole; the next task is released."""
+    """Such bytes are handed on whole, as a message that cannot be decoded; the next task is
+    released."""
     worker = make_worker(1_000)
     worker.park("broken", payload=b"{}")
     worker.park("good")
@@ -214,7 +215,7 @@ def test_a_released_task_that_cannot_be_handed_over_goes_back(
 def test_a_failure_before_a_question_does_not_silence_the_lot(
     make_worker: Callable[..., Worker],
 ) -> None:
-    """What goes back first, or the question itself, fails: the lot is asked again."""
+    """A lot is asked again when the step before a question, or the question itself, failed."""
     worker = make_worker(1_000)
     worker.lots.before_release = Mock(side_effect=[RuntimeError, None, None, None])
     ask = worker.store.lots.release

@@ -1,5 +1,5 @@
-"""What is looked at in each message, field by field; and that what passes makes nothing of Celery's
-raise, from its strategy to the end of the body."""
+"""Check of each message, field by field; nothing of Celery's raises because of a message that
+passes, from its strategy to the end of the body."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ MALFORMED = [
 
 @pytest.mark.parametrize("sent", SOUND)
 def test_a_sound_message_passes(sent: Sent) -> None:
-    """What Celery runs has no problem."""
+    """A message that Celery runs has no problem."""
     assert problem(sent) is None
 
 

@@ -35,8 +35,8 @@ def came(queue: str | None, exchange: str = "", key: str = "") -> Any:
 
 
 def test_an_origin_is_the_same_for_every_consumer(app: Celery) -> None:
-    """It is the queue's name, whatever else its worker consumes and however its message was
-    published; of a broadcast, of which each worker has a queue of its own, the common name."""
+    """The origin is the queue's name, whatever else the worker consumes and however the message was
+    published. For a broadcast, of which each worker has its own queue, it is the common name."""
     origins = Origins(SimpleNamespace(app=app))
     shouts = app.amqp.queues["shouts"].name
     for consumed in (["feed", "other", "plain", "shouts"], ["feed", "shouts"], ["feed"]):

@@ -1,4 +1,4 @@
-"""What a worker knows of the limiter store being away, for all upstreams or for one."""
+"""Outages of the limiter store that a worker knows of, for all upstreams or for one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an exception says about the upstream: breakers and adaptive rates hear of it."""
+"""Outcomes that exceptions mean for the upstream, for its breaker and adaptive rate."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_what_an_exception_says(exc: BaseException, outcome: Outcome) -> None:
 
 
 def test_a_retryable_failure_counts_unless_the_upstream_answered() -> None:
-    """What the retry policy names is the upstream's failure, if nothing says otherwise."""
+    """An exception of the retry policy is the upstream's failure, if nothing says otherwise."""
     assert outcome_of(ValueError(), retryable=True) is Outcome.FAILED
     assert outcome_of(http_error(404), retryable=True) is Outcome.SUCCESS
     assert outcome_of(NotAdmitted(), retryable=True) is Outcome.IGNORED

@@ -1,4 +1,4 @@
-"""What libraries put in Celery's place, at any time and anywhere, is called."""
+"""Patches that libraries put in Celery's place, at any time and anywhere, are called."""
 
 from __future__ import annotations
 

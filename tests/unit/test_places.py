@@ -133,7 +133,7 @@ def test_whatever_is_raised_in_a_thread_is_the_end_of_its_task(
 
 
 def test_a_killed_worker_is_told_so_by_the_pool() -> None:
-    """What ends the worker itself passes, and gives its place back."""
+    """An exception that ends the worker itself passes, and the task's place comes back."""
     later, pool = Later(), Mock(num_processes=1)
     places = CountedPlaces(Mock(), pool, later)
     applied = places._on_apply = Mock()

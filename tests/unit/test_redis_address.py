@@ -168,5 +168,5 @@ def test_asking_what_the_broker_is_says_nothing(url: str, caplog: Any) -> None:
 
 
 def test_an_address_shows_no_password() -> None:
-    """What is logged of an address has no secret in it."""
+    """An address in the log has no secret in it."""
     assert "s3cret" not in repr(RedisAddress.of("redis://u:s3cret@h"))

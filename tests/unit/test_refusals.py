@@ -1,4 +1,4 @@
-"""What the limiter's server refuses, and whom that concerns."""
+"""Refusals of the limiter's server, and their reach."""
 
 from __future__ import annotations
 

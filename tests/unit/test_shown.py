@@ -52,8 +52,8 @@ def test_a_next_attempt_shows_what_the_one_before_did(args: Any, kwargs: Any, ke
 
 
 def test_celerys_own_representation_is_no_mask() -> None:
-    """What Celery writes by itself is not taken for the caller's mask, whatever serializing made of
-    the arguments."""
+    """Celery's own text is not taken for the caller's mask, whatever serializing made of the
+    arguments."""
     app = Celery("shown", set_as_current=False)
     headers = {"argsrepr": saferepr(ARGS), "kwargsrepr": saferepr(KWARGS)}
     received = ["AB-private", {"nested": ["a", 1]}]

@@ -418,8 +418,8 @@ def test_an_own_retry_may_decide_for_itself(world: World) -> None:
 
 
 def test_the_apps_own_task_class_adds_its_methods(world: World) -> None:
-    """What the app's class has and Celery's has not, as Django's delay_on_commit, governed tasks
-    have."""
+    """Governed tasks have the methods that the app's class adds to Celery's, as Django's
+    delay_on_commit."""
 
     class OnCommit(Task):
         abstract = True
