@@ -57,7 +57,9 @@ from tests.integration.fleet import wait_until
 from tests.servers.worker_process import WorkerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+RECORDS = sorted(ROOT.glob("docs/adr/0*.md"))
+TEMPLATES = sorted(ROOT.glob(".github/**/*.md"))
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *TEMPLATES])
 LOCAL_REDIS = "redis://localhost:6379/0"
 
 _FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.M | re.S)
@@ -591,7 +593,18 @@ def test_every_test_named_exists() -> None:
 def test_the_readme_links_to_every_page() -> None:
     """Nobody has to look for a page."""
     linked = {target.partition("#")[0] for target in _LINK.findall(read("README.md"))}
-    assert {name(page) for page in PAGES} - {"README.md"} <= linked
+    elsewhere = {*map(name, RECORDS), *map(name, TEMPLATES)}
+    assert {name(page) for page in PAGES} - elsewhere - {"README.md"} <= linked
+
+
+def test_the_index_links_to_every_decision_record() -> None:
+    """The index lists the records, and each has the same headings."""
+    assert RECORDS
+    linked = set(_LINK.findall(read("docs/adr/README.md")))
+    for record in RECORDS:
+        assert record.name in linked
+        found = re.findall(r"^## (.+)$", record.read_text(encoding="utf-8"), re.M)
+        assert found == ["Context", "Decision", "Consequences", "What was measured"], record.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
