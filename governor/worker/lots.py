@@ -207,6 +207,7 @@ class Lots:
 
     def _has_place(self, lot: Any) -> None:
         # Called by Celery's semaphore: nothing may get out.
+        lot.asking = False
         try:
             self._release(lot)
         except Exception:
@@ -215,7 +216,6 @@ class Lots:
         self._places.give_back()
 
     def _release(self, lot: _Lot) -> None:
-        lot.asking = False
         # A task that goes back to the front of its lane must be there before the next is let out.
         guarded(partial(self.before_release, lot.upstream.name))
         now = self._clock.monotonic()

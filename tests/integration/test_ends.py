@@ -101,9 +101,10 @@ def test_a_running_body_is_not_called_again_when_the_broker_drops_the_worker(
         worker = fleet.worker(pool)
         result = fleet.send("long", 6)
         wait_until(lambda: fleet.ledger("long"))
+        # Once: a second loss while it connects again may end a worker in kombu, ours or not.
         proxy.fault = Fault.RESET
-        worker.wait_for_log("Connection to broker lost")
         proxy.fault = Fault.NONE
+        worker.wait_for_log("Connection to broker lost")
         assert result.get(timeout=TIMEOUT) == "done"
         again = fleet.send("good", 1)
         assert again.get(timeout=TIMEOUT) == 1

@@ -41,6 +41,15 @@ class Injected(Exception):
     """A failure that nothing expects."""
 
 
+def is_inside(frame: Any) -> bool:
+    """Tell whether a frame is of a part whose own calls do not fail, or was called by one."""
+    while frame is not None and frame.f_code.co_filename.startswith(OURS):
+        if frame.f_code.co_filename.startswith(INSIDE):
+            return True
+        frame = frame.f_back
+    return False
+
+
 @contextmanager
 def failing(number: int) -> Iterator[Counter[str]]:
     """Let the call of ours with this number, counted from now on, raise as it begins.
@@ -55,7 +64,7 @@ def failing(number: int) -> Iterator[Counter[str]]:
         code = frame.f_code
         if event != "call" or not code.co_filename.startswith(OURS):
             return
-        if frame.f_back.f_code.co_filename.startswith(INSIDE):
+        if is_inside(frame.f_back):
             # A store does all or nothing.
             return
         if code.co_name in OWNER or code.co_name.startswith("<") or code.co_flags & CO_GENERATOR:
