@@ -25,6 +25,8 @@ app.conf.update(
     governor_database_url=os.environ["DATABASE_URL"],
     governor_spill_dir=os.environ["SPILL_DIR"],
     governor_hold=0,
+    # A machine that stands still for a moment is no store that is away.
+    governor_timeout=5,
     broker_connection_retry_on_startup=True,
     task_queues=(
         Queue("feed", FEEDS, routing_key="feed.#"),

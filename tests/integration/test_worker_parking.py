@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -330,8 +331,12 @@ def test_a_dead_workers_claims_cost_the_others_no_rate(
     url = request.getfixturevalue(broker)
     fleet = make_fleet(url, governor_claim_lease=20)
     killed = fleet.worker(concurrency=4)
-    begun = [fleet.send("steady_once", -1, "", 60.0) for _ in range(4)]
-    wait_until(lambda: fleet.ledger("steady_once"), lambda lines: len(lines) == 4)
+    begun = []
+    for sent in range(1, 5):
+        begun.append(fleet.send("steady_once", -1, "", 60.0))
+        lines = wait_until(lambda: fleet.ledger("steady_once"), lambda at, n=sent: len(at) == n)
+        # Until the next one need not wait for its slot: parked, it would come back from the lot.
+        wait_until(lambda at=lines[-1]["at"]: time.monotonic() - at, lambda gone: gone > 0.1)
     killed.kill()
     if broker == "redis_url":
         # As when the visibility timeout is over.
