@@ -199,8 +199,6 @@ def bars(figures: dict[str, Any]) -> Mapping[str, bool]:
         verdicts["fair: at most 1.1 of the fair share"] = found["last_to_fair_share"] <= FAIR
     if found := figures.get("urgent"):
         verdicts["urgent: p99 at most 2 reserved slots"] = found["p99_ms"] <= found["two_slots_ms"]
-    if found := figures.get("order"):
-        verdicts["order: no inversions"] = found["steady"]["inversions"] == 0
     return verdicts
 
 
