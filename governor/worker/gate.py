@@ -400,8 +400,8 @@ class Gate:
         return runs and self._prepared(request, call)
 
     def _parks_unasked(self, request: GovernedRequest, call: Call) -> bool:
-        """Whether a request can only wait behind others of its lane. One that may meet a claim asks
-        first: parked, it would be charged in order to find that out."""
+        """Tell whether a request can only wait behind others of its lane. One that may meet a claim
+        asks first: parked, it would be charged in order to find that out."""
         if call.header.reserved or call.had_turn or not self._arrivals.follows(call):
             return False
         comes_back = call.binding == CLAIM or was_redelivered(request.message)

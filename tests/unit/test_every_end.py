@@ -16,7 +16,7 @@ import pytest
 
 from tests.unit.simulated_worker import ENDS, PLACES, SimulatedWorker
 
-EXAMPLES = int(os.environ.get("GOVERNOR_EXAMPLES", "48"))
+EXAMPLES = int(os.environ.get("GOVERNOR_EXAMPLES", "240"))
 PARTS = 8
 TASKS = ("again", "once", "deferred")
 OURS = str(Path(sys.modules["governor"].__file__ or "").parent)
