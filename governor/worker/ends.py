@@ -91,7 +91,8 @@ class Ends:
         try:
             self._follow(request, exc_info, celery)
         except Exception as exc:
-            _log.exception("Task %s[%s]: its end was not understood", request.name, request.id)
+            said = "Task %s[%s]: its end was not understood"
+            guarded(partial(_log.exception, said, request.name, request.id))
             self._waiting.stumbled(request, exc)
 
     def timed_out(

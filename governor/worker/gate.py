@@ -347,7 +347,8 @@ class Gate:
         try:
             return work()
         except Exception as exc:
-            _log.exception("Task %s[%s]: the governor failed", request.name, request.id)
+            said = "Task %s[%s]: the governor failed"
+            guarded(partial(_log.exception, said, request.name, request.id))
             guarded(partial(self.stumbled, request, exc))
             return None
 
@@ -588,7 +589,8 @@ class Gate:
             ours = False
             self._places.run(request)
         except Exception as exc:
-            _log.exception("Task %s[%s]: the pool does not take it", request.name, request.id)
+            said = "Task %s[%s]: the pool does not take it"
+            guarded(partial(_log.exception, said, request.name, request.id))
             if ours:
                 self._places.give_back()
             self._step(request, partial(self._not_handed_over, request, exc))
