@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +23,7 @@ from governor.execution.admission import Call
 from governor.execution.blocking import admitted
 from governor.execution.header import Header
 from governor.governor import Governor
+from governor.log_lines import LOG
 from governor.policy import costs, upstream
 from governor.policy.failure import causes, http_status
 from governor.policy.http_message import status_of
@@ -35,8 +35,6 @@ from governor.policy.retry_after import (
     throttled_from_exception,
 )
 from governor.ports import ClaimAction, Settlement
-
-_log = logging.getLogger("governor")
 
 _LONGEST_WAIT = 86_400
 
@@ -148,7 +146,7 @@ class OpenCall:
                 )
             except StoreUnavailable as error:
                 # The call was made. A place runs out by itself.
-                _log.error("%s The end of a call of %s was not recorded", error, call.upstream)
+                LOG.error("%s The end of a call of %s was not recorded", error, call.upstream)
 
     def _places(self) -> tuple[str, ...]:
         """Those that the store keeps for it: none for a call admitted without the store."""

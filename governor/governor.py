@@ -6,7 +6,6 @@ It decides nothing.
 from __future__ import annotations
 
 import inspect
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -29,7 +28,7 @@ from governor.execution.door import Door
 from governor.execution.header import NAME, Header, work_id
 from governor.execution.holdings import Holdings
 from governor.execution.shown import NO_MASKS, Masks, masks_kept, shown
-from governor.log_lines import ONE_LINE
+from governor.log_lines import LOG, ONE_LINE
 from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan
 from governor.policy.retry import Retry
@@ -39,8 +38,6 @@ from governor.redaction import Redactor
 from governor.settings import Settings
 from governor.stores.redis import RedisStore
 from governor.telemetry.stats import Stats
-
-_log = logging.getLogger("governor")
 
 # Named, not imported: the bootstep is an interface and lies above this module.
 _BOOTSTEP = "governor.worker.bootsteps:GateStep"
@@ -94,7 +91,7 @@ class Governor:
         self._governances: dict[str, Governance | None] = {}
         self._complaint = ""
         app.governor = self
-        _log.addFilter(ONE_LINE)
+        LOG.logger.addFilter(ONE_LINE)
         app.steps["consumer"].add(_BOOTSTEP)
         _name_publisher(app)
         signals.before_task_publish.connect(self._before_publish)
@@ -282,9 +279,9 @@ class Governor:
             # It would be the same for every message: said once, until something else is wrong.
             if str(exc) != self._complaint:
                 self._complaint = str(exc)
-                _log.error("Task %s was published without a governor header: %s", sender, exc)
+                LOG.error("Task %s was published without a governor header: %s", sender, exc)
         except Exception:
-            _log.exception("Task %s was published without a governor header", sender)
+            LOG.exception("Task %s was published without a governor header", sender)
 
     def _stamp(self, name: str, body: Any, headers: dict[str, Any], masks: Masks) -> None:
         governance = self.governance(name)

@@ -1,9 +1,11 @@
-"""Foreign texts in the log: a message's or an upstream's stays on one line and moves no cursor."""
+"""The governor's logger: a line that cannot be written stops nothing, and foreign texts stay on
+one line and move no cursor."""
 
 from __future__ import annotations
 
 import logging
 import re
+from typing import Any
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -24,6 +26,22 @@ class OneLine(logging.Filter):
 
 ONE_LINE = OneLine()
 """The filter; adding it to a logger again changes nothing."""
+
+
+class SafeLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose handlers and filters may fail: what is logged is often logged before it is
+    mended, and the mending must follow."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Write a line, or none if a handler or filter raises."""
+        try:
+            super().log(level, msg, *args, stacklevel=kwargs.pop("stacklevel", 1) + 1, **kwargs)
+        except Exception:  # noqa: BLE001 - a handler's code may raise anything
+            return
+
+
+LOG = SafeLogger(logging.getLogger("governor"))
+"""The logger of all of the governor."""
 
 
 def _plain(value: object) -> object:

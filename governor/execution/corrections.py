@@ -6,7 +6,6 @@ Nothing here fails a call that was made: while the store is away, corrections ar
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,13 +13,12 @@ from typing import Any
 from governor.clock import SECOND, Clock
 from governor.errors import StoreUnavailable
 from governor.execution.in_force import LimitsInForce
+from governor.log_lines import LOG
 from governor.policy import costs, rate_headers, resync
 from governor.policy.adjustment import Adjustment
 from governor.policy.decision import AnyCharge, QuotaCharge
 from governor.policy.plan import CallPlan
 from governor.ports import LimiterStore
-
-_log = logging.getLogger("governor")
 
 _APART = SECOND // 2
 """What one process hears of one bucket is passed on so often, unless nothing is left of it."""
@@ -116,4 +114,4 @@ class Corrections:
     def _failed(self, upstream: str, exc: StoreUnavailable) -> None:
         if upstream not in self._away:
             self._away.add(upstream)
-            _log.error("%s Corrections of upstream %s are lost meanwhile", exc, upstream)
+            LOG.error("%s Corrections of upstream %s are lost meanwhile", exc, upstream)

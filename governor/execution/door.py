@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 from governor.clock import SECOND, Clock
 from governor.errors import Overloaded, StoreUnavailable
+from governor.log_lines import LOG
 from governor.policy.upstream import Upstream
 from governor.ports import LimiterStore
-
-_log = logging.getLogger("governor")
 
 _GOOD_FOR = SECOND // 4
 """Microseconds for which a producer believes what it has seen of a parking lot."""
@@ -46,7 +43,7 @@ class Door:
             try:
                 waiting, released, span = self._store.lots.waiting(upstream)
             except StoreUnavailable as exc:
-                _log.warning("%s It is not known how many wait for %s", exc, upstream)
+                LOG.warning("%s It is not known how many wait for %s", exc, upstream)
             else:
                 drain = waiting * span / (released * SECOND) if released else None
             seen = self._seen[upstream] = (now, waiting, drain)

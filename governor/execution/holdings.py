@@ -5,16 +5,14 @@ A thread of its own does it, one for each process, from the first place on.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from weakref import WeakSet
 
 from governor.clock import Clock, seconds
 from governor.errors import StoreUnavailable
+from governor.log_lines import LOG
 from governor.ports import LimiterStore, Settlement
-
-_log = logging.getLogger("governor")
 
 
 class Holdings:
@@ -58,7 +56,7 @@ class Holdings:
             try:
                 self._store.settle(renewal)
             except StoreUnavailable as exc:
-                _log.error("%s A place was not renewed", exc)
+                LOG.error("%s A place was not renewed", exc)
                 continue
             with self._some:
                 if renewal.holder in self._held:

@@ -8,16 +8,14 @@ charges nothing, and the changes are read once for this process.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from governor.errors import DeclarationError
+from governor.log_lines import LOG
 from governor.policy.decision import AnyCharge
 from governor.policy.plan import CallPlan
 from governor.ports import InForce, LimiterStore
-
-_log = logging.getLogger("governor")
 
 PAUSED_KEY = "pause:"
 """What the target of a pause of one key begins with; its bucket's name follows."""
@@ -87,7 +85,7 @@ def numbers_of(found: InForce) -> dict[str, Mapping[str, Any]]:
         try:
             numbers[target] = dict(json.loads(text))
         except (ValueError, TypeError):
-            _log.error("The numbers set for limit %s cannot be read: they have no effect", target)
+            LOG.error("The numbers set for limit %s cannot be read: they have no effect", target)
     return numbers
 
 
@@ -96,5 +94,5 @@ def _changed(plan: CallPlan, numbers: Mapping[str, Mapping[str, Any]]) -> CallPl
         try:
             plan = plan.changed({bucket: numbers[bucket]})
         except DeclarationError as exc:
-            _log.error("The numbers set for limit %s have no effect: %s", bucket, exc)
+            LOG.error("The numbers set for limit %s have no effect: %s", bucket, exc)
     return plan

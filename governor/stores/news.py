@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 from collections.abc import Callable
@@ -12,9 +11,8 @@ from typing import Any
 import redis
 from redis.exceptions import RedisError
 
+from governor.log_lines import LOG
 from governor.stores.client import why
-
-_log = logging.getLogger("governor")
 
 _LISTEN = 10.0
 """Seconds without a sign of life after which the connection for news is renewed."""
@@ -68,7 +66,7 @@ class News:
                     self._listen(news)
             except (RedisError, OSError, ValueError) as exc:
                 if not self._over.is_set():
-                    _log.warning("The limiter store's news are not heard: %s", why(exc))
+                    LOG.warning("The limiter store's news are not heard: %s", why(exc))
             finally:
                 self._connection = None
                 client.close()

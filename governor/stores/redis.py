@@ -7,7 +7,6 @@ the decision, and its default of ten retries would block the worker for seconds.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -30,8 +29,6 @@ from governor.stores.news import News
 from governor.stores.redis_lot import Charges, RedisLots
 from governor.stores.refusals import code
 from governor.stores.scripts import Script, load
-
-_log = logging.getLogger("governor")
 
 _SHOWN = 20
 

@@ -8,7 +8,6 @@ them: the queue may have no consumer left.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,13 +16,12 @@ from typing import Protocol
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
 from governor.governor import Governor
+from governor.log_lines import LOG
 from governor.policy.lot import MOST_LOOKED_AT, Group, ReleaseAsk, Ticket
 from governor.policy.upstream import Upstream
 from governor.worker.loop import Loop, guarded
 from governor.worker.origins import Origins
 from governor.worker.outage import StoreOutage
-
-_log = logging.getLogger("governor")
 
 LONGEST = 60 * SECOND
 """How often a worker looks, at least."""
@@ -99,7 +97,7 @@ class Adoption:
 
     def _tell_of(self, queue: str, upstream: str) -> None:
         if queue in self._store.lots.groups(upstream).values():
-            _log.warning(
+            LOG.warning(
                 "Tasks of %s that were parked out of the queue %s wait for a worker that consumes "
                 "it; when their max_wait is over they are dead letters", upstream, queue,
             )  # fmt: skip
@@ -122,7 +120,7 @@ class Adoption:
             except StoreUnavailable as exc:
                 self._outage.failed(exc)
             except Exception:
-                _log.exception("The lot of %s was not looked through", upstream.name)
+                LOG.exception("The lot of %s was not looked through", upstream.name)
         self._look_at(self._clock.monotonic() + again)
 
     def _look_into(self, upstream: Upstream) -> int:
@@ -154,7 +152,7 @@ class Adoption:
         for ticket in released.tickets:
             self._deliver(upstream, ticket, adopted=not ticket.late)
         if released.tickets:
-            _log.warning("%d tasks of %s were parked under limits that are declared in another way "
+            LOG.warning("%d tasks of %s were parked under limits that are declared in another way "
                          "now", len(released.tickets), upstream)  # fmt: skip
         return len(released.tickets) == _MOST_ADOPTED
 
@@ -165,13 +163,13 @@ class Adoption:
         for ticket in found.tickets:
             self._deliver(upstream, ticket, unclaimed=origin)
         if found.tickets:
-            _log.warning(
+            LOG.warning(
                 "%d tasks of %s waited beyond max_wait in the queue %s: to be released it needs a "
                 "worker that consumes it", len(found.tickets), upstream, origin,
             )  # fmt: skip
         elif found.next and (upstream, origin) not in self._told:
             self._told.add((upstream, origin))
-            _log.info("Tasks of %s wait that were parked out of the queue %s, which this worker "
+            LOG.info("Tasks of %s wait that were parked out of the queue %s, which this worker "
                       "does not consume: it releases none of them", upstream, origin)  # fmt: skip
         if found.more:
             if not found.tickets:

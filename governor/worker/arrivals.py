@@ -5,7 +5,6 @@ All of it happens on the worker's loop.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from governor.execution.admission import Call
 from governor.execution.deferral import parked
 from governor.execution.parking import Lanes, attempt_id, pack, rank_of
 from governor.governor import Governor
+from governor.log_lines import LOG
 from governor.policy.decision import LaneKey
 from governor.policy.lot import Arrival, Lane, Parking
 from governor.worker.loop import Loop, guarded
@@ -25,8 +25,6 @@ from governor.worker.origins import Origins
 from governor.worker.outage import StoreOutage
 from governor.worker.parked import ParkedMessage
 from governor.worker.request import GovernedRequest
-
-_log = logging.getLogger("governor")
 
 _MOST_AT_ONCE = 200
 
@@ -173,7 +171,7 @@ class Arrivals:
                 if isinstance(exc, StoreUnavailable):
                     guarded(partial(self._outage.failed, exc))
                 else:
-                    _log.exception("Tasks of %s could not be parked", upstream)
+                    LOG.exception("Tasks of %s could not be parked", upstream)
                 for request, call, _ in some:
                     self._fall_back(request, call)
                 continue

@@ -7,7 +7,6 @@ it.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -19,14 +18,13 @@ from celery.worker.consumer.connection import Connection
 import governor.worker.control  # noqa: F401 - registers what workers answer to explain
 from governor.clock import SECOND, Clock
 from governor.governor import Governor
+from governor.log_lines import LOG
 from governor.worker.entrance import capture_messages
 from governor.worker.gate import Gate
 from governor.worker.loop import HubLoop, Loop, ThreadLoop, guarded
 from governor.worker.places import CountedPlaces, Places, PreforkPlaces
 from governor.worker.request import governed_request
 from governor.worker.task import GovernedTask, govern
-
-_log = logging.getLogger("governor")
 
 _STATS_EVERY = 0.5
 _LAST_WORDS = 5 * SECOND
@@ -126,7 +124,7 @@ def _govern_tasks(governor: Governor) -> None:
             continue
         retried = getattr(task, "autoretry_for", None)
         if retried:
-            _log.warning(
+            LOG.warning(
                 "Task %s retries by itself (autoretry_for) but is governed by a route, which knows "
                 "nothing of idempotence: its retries stay Celery's", name,
             )  # fmt: skip

@@ -9,7 +9,6 @@ needs. It arrives with that key and the last exchange it came through.
 
 from __future__ import annotations
 
-import logging
 import re
 from dataclasses import replace
 from typing import Any
@@ -26,10 +25,9 @@ from kombu.transport.native_delayed_delivery import (
 
 from governor.clock import SECOND
 from governor.governor import Governor
+from governor.log_lines import LOG
 from governor.ports import MessageCopy
 from governor.worker.routes import topic_pattern
-
-_log = logging.getLogger("governor")
 
 _ENTRY = level_name(MAX_LEVEL)
 _ON_THE_WAY = {*map(level_name, range(MAX_LEVEL + 1)), CELERY_DELAYED_DELIVERY_EXCHANGE}
@@ -78,7 +76,7 @@ class Delays:
         """A copy was not published. When the delay queues are the reason they are not used again:
         countdowns are waited for in workers."""
         if self._on and getattr(error, "reply_code", 0) in _MISSING:
-            _log.warning(
+            LOG.warning(
                 "Celery's delay queues cannot be used, %s: workers hold countdowns",
                 type(error).__name__,
             )

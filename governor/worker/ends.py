@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,6 +15,7 @@ from governor.execution.admission import Call
 from governor.execution.deferral import retried
 from governor.execution.header import Attempt
 from governor.governor import Governor
+from governor.log_lines import LOG
 from governor.policy.outcome import Outcome
 from governor.ports import ClaimAction, Reason
 from governor.worker.failures import attempt_of
@@ -29,8 +29,6 @@ from governor.worker.outgoing import AGAIN, Outgoing
 from governor.worker.request import GovernedRequest
 from governor.worker.settlement import Settlement
 from governor.worker.verdicts import Verdict, judge
-
-_log = logging.getLogger("governor")
 
 
 class Waiting(Protocol):
@@ -91,8 +89,7 @@ class Ends:
         try:
             self._follow(request, exc_info, celery)
         except Exception as exc:
-            said = "Task %s[%s]: its end was not understood"
-            guarded(partial(_log.exception, said, request.name, request.id))
+            LOG.exception("Task %s[%s]: its end was not understood", request.name, request.id)
             self._waiting.stumbled(request, exc)
 
     def timed_out(
@@ -211,7 +208,7 @@ class Ends:
                     request, Reason.DEFER_PUBLISH_FAILED, str(error), outcome=verdict.outcome
                 )
                 return
-            _log.error("Task %s[%s]: its next attempt was not published, %s; trying again",
+            LOG.error("Task %s[%s]: its next attempt was not published, %s; trying again",
                        request.name, request.id, type(error).__name__)  # fmt: skip
             self._loop.at(self._clock.monotonic() + AGAIN, submit)
 

@@ -4,13 +4,13 @@ cannot work with becomes a dead letter before Celery lets it go.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from celery.exceptions import InvalidTaskError
 
+from governor.log_lines import LOG
 from governor.ports import Reason
 from governor.worker.envelopes import read_any_envelope
 from governor.worker.gate import Gate
@@ -18,8 +18,6 @@ from governor.worker.loop import guarded
 from governor.worker.message_check import problem_of
 from governor.worker.outcomes import RUN_KEY
 from governor.worker.routes import mark_queues
-
-_log = logging.getLogger("governor")
 
 
 class _Withheld:
@@ -77,7 +75,7 @@ def _record(  # noqa: PLR0917 - one hook of Celery's
             guarded(partial(celery, *shown))
             if not message.acknowledged:
                 # The hook failed on what it wanted to log or to store.
-                message.reject_log_error(_log, consumer.connection_errors)
+                message.reject_log_error(LOG, consumer.connection_errors)
 
         gate.on_loop(partial(gate.funeral.hold_message, message, reason, exc, written))
 
@@ -111,7 +109,7 @@ def _look_at_each(consumer: Any, gate: Gate) -> None:
                 # The check has missed something, and Celery lets it out: the message would be gone.
                 if message.acknowledged:
                     raise
-                _log.exception("A message was not made a request")
+                LOG.exception("A message was not made a request")
                 consumer.on_invalid_task(None, message, exc)
 
         return received

@@ -3,7 +3,6 @@ message go."""
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from governor.errors import DatabaseUnavailable
 from governor.execution.header import Attempt, Header, is_whole, work_id
 from governor.execution.shown import masks_of, shown
 from governor.governor import Governor
+from governor.log_lines import LOG
 from governor.policy.failure import ExceptionFacts, exception_facts
 from governor.ports import Death, MessageCopy, Reason
 from governor.worker.claim_lookup import ClaimLookup
@@ -25,8 +25,6 @@ from governor.worker.messages import copy_of, was_redelivered
 from governor.worker.outbox import Outbox
 from governor.worker.outcomes import RUN_KEY
 from governor.worker.salvage import bare_death, reduced
-
-_log = logging.getLogger("governor")
 
 _DATABASE_AGAIN = 5 * SECOND
 """How long a database that did not answer is not asked: the spill is faster than its timeout."""
@@ -78,7 +76,7 @@ class Funeral:
 
         def report(error: Exception | None) -> None:
             if error is not None:
-                _log.error("Replay %s succeeded, but its dead letter still says replayed", task_id)
+                LOG.error("Replay %s succeeded, but its dead letter still says replayed", task_id)
 
         self._outbox.submit(
             partial(self._governor.dead_letters.replay_succeeded, task_id, now), report
@@ -97,7 +95,7 @@ class Funeral:
             if error is None:
                 self._follow(then)
                 return
-            _log.critical(
+            LOG.critical(
                 "A dead letter could be written neither to the database nor to disk (%s); its "
                 "message stays unacknowledged", error,
             )  # fmt: skip
@@ -113,7 +111,7 @@ class Funeral:
         try:
             then()
         except Exception:
-            _log.exception("A dead letter is written, and its message is not acknowledged yet")
+            LOG.exception("A dead letter is written, and its message is not acknowledged yet")
             self._loop.at(self._clock.monotonic() + _WRITE_AGAIN, partial(self._follow, then))
 
     def _record(self, make: Callable[[], Death]) -> None:
@@ -124,13 +122,13 @@ class Funeral:
                 self._to_database(death)
             except RowRefused as exc:
                 path = self._to_disk(self._governor.spill.set_aside, death)
-                _log.error("%s. It is set aside: %s", exc, path)
+                LOG.error("%s. It is set aside: %s", exc, path)
                 return
             except DatabaseUnavailable as exc:
                 self._away_until = self._clock.monotonic() + _DATABASE_AGAIN
-                _log.error("%s Dead letters go to %s", exc, self._governor.settings.spill_dir)
+                LOG.error("%s Dead letters go to %s", exc, self._governor.settings.spill_dir)
             else:
-                _log.warning("Task %s[%s] is dead: %s", death.task_name, death.task_id,
+                LOG.warning("Task %s[%s] is dead: %s", death.task_name, death.task_id,
                              death.reason.value)  # fmt: skip
                 return
         self._to_disk(self._governor.spill.append, death)
@@ -183,9 +181,9 @@ class Funeral:
         if not spill.pending():
             return
         drained = spill.drain(self._governor.dead_letters)
-        _log.warning("%d spilled dead letters written to the database", drained.recorded)
+        LOG.warning("%d spilled dead letters written to the database", drained.recorded)
         for line in drained.said:
-            _log.error("A spilled dead letter is set aside: %s", line)
+            LOG.error("A spilled dead letter is set aside: %s", line)
 
     def _death_of(  # noqa: PLR0917 - a partial, filled in one place
         self, request: Any, copy: MessageCopy, reason: Reason, why: str | None, exc_info: Any,
@@ -271,12 +269,12 @@ def _made(
     try:
         return make()
     except BaseException as exc:
-        _log.exception("A dead letter is written without its facts")
+        LOG.exception("A dead letter is written without its facts")
         return bare_death(copy, reason, exc, now, task_name)
 
 
 def _complain(death: Death, error: Exception) -> None:
-    _log.error("Task %s[%s]: of its dead letter is written what can be kept; the whole raised %s",
+    LOG.error("Task %s[%s]: of its dead letter is written what can be kept; the whole raised %s",
                death.task_name, death.task_id, type(error).__name__)  # fmt: skip
 
 

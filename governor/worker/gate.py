@@ -18,7 +18,6 @@ end comes back to the loop. Nothing is acknowledged before it is written or publ
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -35,6 +34,7 @@ from governor.execution.deferral import deferred
 from governor.execution.header import Header
 from governor.governor import Governor
 from governor.keys import body_id
+from governor.log_lines import LOG
 from governor.policy.decision import (
     CLAIM,
     Admit,
@@ -69,8 +69,6 @@ from governor.worker.places import Places
 from governor.worker.request import GovernedRequest
 from governor.worker.settlement import Settlement
 from governor.worker.waiting import WaitingRoom
-
-_log = logging.getLogger("governor")
 
 _LONGEST_LEAD = SECOND // 2
 """A deferred task comes back this long before its slot, so that Celery's timers, which fire ten
@@ -189,7 +187,7 @@ class Gate:
         try:
             self._places.run(request)
         except Exception as exc:
-            _log.exception("Task %s[%s]: the pool does not take it", request.name, request.id)
+            LOG.exception("Task %s[%s]: the pool does not take it", request.name, request.id)
             if request.time_start is None and not request.acknowledged:
                 guarded(partial(task_ready, request))
                 guarded(partial(self._consumer.on_invalid_task, None, request.message, exc))
@@ -347,8 +345,7 @@ class Gate:
         try:
             return work()
         except Exception as exc:
-            said = "Task %s[%s]: the governor failed"
-            guarded(partial(_log.exception, said, request.name, request.id))
+            LOG.exception("Task %s[%s]: the governor failed", request.name, request.id)
             guarded(partial(self.stumbled, request, exc))
             return None
 
@@ -518,7 +515,7 @@ class Gate:
                     f"{answer.limit} has its next slot in {wait:.0f} s, beyond max_wait",
                 )
             case AlreadyDone():
-                _log.info("Task %s[%s] has already run: dropped", request.name, request.id)
+                LOG.info("Task %s[%s] has already run: dropped", request.name, request.id)
                 self.lifecycle.count(request, "dropped")
                 self.settlement.finish(request)
             case OutcomeUnknown():
@@ -589,8 +586,7 @@ class Gate:
             ours = False
             self._places.run(request)
         except Exception as exc:
-            said = "Task %s[%s]: the pool does not take it"
-            guarded(partial(_log.exception, said, request.name, request.id))
+            LOG.exception("Task %s[%s]: the pool does not take it", request.name, request.id)
             if ours:
                 self._places.give_back()
             self._step(request, partial(self._not_handed_over, request, exc))
@@ -662,7 +658,7 @@ class Gate:
     def _is_parked(self, request: GovernedRequest, call: Call) -> None:
         self.settlement.finish(request)
         self.lifecycle.count(request, "parked")
-        _log.debug("Task %s[%s] is parked: it waits for %s",
+        LOG.debug("Task %s[%s] is parked: it waits for %s",
                   request.name, request.id, call.upstream)  # fmt: skip
 
     def _hand_back(self, request: GovernedRequest, call: Call) -> None:
@@ -705,13 +701,13 @@ class Gate:
         eta = self._clock.wall() + delay
         copy = deferred(copy_of(request.message), call.header, as_datetime(eta))
         if (error := self.outgoing.publish(copy, eta)) is not None:
-            _log.error("Task %s[%s]: not deferred, %s; the message stays here",
+            LOG.error("Task %s[%s]: not deferred, %s; the message stays here",
                        request.name, request.id, type(error).__name__)  # fmt: skip
             self._hold(request, self._clock.monotonic() + AGAIN)
             return
         self.settlement.finish(request)
         self.lifecycle.count(request, "deferred")
-        _log.info("Task %s[%s] waits for %s until its slot in %.1f s",
+        LOG.info("Task %s[%s] waits for %s until its slot in %.1f s",
                   request.name, request.id, call.upstream, seconds(call.slot - now))  # fmt: skip
 
     # ------------------------------------------------------------------ the store

@@ -7,11 +7,8 @@ than the grace every time, every task would be handed over twice.
 
 from __future__ import annotations
 
-import logging
-
 from governor.clock import SECOND
-
-_log = logging.getLogger("governor")
+from governor.log_lines import LOG
 
 _MOST_LEARNED = SECOND
 """Microseconds beyond the grace that are allowed for at most."""
@@ -53,7 +50,7 @@ class Lateness:
         self._starts += 1
         self._last = late
         if self._starts == 1:
-            _log.warning("Worker starts are late: %d ms, grace %d ms. %s",
+            LOG.warning("Worker starts are late: %d ms, grace %d ms. %s",
                          late // 1_000, self._grace // 1_000, REMEDY)  # fmt: skip
 
     def told(self) -> dict[str, int]:

@@ -6,11 +6,11 @@ reception until it is gone: a step of its life that fails is tried again, and th
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from governor.log_lines import LOG
 from governor.telemetry.stats import Stats
 from governor.worker.loop import guarded
 from governor.worker.parked import ParkedMessage
@@ -18,7 +18,6 @@ from governor.worker.parked import ParkedMessage
 if TYPE_CHECKING:
     from governor.worker.request import GovernedRequest
 
-_log = logging.getLogger("governor")
 
 _MOST_WIDENED = 1_000
 """Beyond so many held requests the prefetch window is not widened any further."""
@@ -102,7 +101,7 @@ class Lifecycle:
             said = f"Task {request.name}[{request.id}]: from {before.value} to {to.value}"
             if self.strict:
                 raise IllegalTransition(said)
-            _log.error("%s is no transition of the state machine", said)
+            LOG.error("%s is no transition of the state machine", said)
             if before in ENDED:
                 return
         request.state = to

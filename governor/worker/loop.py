@@ -11,7 +11,6 @@ there gets out: an exception in Celery's loop would end the worker.
 from __future__ import annotations
 
 import heapq
-import logging
 import os
 import threading
 from collections import deque
@@ -21,8 +20,7 @@ from itertools import count
 from typing import Any, Protocol
 
 from governor.clock import Clock, seconds
-
-_log = logging.getLogger("governor")
+from governor.log_lines import LOG
 
 _LAST_WORK = 1.0
 """Seconds for which a closed loop's thread is waited for."""
@@ -59,7 +57,7 @@ def guarded(work: Work) -> None:
     try:
         work()
     except Exception:
-        _log.exception("The governor failed in the worker's event loop")
+        LOG.exception("The governor failed in the worker's event loop")
 
 
 class HubLoop:

@@ -16,7 +16,6 @@ loop.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,6 +33,7 @@ from governor.execution.parking import (
     unpack,
 )
 from governor.governor import Governor
+from governor.log_lines import LOG
 from governor.policy.lot import Group, Parking, ReleaseAsk, Released, Steering, Ticket
 from governor.policy.upstream import Upstream
 from governor.ports import MessageCopy
@@ -44,8 +44,6 @@ from governor.worker.outage import ASK_AGAIN, StoreOutage
 from governor.worker.parked import End, ParkedMessage
 from governor.worker.places import Places
 from governor.worker.request import GovernedRequest
-
-_log = logging.getLogger("governor")
 
 _MOST_AT_ONCE = 100
 """Tasks released by one question."""
@@ -211,7 +209,7 @@ class Lots:
         try:
             self._release(lot)
         except Exception:
-            _log.exception("Nothing was released from the lot of %s", lot.upstream.name)
+            LOG.exception("Nothing was released from the lot of %s", lot.upstream.name)
             guarded(partial(self._wake, lot, self._clock.monotonic() + ASK_AGAIN))
         self._places.give_back()
 
@@ -329,7 +327,7 @@ class Lots:
         try:
             self._hand_over(lot.upstream.name, ticket, slot, adopted=adopted, unclaimed=unclaimed)
         except Exception:
-            _log.exception("Task %s was released from the lot of %s, and goes back to it",
+            LOG.exception("Task %s was released from the lot of %s, and goes back to it",
                            ticket.entry, lot.upstream.name)  # fmt: skip
             # Not renewed: its lease runs out.
             lot.silent.add(ticket.entry)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 
 from governor.clock import SECOND, Clock
 from governor.errors import StoreUnavailable, UpstreamStateError
-
-_log = logging.getLogger("governor")
+from governor.log_lines import LOG
 
 ASK_AGAIN = SECOND
 """How long a store that did not answer is not asked: each question would block for its timeout."""
@@ -56,12 +54,12 @@ class StoreOutage:
             last = self._broken.get(place)
             self._broken[place] = now + ASK_AGAIN
             if last is None or now - last > _OVER:
-                _log.error("%s Until then the upstream's store_down holds for it", exc)
+                LOG.error("%s Until then the upstream's store_down holds for it", exc)
             return
         self._until = now + ASK_AGAIN
         if not self._away:
             self._away = True
-            _log.error("%s Until it does, each upstream's store_down holds", exc)
+            LOG.error("%s Until it does, each upstream's store_down holds", exc)
 
     def answered(self, upstream: str, parts: Iterable[str] = ()) -> None:
         """The store did, about this upstream and these parts."""
@@ -69,9 +67,9 @@ class StoreOutage:
         if self._broken:
             over = [self._broken.pop((upstream, part), None) for part in ("", *parts)]
             if any(over):
-                _log.warning("The limiter store's data of %s can be used again", upstream)
+                LOG.warning("The limiter store's data of %s can be used again", upstream)
 
     def _answers(self) -> None:
         if self._away:
             self._away = False
-            _log.warning("The limiter store answers again")
+            LOG.warning("The limiter store answers again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +14,7 @@ from governor.errors import GovernorError, StoreUnavailable
 from governor.execution.admission import Call, parts_of
 from governor.execution.holdings import Holdings
 from governor.governor import Governor
+from governor.log_lines import LOG
 from governor.policy.outcome import Outcome
 from governor.ports import ClaimAction, Reason
 from governor.ports import Settlement as Leavings
@@ -24,8 +24,6 @@ from governor.worker.loop import Loop, guarded
 from governor.worker.outage import StoreOutage
 from governor.worker.outcomes import RUN_KEY
 from governor.worker.request import GovernedRequest
-
-_log = logging.getLogger("governor")
 
 _MOST_MISSED = 10_000
 """Settlements of one upstream kept while the store is away."""
@@ -86,7 +84,7 @@ class Settlement:
         try:
             self._funeral.hold(request, reason, why, exc_info, buried)
         except Exception:
-            _log.exception("Task %s[%s]: its dead letter is not made", request.name, request.id)
+            LOG.exception("Task %s[%s]: its dead letter is not made", request.name, request.id)
             again = partial(self._write, request, reason, why, exc_info, settle)
             self._loop.at(self._clock.monotonic() + _WRITE_AGAIN, again)
 
@@ -183,7 +181,7 @@ class Settlement:
             self._miss(leavings)
         except Exception:
             # What it says runs out by itself.
-            _log.exception("An end of a task of %s was not recorded", leavings.upstream)
+            LOG.exception("An end of a task of %s was not recorded", leavings.upstream)
 
     def _is_away(self, leavings: Leavings) -> bool:
         return self._outage.on(leavings.upstream, parts_of(leavings.places, leavings.claim))

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from governor.log_lines import ONE_LINE, one_line
+from governor.log_lines import ONE_LINE, SafeLogger, one_line
 
 # a text, and as it is logged
 TEXTS = [
@@ -41,3 +41,22 @@ def test_the_arguments_of_a_log_record_are_escaped() -> None:
     log.addHandler(handler)
     log.error("Task %s[%d] %.1f: %s %s", "a\nb", 1, 2.0, ValueError("c\nd"), Unspeakable())
     assert said == [r"Task a\nb[1] 2.0: c\nd Unspeakable"]
+
+
+def test_a_line_that_cannot_be_written_stops_nothing() -> None:
+    """A handler that raises is no failure of the code that logs, and a line names its caller."""
+    log = logging.Logger("test")
+    lines: list[logging.LogRecord] = []
+
+    def emit(record: logging.LogRecord) -> None:
+        lines.append(record)
+        raise OSError("no space left on device")
+
+    handler = logging.Handler()
+    handler.emit = emit  # type: ignore[method-assign]
+    log.addHandler(handler)
+    SafeLogger(log).error("one")
+    SafeLogger(log).exception("two")
+    assert [(line.getMessage(), line.filename) for line in lines] == [
+        ("one", "test_log_lines.py"), ("two", "test_log_lines.py")
+    ]  # fmt: skip
