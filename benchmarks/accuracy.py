@@ -30,8 +30,8 @@ from benchmarks.ours import Ours
 from benchmarks.peers import Peer, available
 from benchmarks.peers import celery_rate_limit as celery
 from benchmarks.processes import Barrier, together
-from governor.demo.child_process import ChildProcess
-from governor.demo.redis_server import PrivateRedis
+from governor.testing.child_process import ChildProcess
+from governor.testing.redis_server import PrivateRedis
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,8 @@ from benchmarks.ours import admission_of, ask_of, asked_at_admission, plan_of, s
 from benchmarks.peers import Peer, available
 from benchmarks.processes import Barrier, one_core, together
 from benchmarks.wire import Wire
-from governor.demo.redis_server import PrivateRedis
 from governor.policy.limits import Concurrency, Limit, Rule, Window
+from governor.testing.redis_server import PrivateRedis
 
 BASE = "B"
 STORE = "governor"

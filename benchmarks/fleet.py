@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.app import NUMBER, Settings, build
-from governor.demo.child_process import ChildProcess
-from governor.demo.redis_server import PrivateRedis
 from governor.keys import DEFAULT_PREFIX, lot_key, state_key
+from governor.testing.child_process import ChildProcess
+from governor.testing.redis_server import PrivateRedis
 from tests.servers.rabbitmq import PrivateRabbitMQ, missing
 
 Broker = Literal["redis", "rabbitmq"]

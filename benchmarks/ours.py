@@ -13,15 +13,15 @@ from celery import Celery
 
 from benchmarks.peers import Peer
 from governor import Governor
+from governor.admission.admission import Admission, Call
 from governor.clock import SECOND
-from governor.execution.admission import Admission, Call
-from governor.execution.header import Header
+from governor.messages.header import Header
 from governor.policy.decision import Admit, Ask, ClaimAsk, Wait
 from governor.policy.limits import Limit, Rule
 from governor.policy.plan import CallPlan
 from governor.policy.upstream import Breaker, Upstream
 from governor.settings import load
-from governor.stores.redis import RedisStore
+from governor.stores.redis.store import RedisStore
 
 _PATIENCE = 30 * 86_400
 """Seconds a question may be made to wait: none of a benchmark is refused for that."""

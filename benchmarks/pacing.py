@@ -23,8 +23,8 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.fleet import Fleet, main, read_lines, wait_until
-from governor.demo.child_process import ChildProcess
 from governor.policy.upstream import Parking
+from governor.testing.child_process import ChildProcess
 
 WAYS: dict[str, tuple[float, Parking, float]] = {
     "held": (15.0, "store", 1.1),

@@ -29,8 +29,8 @@ from benchmarks.fleet import main, wait_until
 from benchmarks.ours import Ours
 from benchmarks.peers import Peer, available
 from benchmarks.processes import Barrier, together
-from governor.demo.child_process import ChildProcess
-from governor.demo.redis_server import PrivateRedis
+from governor.testing.child_process import ChildProcess
+from governor.testing.redis_server import PrivateRedis
 
 RATE = 100
 BURST = 5

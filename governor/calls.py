@@ -10,6 +10,9 @@ from uuid import uuid4
 from celery import Celery, current_app, current_task
 from celery._state import _get_active_apps
 
+from governor.admission import nested_calls
+from governor.admission.admission import Call
+from governor.admission.blocking import admitted
 from governor.clock import micros
 from governor.errors import (
     ConfigurationError,
@@ -18,15 +21,13 @@ from governor.errors import (
     StoreUnavailable,
     Throttled,
 )
-from governor.execution import inside
-from governor.execution.admission import Call
-from governor.execution.blocking import admitted
-from governor.execution.header import Header
 from governor.governor import Governor
+from governor.headers.http_message import status_of
 from governor.log_lines import LOG
-from governor.policy import costs, upstream
+from governor.messages.header import Header
+from governor.policy import cost as costs
+from governor.policy import upstream
 from governor.policy.failure import causes, http_status
-from governor.policy.http_message import status_of
 from governor.policy.outcome import Outcome, outcome_of, outcome_of_status
 from governor.policy.plan import CallPlan
 from governor.policy.retry_after import (
@@ -100,7 +101,7 @@ class OpenCall:
         self._call = call
         self._response: Any = None
         self._cost: int | None = None
-        self._began = inside.began()
+        self._began = nested_calls.began()
         if self._places():
             governor.holdings.add(self._settlement(ClaimAction.RENEW))
 

@@ -18,25 +18,25 @@ from celery import Celery, signals
 from celery.app import utils
 
 from governor import settings as settings_
+from governor.admission.admission import Admission
+from governor.admission.corrections import Corrections
+from governor.admission.lease_renewal import Holdings
 from governor.clock import Clock, SystemClock
 from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.spill import Spill
 from governor.errors import ConfigurationError, DeclarationError
-from governor.execution.admission import Admission
-from governor.execution.corrections import Corrections
-from governor.execution.door import Door
-from governor.execution.header import NAME, Header, work_id
-from governor.execution.holdings import Holdings
-from governor.execution.shown import NO_MASKS, Masks, masks_kept, shown
 from governor.log_lines import LOG, ONE_LINE
+from governor.messages.header import NAME, Header, work_id
 from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan
 from governor.policy.retry import Retry
 from governor.policy.upstream import Upstream
 from governor.ports import LimiterStore
-from governor.redaction import Redactor
+from governor.producer.load_shedding import Door
+from governor.redaction.argument_reprs import NO_MASKS, Masks, masks_kept, shown
+from governor.redaction.redactor import Redactor
 from governor.settings import Settings
-from governor.stores.redis import RedisStore
+from governor.stores.redis.store import RedisStore
 from governor.telemetry.stats import Stats
 
 # Named, not imported: the bootstep is an interface and lies above this module.

@@ -12,7 +12,7 @@ import httpx
 from celery import Celery
 
 from governor.calls import Upstream, governor_of, plan_of
-from governor.policy import costs
+from governor.policy import cost as costs
 
 
 def httpx_hooks(

@@ -17,7 +17,8 @@ from governor.policy.adjustment import Adjustment
 from governor.policy.admission import UpstreamState
 from governor.policy.breaker import BreakerPolicy
 from governor.policy.decision import Answer, AnyCharge, Ask, ClaimAsk
-from governor.policy.lot import (
+from governor.policy.outcome import Outcome
+from governor.policy.parking_lot import (
     Arrival,
     LotView,
     Overdue,
@@ -27,7 +28,6 @@ from governor.policy.lot import (
     Steering,
     Waiting,
 )
-from governor.policy.outcome import Outcome
 
 
 class Reason(StrEnum):

@@ -10,8 +10,8 @@ import redis
 from celery import _state
 from hypothesis import HealthCheck, settings
 
-from governor.demo.redis_server import PrivateRedis, find_server
 from governor.errors import ConfigurationError
+from governor.testing.redis_server import PrivateRedis, find_server
 from governor.worker.lifecycle import Lifecycle
 from tests.servers import rabbitmq
 

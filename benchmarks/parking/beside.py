@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.fleet import Fleet
 from benchmarks.parking.probes import Messages, Stamps, resident, rounded, task_id
-from governor.demo.child_process import ChildProcess
+from governor.testing.child_process import ChildProcess
 
 OURS = "governor, parked"
 ETA = "Celery, countdown=n/rate"

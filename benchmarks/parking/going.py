@@ -11,9 +11,9 @@ from benchmarks.figures import percentile
 from benchmarks.fleet import Fleet, wait_until
 from benchmarks.parking.probes import Messages, Stamps, inversions, rounded, task_id
 from governor.clock import SECOND
-from governor.policy.lot import Arrival, Waiting
+from governor.policy.parking_lot import Arrival, Waiting
 from governor.ports import Change
-from governor.stores.redis import RedisStore
+from governor.stores.redis.store import RedisStore
 
 SMALL = 9
 SMALL_TASKS = 100

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fleet import Fleet
-from governor.demo.child_process import ChildProcess
+from governor.testing.child_process import ChildProcess
 
 _ID = "00000000-0000-4000-8000-{:012x}"
 """Task ids as long as any, that say which number a task has."""

@@ -15,10 +15,10 @@ import redis
 
 from benchmarks.parking.probes import rounded
 from governor.clock import SECOND
-from governor.demo.redis_server import PrivateRedis
 from governor.policy.limits import Limit, Rule
-from governor.policy.lot import Arrival, Group, Lane, ReleaseAsk
-from governor.stores.redis import RedisStore
+from governor.policy.parking_lot import Arrival, Group, Lane, ReleaseAsk
+from governor.stores.redis.store import RedisStore
+from governor.testing.redis_server import PrivateRedis
 
 BATCH = 100
 _ROUND = 20

@@ -12,9 +12,9 @@ from typing import Any
 from benchmarks.fleet import Broker, Fleet, wait_until
 from benchmarks.parking.probes import Messages, Stamps, processor_seconds, resident, rounded
 from governor.clock import SECOND
-from governor.demo.child_process import ChildProcess
 from governor.keys import DEFAULT_PREFIX, lot_key
-from governor.stores.redis import RedisStore
+from governor.stores.redis.store import RedisStore
+from governor.testing.child_process import ChildProcess
 
 _IDLE_SECONDS = 10.0
 _SETTLE_SECONDS = 2.0

@@ -16,7 +16,7 @@ from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.rows import DeadLetter
 from governor.deadletter.verdict import Verdict
 from governor.errors import DatabaseUnavailable, ReplayRefused
-from governor.execution.replay import replay_message
+from governor.operations.replay import replay_message
 from governor.ports import MessageCopy
 
 

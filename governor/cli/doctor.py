@@ -27,8 +27,8 @@ from governor.errors import GovernorError, UpstreamStateError
 from governor.governor import Governor
 from governor.redis_address import is_redis
 from governor.settings import Settings
-from governor.stores.client import pool, why
-from governor.stores.permissions import PROBE, acl, commands, missing, words
+from governor.stores.redis.client import pool, why
+from governor.stores.redis.permissions import PROBE, acl, commands, missing, words
 from governor.worker.control import STARTS
 from governor.worker.lateness import REMEDY
 

@@ -14,13 +14,13 @@ from celery.app.utils import find_app
 
 from governor.deadletter.repository import SqlDeadLetters
 from governor.errors import ConfigurationError
-from governor.execution.parked import ParkedTasks
-from governor.execution.parked_steering import ParkedSteering
-from governor.execution.standing import Standing
-from governor.execution.steering import Steering
 from governor.governor import Governor
+from governor.operations.limit_changes import Steering
+from governor.operations.limit_status import Standing
+from governor.operations.parking_changes import ParkedSteering
+from governor.operations.parking_status import ParkedTasks
 from governor.ports import MessageCopy
-from governor.redaction import Redactor
+from governor.redaction.redactor import Redactor
 from governor.settings import Settings
 from governor.worker.messages import Publisher, bounded_connection
 from governor.worker.revocation import announce, revoke

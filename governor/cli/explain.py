@@ -14,10 +14,10 @@ from governor.cli.limits_view import limit_as_json, said_four, said_reason, span
 from governor.clock import SystemClock
 from governor.deadletter.repository import SqlDeadLetters
 from governor.errors import ConfigurationError, DatabaseUnavailable, StoreUnavailable
-from governor.execution import explanation
-from governor.execution.explanation import Dead, Waiting
-from governor.execution.parked import ParkedTasks
-from governor.execution.standing import Standing, said_breaker, said_pause
+from governor.operations import explain as explanation
+from governor.operations.explain import Dead, Waiting
+from governor.operations.limit_status import Standing, said_breaker, said_pause
+from governor.operations.parking_status import ParkedTasks
 from governor.policy.decision import CLAIM
 from governor.worker.control import COMMAND
 

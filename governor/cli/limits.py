@@ -11,8 +11,8 @@ import click
 from governor.cli import limits_view, options, printing
 from governor.cli.options import NOTHING_MATCHED, UNREACHABLE
 from governor.clock import SECOND, SystemClock
-from governor.execution.standing import Key, Standing, UpstreamView
-from governor.execution.steering import Steered, Steering
+from governor.operations.limit_changes import Steered, Steering
+from governor.operations.limit_status import Key, Standing, UpstreamView
 
 DONE, USAGE, INTERRUPTED = 0, 2, 130
 

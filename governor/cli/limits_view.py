@@ -14,7 +14,8 @@ from rich.live import Live
 from governor.cli.printing import drawn as drawn_table
 from governor.cli.printing import printable, table, when
 from governor.clock import SECOND
-from governor.execution.standing import (
+from governor.operations.limit_changes import Steered
+from governor.operations.limit_status import (
     FOREVER,
     LimitView,
     Pause,
@@ -24,10 +25,9 @@ from governor.execution.standing import (
     said_breaker,
     said_pause,
 )
-from governor.execution.steering import Steered
 from governor.policy.breaker import Closed, Open
+from governor.policy.limit_status import Numbers
 from governor.policy.limits import Quota, Window
-from governor.policy.numbers import Numbers
 
 _A_DAY = 86_400 * SECOND
 _UPSTREAMS = ("upstream", "store", "breaker", "adaptive", "paused")

@@ -17,7 +17,7 @@ from governor.cli.printing import printable
 from governor.clock import SECOND, as_micros
 from governor.deadletter.errors import UnknownDeadLetter
 from governor.errors import ConfigurationError, DatabaseUnavailable, StoreUnavailable
-from governor.execution.standing import NothingMatched
+from governor.operations.limit_status import NothingMatched
 
 NOTHING_MATCHED, UNREACHABLE = 4, 6
 

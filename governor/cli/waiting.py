@@ -11,14 +11,14 @@ from typing import Any, Protocol
 import click
 from rich.console import Console
 
+from governor.admission.lanes import rank_of
 from governor.cli import options, printing, waiting_view
 from governor.cli.limits_view import live
 from governor.cli.options import NOTHING_MATCHED, UNREACHABLE
 from governor.clock import SECOND, SystemClock
-from governor.execution.parked import LotStanding, Parked, ParkedTasks, Turns
-from governor.execution.parked_steering import AT_ONCE, ParkedSteering, Steered
-from governor.execution.parking import rank_of
-from governor.execution.standing import NothingMatched, Standing
+from governor.operations.limit_status import NothingMatched, Standing
+from governor.operations.parking_changes import AT_ONCE, ParkedSteering, Steered
+from governor.operations.parking_status import LotStanding, Parked, ParkedTasks, Turns
 
 DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 

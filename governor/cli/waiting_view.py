@@ -10,14 +10,21 @@ import click
 from rich.console import Group
 from rich.table import Table
 
+from governor.admission.lanes import rank_of
 from governor.cli.dead_view import tally
 from governor.cli.limits_view import said_reason, span
 from governor.cli.printing import drawn as drawn_table
 from governor.cli.printing import printable, table, when
 from governor.clock import SECOND
-from governor.execution.parked import HeldUp, LotStanding, Parked, ParkedTasks, Place, Turns
-from governor.execution.parking import rank_of
-from governor.execution.standing import FOREVER, said_breaker, said_pause
+from governor.operations.limit_status import FOREVER, said_breaker, said_pause
+from governor.operations.parking_status import (
+    HeldUp,
+    LotStanding,
+    Parked,
+    ParkedTasks,
+    Place,
+    Turns,
+)
 
 _LOTS = ("upstream", "waiting", "released", "oldest", "rate", "drained in", "state")
 _TURNS = (

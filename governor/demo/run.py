@@ -1,7 +1,7 @@
 """One run of the main job: start everything, publish, wait until drained, balance, end everything.
 
 Redis server, upstream and workers are real processes. Each of them ends with us, however we
-end: see :mod:`governor.demo.child_process`.
+end: see :mod:`governor.testing.child_process`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ from governor.deadletter.engine import bounded_engine
 from governor.deadletter.schema import upgrade
 from governor.demo import scenario
 from governor.demo.broker import BrokerKeys
-from governor.demo.child_process import ChildProcess
 from governor.demo.database import default_database
 from governor.demo.ledger import CallLedger, Tally, read_dead_rows, read_producer_log, tally
-from governor.demo.redis_server import PrivateRedis
 from governor.demo.scenario import PlannedTask
 from governor.demo.stats import Stats, read_stats
 from governor.demo.watch import Show, Watch
@@ -41,6 +39,8 @@ from governor.demo.workload import ENVIRONMENT, QUEUE, Settings, build, limits
 from governor.errors import ConfigurationError, GovernorError
 from governor.governor import Governor
 from governor.ports import Settlement
+from governor.testing.child_process import ChildProcess
+from governor.testing.redis_server import PrivateRedis
 
 POOLS = ("prefork", "threads", "gevent", "solo")
 WORKERS = 2

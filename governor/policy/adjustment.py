@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from governor.policy import calendar, gcra, window
+from governor.policy import gcra, window
+from governor.policy import quota as quotas
 from governor.policy.decision import AnyCharge, Charge, QuotaCharge, WindowCharge
 
 
@@ -73,8 +74,8 @@ def log(log_: window.Log, adjustment: Adjustment, charge: WindowCharge, now: int
 
 
 def quota(
-    period: calendar.Period, adjustment: Adjustment, charge: QuotaCharge, now: int
-) -> calendar.Period:
+    period: quotas.Period, adjustment: Adjustment, charge: QuotaCharge, now: int
+) -> quotas.Period:
     """A quota after the correction."""
     current, _, _ = period.at(charge.bounds, now)
     used = max(current.used + adjustment.more, 0)

@@ -1,6 +1,6 @@
 """One admission over all limits of an upstream: the specification.
 
-``stores/lua/admit.lua`` repeats this, line for line; a property test drives both with the
+``stores/redis/lua/admit.lua`` repeats this, line for line; a property test drives both with the
 same arrivals and demands the same answers.
 
 Every limit keeps two things. Its meter (a bucket's TAT, a window's log, a quota's count) holds
@@ -37,7 +37,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from governor.policy import adaptive, breaker, calendar, gcra, lease, window
+from governor.policy import adaptive, breaker, concurrency, gcra, quota, window
 from governor.policy.decision import (
     CLAIM,
     Admit,
@@ -79,7 +79,7 @@ class Leases:
     holders: Mapping[str, int] = field(default_factory=dict)
 
 
-Meter = Bucket | window.Log | calendar.Period | Leases
+Meter = Bucket | window.Log | quota.Period | Leases
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +139,8 @@ class _Verdict:
             return Bucket(gcra.pour(meter.tat, at, self.interval), line)
         if isinstance(meter, window.Log) and isinstance(charge, WindowCharge):
             return window.push(meter, at, charge.cost, window.Shape.of(charge.most))
-        if isinstance(meter, calendar.Period) and isinstance(charge, QuotaCharge):
-            return calendar.push(meter, charge.bounds, at, now, charge.cost)
+        if isinstance(meter, quota.Period) and isinstance(charge, QuotaCharge):
+            return quota.push(meter, charge.bounds, at, now, charge.cost)
         raise TypeError(charge)
 
     def stood_in_line(self, until: int) -> Meter:
@@ -151,8 +151,8 @@ class _Verdict:
         if isinstance(meter, window.Log) and isinstance(charge, WindowCharge):
             shape = window.Shape.of(charge.most)
             return replace(meter, line=until + window.apart(charge.cost, shape, charge.span))
-        if isinstance(meter, calendar.Period):
-            return replace(meter, line=until + calendar.LINE)
+        if isinstance(meter, quota.Period):
+            return replace(meter, line=until + quota.LINE)
         raise TypeError(charge)
 
 
@@ -212,7 +212,7 @@ def decide(  # noqa: PLR0912, PLR0915 - one table, in the order in which the scr
         meters: dict[str, Meter] = {}
         for verdict in verdicts:
             if isinstance(verdict.meter, Leases):
-                holders = lease.taken(verdict.meter.holders, now, ask.holder, now + ask.lease)
+                holders = concurrency.taken(verdict.meter.holders, now, ask.holder, now + ask.lease)
                 meters[verdict.charge.bucket] = Leases(holders)
             elif not verdict.paid:
                 meters[verdict.charge.bucket] = verdict.charged(now, now)
@@ -255,7 +255,9 @@ def decide(  # noqa: PLR0912, PLR0915 - one table, in the order in which the scr
         for verdict in verdicts:
             if isinstance(verdict.meter, Leases):
                 if ask.whole:
-                    holders = lease.taken(verdict.meter.holders, now, ask.holder, now + ask.lease)
+                    holders = concurrency.taken(
+                        verdict.meter.holders, now, ask.holder, now + ask.lease
+                    )
                     meters[verdict.charge.bucket] = Leases(holders)
             elif not verdict.paid and (ask.whole or verdict is bound or verdict.lined):
                 meters[verdict.charge.bucket] = verdict.charged(until, now)
@@ -278,7 +280,7 @@ def _judge(  # noqa: PLR0917 - called in one place
     interval = 0
     if isinstance(charge, LeaseCharge):
         leases = meter if isinstance(meter, Leases) else Leases()
-        at = lease.earliest(leases.holders, start, now, ask.holder, charge.most)
+        at = concurrency.earliest(leases.holders, start, now, ask.holder, charge.most)
         return _Verdict(charge, leases, 0, at)
     if isinstance(charge, Charge):
         interval = share.interval(charge.interval) if ask.adaptive else charge.interval
@@ -290,10 +292,8 @@ def _judge(  # noqa: PLR0917 - called in one place
         shape = window.Shape.of(charge.most)
         at = window.earliest(meter, start, charge.cost, shape, charge.span, state.since)
     else:
-        meter = meter if isinstance(meter, calendar.Period) else calendar.Period()
-        at = calendar.earliest(
-            meter, charge.bounds, start, now, charge.cost, charge.most, state.since
-        )
+        meter = meter if isinstance(meter, quota.Period) else quota.Period()
+        at = quota.earliest(meter, charge.bounds, start, now, charge.cost, charge.most, state.since)
     good = held is not None and held.paid and now <= held.slot + ask.grace
     if held is not None and held.paid and at > now:
         good = good or now <= held.slot + ask.late

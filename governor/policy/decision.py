@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeVar, dataclass_transform
 
-from governor.policy import calendar
+from governor.policy import quota
 from governor.policy.adaptive import AdaptivePolicy
 from governor.policy.breaker import BreakerPolicy
 
@@ -75,14 +75,14 @@ class QuotaCharge:
     bucket: str
     limit: str
     most: int
-    reset: calendar.Reset
+    reset: quota.Reset
     zone: str
     cost: int = 1
     bounds: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     def dated(self, wall: int) -> QuotaCharge:
         """This charge as it is asked for at wall microseconds ``wall``."""
-        return replace(self, bounds=calendar.bounds(self.reset, self.zone, wall))
+        return replace(self, bounds=quota.bounds(self.reset, self.zone, wall))
 
 
 @dataclass(frozen=True, slots=True)

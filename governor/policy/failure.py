@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from governor.policy.foreign import attribute, is_from_outside, quietly, text_of
-from governor.policy.http_message import response_of, status_of
+from governor.foreign import attribute, is_from_outside, quietly, text_of
+from governor.headers.http_message import response_of, status_of
 
 LONGEST_TEXT = 1_000_001
 """Characters kept of a message or a traceback: more than redaction reads, which notes the cut."""

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from governor.clock import SECOND, micros
 from governor.errors import DeclarationError
 from governor.keys import digest, name_of
-from governor.policy import calendar, window
+from governor.policy import quota, window
 from governor.policy.decision import (
     CLAIM,
     AnyCharge,
@@ -286,7 +286,7 @@ class Quota(Rule):
         self,
         most: int,
         *,
-        each: calendar.Reset = "day",
+        each: quota.Reset = "day",
         zone: str = "UTC",
         per: str | None = None,
         cost: Cost = 1,

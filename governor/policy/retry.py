@@ -16,7 +16,7 @@ import tenacity
 
 from governor.clock import SECOND, micros, seconds
 from governor.errors import DeclarationError, Throttled
-from governor.policy.foreign import is_from_outside, text_of
+from governor.foreign import is_from_outside, text_of
 
 WaitStrategy = Callable[[tenacity.RetryCallState], float]
 StopStrategy = Callable[[tenacity.RetryCallState], bool]

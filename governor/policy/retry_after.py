@@ -10,11 +10,11 @@ from typing import Any
 
 from governor.clock import SECOND, micros, seconds
 from governor.errors import Throttled
+from governor.foreign import attribute
+from governor.headers.dialects import read
+from governor.headers.http_message import headers_of, response_of, sent_at, status_of
+from governor.headers.values import LONGEST_RETRY_AFTER, parse_retry_after
 from governor.policy.failure import causes
-from governor.policy.foreign import attribute
-from governor.policy.header_values import LONGEST_RETRY_AFTER, parse_retry_after
-from governor.policy.http_message import headers_of, response_of, sent_at, status_of
-from governor.policy.rate_headers import read
 
 _FORBIDDEN = 403
 _TOO_MANY_REQUESTS = 429

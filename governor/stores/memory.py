@@ -22,7 +22,6 @@ from governor.policy.admission import (
     UpstreamState,
     decide,
 )
-from governor.policy.calendar import Period
 from governor.policy.decision import (
     Answer,
     AnyCharge,
@@ -32,9 +31,10 @@ from governor.policy.decision import (
     QuotaCharge,
     WindowCharge,
 )
+from governor.policy.quota import Period
 from governor.policy.window import Log
 from governor.ports import Change, ClaimAction, InForce, Look, Settled, Settlement
-from governor.stores.memory_lot import MemoryLots
+from governor.stores.memory_parking import MemoryLots
 
 
 class MemoryStore:

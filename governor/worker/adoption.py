@@ -17,7 +17,7 @@ from governor.clock import SECOND
 from governor.errors import StoreUnavailable
 from governor.governor import Governor
 from governor.log_lines import LOG
-from governor.policy.lot import MOST_LOOKED_AT, Group, ReleaseAsk, Ticket
+from governor.policy.parking_lot import MOST_LOOKED_AT, Group, ReleaseAsk, Ticket
 from governor.policy.upstream import Upstream
 from governor.worker.loop import Loop, guarded
 from governor.worker.origins import Origins

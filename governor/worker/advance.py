@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from governor.admission.admission import Call
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
-from governor.execution.admission import Call
-from governor.execution.header import Header
+from governor.messages.header import Header
 from governor.policy.decision import Admit, Answer, AnyCharge, Charge
 
 _NOT_FOR = SECOND

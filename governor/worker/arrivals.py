@@ -10,15 +10,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from governor.admission.admission import Call
+from governor.admission.lanes import Lanes, attempt_id, pack, rank_of
 from governor.clock import SECOND, as_micros
 from governor.errors import StoreUnavailable
-from governor.execution.admission import Call
-from governor.execution.deferral import parked
-from governor.execution.parking import Lanes, attempt_id, pack, rank_of
 from governor.governor import Governor
 from governor.log_lines import LOG
+from governor.messages.variants import parked
 from governor.policy.decision import LaneKey
-from governor.policy.lot import Arrival, Lane, Parking
+from governor.policy.parking_lot import Arrival, Lane, Parking
 from governor.worker.loop import Loop, guarded
 from governor.worker.messages import copy_of
 from governor.worker.origins import Origins

@@ -5,9 +5,9 @@ from __future__ import annotations
 from governor.clock import SECOND
 from governor.deadletter.verdict import NEVER_STARTED
 from governor.errors import DeclarationError, StoreUnavailable
-from governor.execution.header import NAME, Header
 from governor.governor import Governance, Governor
 from governor.keys import message_id
+from governor.messages.header import NAME, Header
 from governor.ports import MessageCopy, Reason
 
 _STORE_AGAIN = 5 * SECOND

@@ -9,7 +9,7 @@ from typing import Any
 from celery.worker.state import reserved_requests
 
 from governor.clock import Clock, as_micros
-from governor.execution.header import Header
+from governor.messages.header import Header
 from governor.worker.request import GovernedRequest
 
 

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 from celery.worker.state import task_ready, task_reserved
 
+from governor.admission.admission import Call
 from governor.clock import as_datetime
 from governor.errors import Unroutable
-from governor.execution.admission import Call
-from governor.execution.deferral import retried
-from governor.execution.header import Attempt
 from governor.governor import Governor
 from governor.log_lines import LOG
+from governor.messages.header import Attempt
+from governor.messages.variants import retried
 from governor.policy.outcome import Outcome
 from governor.ports import ClaimAction, Reason
 from governor.worker.failures import attempt_of

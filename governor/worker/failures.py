@@ -19,13 +19,13 @@ from celery.app.trace import TraceInfo, trace_ok_t
 from celery.states import FAILURE, RETRY
 from celery.utils.serialization import UnpickleableExceptionWrapper
 
+from governor.admission import nested_calls
 from governor.clock import micros, seconds
 from governor.errors import NotAdmitted, StoreUnavailable
-from governor.execution import inside
-from governor.execution.header import NAME, Attempt, Header, work_id
+from governor.foreign import attribute, is_from_outside, quietly, text_of
 from governor.governor import Governance, Governor
+from governor.messages.header import NAME, Attempt, Header, work_id
 from governor.policy.failure import ExceptionFacts, causes, facts_of, http_status, type_name
-from governor.policy.foreign import attribute, is_from_outside, quietly, text_of
 from governor.policy.outcome import Outcome, outcome_of
 from governor.policy.retry import LONGEST_WAIT, GiveUp, RetryIn
 from governor.policy.retry_after import pause_of, throttled_from_exception
@@ -73,7 +73,7 @@ class Tracer:
 
 def decide(  # noqa: PLR0917 - called in one place
     task_name: str, governance: Governance, exc: BaseException, request: Any, admitted: Any,
-    calls: inside.Inside, now: int,
+    calls: nested_calls.Inside, now: int,
 ) -> Failure | NotNow:  # fmt: skip
     """Read what the body raised, and decide what follows: the only place where that is done."""
     throttled = throttled_from_exception(exc, now)

@@ -12,12 +12,12 @@ from typing import Any
 from governor.clock import SECOND, seconds
 from governor.deadletter.errors import RowRefused, SpillFailed
 from governor.errors import DatabaseUnavailable
-from governor.execution.header import Attempt, Header, is_whole, work_id
-from governor.execution.shown import masks_of, shown
 from governor.governor import Governor
 from governor.log_lines import LOG
+from governor.messages.header import Attempt, Header, is_whole, work_id
 from governor.policy.failure import ExceptionFacts, exception_facts
 from governor.ports import Death, MessageCopy, Reason
+from governor.redaction.argument_reprs import masks_of, shown
 from governor.worker.claim_lookup import ClaimLookup
 from governor.worker.failures import attempt_of, exception_of, failure_of
 from governor.worker.loop import Loop

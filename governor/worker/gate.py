@@ -27,14 +27,14 @@ from typing import Any
 
 from celery.worker.state import task_ready
 
+from governor.admission.admission import Call, charges_of
 from governor.clock import SECOND, as_datetime, seconds
 from governor.errors import DeclarationError, StoreUnavailable
-from governor.execution.admission import Call, charges_of
-from governor.execution.deferral import deferred
-from governor.execution.header import Header
 from governor.governor import Governor
 from governor.keys import body_id
 from governor.log_lines import LOG
+from governor.messages.header import Header
+from governor.messages.variants import deferred
 from governor.policy.decision import (
     CLAIM,
     Admit,
@@ -48,7 +48,7 @@ from governor.policy.decision import (
     Reservation,
     Wait,
 )
-from governor.policy.lot import Ticket
+from governor.policy.parking_lot import Ticket
 from governor.ports import ClaimAction, Reason
 from governor.ports import Settlement as Renewal
 from governor.worker.advance import Advances

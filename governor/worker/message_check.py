@@ -19,7 +19,7 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware, timezone
 from kombu.asynchronous.timer import to_timestamp
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from governor.execution.header import NAME
+from governor.messages.header import NAME
 from governor.worker.outcomes import RUN_KEY
 
 MOST_VALUES = 10_000

@@ -13,7 +13,7 @@ from kombu.message import Message
 from governor.clock import SECOND
 from governor.deadletter.encoding import encode
 from governor.errors import Unroutable
-from governor.execution.deferral import KEPT_PROPERTIES
+from governor.messages.variants import KEPT_PROPERTIES
 from governor.ports import MessageCopy
 from governor.worker.routes import QUEUE, Routes, Way
 

@@ -14,9 +14,9 @@ from typing import Any
 from celery.worker.request import Request
 from kombu.utils.imports import symbol_by_name
 
+from governor.admission.admission import Call
 from governor.errors import DeclarationError
-from governor.execution.admission import Call
-from governor.policy.lot import Lane
+from governor.policy.parking_lot import Lane
 from governor.worker.lifecycle import State
 from governor.worker.loop import guarded
 

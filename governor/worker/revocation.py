@@ -15,8 +15,8 @@ from kombu.exceptions import KombuError
 from kombu.message import Message
 from kombu.serialization import prepare_accept_content
 
-from governor.execution.parked import Parked
-from governor.execution.parked_steering import UnreadableMessage
+from governor.operations.parking_changes import UnreadableMessage
+from governor.operations.parking_status import Parked
 from governor.ports import MessageCopy
 from governor.worker.messages import bounded_connection
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from celery.worker.state import task_ready
 
+from governor.admission.admission import Call, parts_of
+from governor.admission.lease_renewal import Holdings
 from governor.clock import SECOND
 from governor.errors import GovernorError, StoreUnavailable
-from governor.execution.admission import Call, parts_of
-from governor.execution.holdings import Holdings
 from governor.governor import Governor
 from governor.log_lines import LOG
 from governor.policy.outcome import Outcome

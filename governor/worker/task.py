@@ -13,14 +13,14 @@ from celery import Task
 from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
 
+from governor.admission import nested_calls
+from governor.admission.admission import Call, charges_of
+from governor.admission.blocking import admitted as admitted_at_its_slot
 from governor.clock import seconds
 from governor.errors import ConfigurationError, DeclarationError
-from governor.execution import inside
-from governor.execution.admission import Call, charges_of
-from governor.execution.blocking import admitted as admitted_at_its_slot
-from governor.execution.header import NAME, Header, work_id
+from governor.foreign import is_from_outside
 from governor.governor import Governance, Governor
-from governor.policy.foreign import is_from_outside
+from governor.messages.header import NAME, Header, work_id
 from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan
 from governor.policy.retry import Retry, RetryIn
@@ -264,7 +264,7 @@ def _governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
         if request.called_directly or request.is_eager:
             _admit_inline(governor, governance, args, kwargs)
             try:
-                with inside.call():
+                with nested_calls.call():
                     return run(*args, **kwargs)
             except Exception as exc:
                 _decide_eagerly(task, governor, governance, exc)
@@ -280,7 +280,7 @@ def _governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
         if (late := governor.clock.monotonic() - admitted["until"]) > 0:
             raise NotNow(late=late)
         try:
-            with inside.watched() as calls:
+            with nested_calls.watched() as calls:
                 result = run(*args, **kwargs)
         except (Ignore, Reject, CeleryRetry):
             raise

@@ -20,7 +20,7 @@ from typing import Any
 
 from pytest_celery import CeleryWorkerContainer, RabbitMQContainer, RedisContainer
 
-from governor.demo.redis_server import PrivateRedis
+from governor.testing.redis_server import PrivateRedis
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.servers.worker_process import CeleryProcess
 

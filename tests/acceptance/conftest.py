@@ -34,7 +34,7 @@ from pathlib import Path
 import pytest
 from pytest_celery import CeleryTestBroker, CeleryWorkerContainer
 
-from governor.demo.redis_server import PrivateRedis
+from governor.testing.redis_server import PrivateRedis
 from tests.acceptance.celery_nodes import (
     LocalRabbitMQContainer,
     LocalRedisContainer,

@@ -11,7 +11,7 @@ from governor import GovernedTask
 from governor.clock import SECOND
 from governor.policy.decision import Answer, Ask, Wait
 from governor.ports import Settlement
-from governor.stores.redis import RedisStore
+from governor.stores.redis.store import RedisStore
 from tests.integration.governed_app import api, app, governor, write
 
 __all__ = ["app", "show"]

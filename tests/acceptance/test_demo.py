@@ -17,7 +17,7 @@ import psutil
 import pytest
 import redis
 
-from governor.demo.redis_server import PrivateRedis
+from governor.testing.redis_server import PrivateRedis
 from tests.integration.fleet import wait_until
 
 # A run takes half a minute, and several times as long where others need the processor.

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from governor.deadletter import schema
 from governor.deadletter.engine import bounded_engine
-from governor.demo.redis_server import PrivateRedis
+from governor.testing.redis_server import PrivateRedis
 from tests.celery_suite import environment
 from tests.celery_suite.outcomes import (
     VARIANTS,

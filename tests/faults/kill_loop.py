@@ -37,7 +37,7 @@ import redis
 from celery import Celery
 
 from governor.deadletter.reading import Filters
-from governor.demo.redis_server import PrivateRedis
+from governor.testing.redis_server import PrivateRedis
 from tests.faults.kill_ledger import KINDS, Account, Begun, account
 from tests.integration.fleet import watched_dead_letters
 from tests.servers.rabbitmq import PrivateRabbitMQ

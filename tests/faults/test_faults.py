@@ -16,9 +16,9 @@ import pytest
 import redis
 
 from governor.deadletter.models import State
-from governor.demo.redis_server import PrivateRedis
 from governor.keys import DEFAULT_PREFIX, state_key
 from governor.ports import Reason
+from governor.testing.redis_server import PrivateRedis
 from tests.integration.fleet import Fleet, assert_within_limit, pause_upstream, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.worker]

@@ -24,7 +24,7 @@ from governor.deadletter.rows import DeadLetter
 from governor.demo.ledger import JsonLines
 from governor.keys import DEFAULT_PREFIX, state_key
 from governor.ports import Settlement
-from governor.stores.redis import RedisStore
+from governor.stores.redis.store import RedisStore
 from tests.servers.worker_process import ROOT, WorkerProcess
 
 T = TypeVar("T")

@@ -13,8 +13,8 @@ import redis
 
 from governor.clock import SECOND
 from governor.keys import DEFAULT_PREFIX
-from governor.stores.redis import RedisStore, _question
-from governor.stores.scripts import Script
+from governor.stores.redis.scripts import Script
+from governor.stores.redis.store import RedisStore, _question
 from governor.testing.clock import START
 
 _CLOCK = "('MGET', 'test:seconds', 'test:micros')"

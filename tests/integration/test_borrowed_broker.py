@@ -18,11 +18,11 @@ import redis
 from celery import Celery
 
 from governor import Governor
-from governor.demo.child_process import ChildProcess
-from governor.demo.redis_server import PrivateRedis, find_server
 from governor.errors import StoreUnavailable
 from governor.ports import Change, Settlement
-from governor.stores.redis import RedisStore
+from governor.stores.redis.store import RedisStore
+from governor.testing.child_process import ChildProcess
+from governor.testing.redis_server import PrivateRedis, find_server
 
 pytestmark = pytest.mark.redis
 

@@ -26,7 +26,7 @@ from governor.deadletter.reading import Filters
 from governor.deadletter.repository import LEASE, SqlDeadLetters
 from governor.deadletter.transitions import Transitions
 from governor.errors import ConfigurationError, DatabaseUnavailable, ReplayRefused
-from governor.execution.replay import replay_message
+from governor.operations.replay import replay_message
 from governor.ports import MessageCopy, Reason
 from tests.deaths import BODY, DEAD_AT, death, message
 from tests.servers.fault_proxy import Fault, FaultProxy

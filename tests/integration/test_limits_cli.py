@@ -12,15 +12,15 @@ from celery import Celery
 from click.testing import CliRunner, Result
 
 from governor import Concurrency, GovernedTask, Governor, Limit, Quota, Upstream, Window
+from governor.admission.limits_in_force import LimitsInForce
 from governor.cli.environment import Environment
 from governor.cli.main import governor as command
 from governor.clock import SECOND
 from governor.deadletter import schema
 from governor.deadletter.engine import bounded_engine
-from governor.execution.in_force import LimitsInForce
 from governor.policy.decision import Admit, Ask
 from governor.ports import Settlement
-from governor.stores.redis import RedisStore
+from governor.stores.redis.store import RedisStore
 from governor.worker.control import COMMAND
 from tests.servers.worker_process import WorkerProcess
 

@@ -18,13 +18,13 @@ from governor.deadletter.models import State
 from governor.deadletter.reading import Filters
 from governor.deadletter.repository import SqlDeadLetters
 from governor.errors import StoreUnavailable
-from governor.execution.door import Door
 from governor.policy.limits import Limit
 from governor.policy.upstream import Upstream
-from governor.stores.permissions import Role, acl
-from governor.stores.redis import RedisStore
+from governor.producer.load_shedding import Door
+from governor.stores.redis.permissions import Role, acl
+from governor.stores.redis.store import RedisStore
 from governor.testing.conformance import LimiterStoreConformance, StoreHarness
-from governor.testing.conformance_lot import ParkingLotConformance
+from governor.testing.conformance_parking import ParkingLotConformance
 from tests.deaths import death
 from tests.integration.fleet import Fleet, wait_until
 from tests.integration.scripted_clock import ScriptedRedis

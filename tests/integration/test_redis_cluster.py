@@ -10,13 +10,13 @@ import pytest
 import redis
 
 from governor.clock import SECOND
-from governor.demo.redis_server import PrivateRedis
 from governor.errors import StoreUnavailable
 from governor.policy.decision import Admit, Ask, Charge, ClaimAsk, LeaseCharge, Wait, WindowCharge
 from governor.ports import Change, ClaimAction, Settlement
 from governor.redis_address import RedisAddress
-from governor.stores.client import Server, pool
-from governor.stores.redis import RedisStore
+from governor.stores.redis.client import Server, pool
+from governor.stores.redis.store import RedisStore
+from governor.testing.redis_server import PrivateRedis
 
 pytestmark = pytest.mark.redis
 

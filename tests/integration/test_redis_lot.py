@@ -14,13 +14,13 @@ from governor.policy.adaptive import AdaptivePolicy
 from governor.policy.breaker import BreakerPolicy
 from governor.policy.decision import Ask, LaneKey
 from governor.policy.limits import Concurrency, Limit, Quota, Rule, Window
-from governor.policy.lot import Arrival, Group, Lane, ReleaseAsk, Steering
 from governor.policy.outcome import Outcome
+from governor.policy.parking_lot import Arrival, Group, Lane, ReleaseAsk, Steering
 from governor.ports import Change, ClaimAction, Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 from governor.testing.conformance import StoreHarness
-from governor.testing.conformance_lot import ParkingLotConformance
+from governor.testing.conformance_parking import ParkingLotConformance
 from tests.integration.scripted_clock import ScriptedRedis
 
 pytestmark = pytest.mark.redis

@@ -10,7 +10,7 @@ from governor.clock import SECOND, SystemClock
 from governor.policy.decision import Admit, Ask, QuotaCharge
 from governor.policy.limits import Rule
 from governor.ports import Settlement
-from governor.stores.redis import RedisStore
+from governor.stores.redis.store import RedisStore
 
 pytestmark = pytest.mark.redis
 

@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from governor.clock import SECOND
-from governor.demo.redis_server import PrivateRedis
 from governor.errors import ConfigurationError, StoreUnavailable
 from governor.keys import bucket_key
 from governor.policy.adaptive import AdaptivePolicy
@@ -40,11 +39,12 @@ from governor.policy.outcome import Outcome
 from governor.policy.plan import CallPlan
 from governor.policy.upstream import Upstream
 from governor.ports import Change, ClaimAction, Settlement
-from governor.stores.connection import Connection, Refused
 from governor.stores.memory import MemoryStore
-from governor.stores.redis import RedisStore
+from governor.stores.redis.resp import Connection, Refused
+from governor.stores.redis.store import RedisStore
 from governor.testing.clock import START, FakeClock
 from governor.testing.conformance import LimiterStoreConformance, StoreHarness
+from governor.testing.redis_server import PrivateRedis
 from tests.integration.scripted_clock import ScriptedRedis
 
 pytestmark = pytest.mark.redis

@@ -14,12 +14,12 @@ import pytest
 from celery import Celery
 from kombu import Exchange, Queue
 
+from governor.admission.lanes import pack, unpack
 from governor.errors import Unroutable
-from governor.execution.deferral import deferred, parked, retried
-from governor.execution.header import Header
-from governor.execution.parking import pack, unpack
-from governor.execution.replay import replay_message
-from governor.policy.lot import Ticket
+from governor.messages.header import Header
+from governor.messages.variants import deferred, parked, retried
+from governor.operations.replay import replay_message
+from governor.policy.parking_lot import Ticket
 from governor.ports import MessageCopy
 from governor.worker.messages import Publisher, copy_of
 from governor.worker.parked import ParkedMessage

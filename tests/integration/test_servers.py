@@ -17,9 +17,9 @@ import sqlalchemy
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from governor.demo.child_process import ChildProcess
-from governor.demo.redis_server import PrivateRedis, find_server
 from governor.errors import ConfigurationError
+from governor.testing.child_process import ChildProcess
+from governor.testing.redis_server import PrivateRedis, find_server
 from tests.integration.plain_app import add, app
 from tests.servers.fault_proxy import Fault, FaultProxy
 from tests.servers.worker_process import WorkerProcess
@@ -100,7 +100,7 @@ def test_redis_takes_another_port_after_a_race(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the free port is taken before the server binds it, it tries another."""
-    from governor.demo import redis_server
+    from governor.testing import redis_server
 
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -129,7 +129,7 @@ def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
     """When the starter is SIGKILLed, the child and its own children end."""
     script = (
         "import pathlib, sys, threading, time\n"
-        "from governor.demo.child_process import ChildProcess\n"
+        "from governor.testing.child_process import ChildProcess\n"
         "def start():\n"
         "    global child\n"
         "    command = ['sh', '-c', 'sleep 600 & echo $!; wait']\n"

@@ -14,7 +14,6 @@ import pytest
 import redis
 
 from governor.clock import SECOND
-from governor.demo.redis_server import PrivateRedis
 from governor.errors import StoreUnavailable, UpstreamStateError
 from governor.policy.adjustment import Adjustment
 from governor.policy.decision import (
@@ -28,9 +27,10 @@ from governor.policy.decision import (
     WindowCharge,
 )
 from governor.policy.limits import Limit
-from governor.policy.lot import Arrival, Group, Lane, ReleaseAsk, Steering
+from governor.policy.parking_lot import Arrival, Group, Lane, ReleaseAsk, Steering
 from governor.ports import Change, Settlement
-from governor.stores.redis import RedisStore
+from governor.stores.redis.store import RedisStore
+from governor.testing.redis_server import PrivateRedis
 
 pytestmark = pytest.mark.redis
 

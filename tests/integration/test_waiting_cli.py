@@ -14,7 +14,7 @@ from celery import chord
 from celery.exceptions import ChordError, TaskRevokedError
 
 from governor.clock import SECOND
-from governor.stores.redis import RedisStore
+from governor.stores.redis.store import RedisStore
 from tests.integration.fleet import PATIENT, Fleet, fleet, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.worker]

@@ -370,7 +370,7 @@ def test_the_limiter_going_away_loses_nothing(
     tmp_path: Path, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Tasks wait while the limiter store is down, and run when it is back."""
-    from governor.demo.redis_server import PrivateRedis
+    from governor.testing.redis_server import PrivateRedis
 
     with PrivateRedis(tmp_path_factory.mktemp("limiter")) as limiter:
         fleet = Fleet(

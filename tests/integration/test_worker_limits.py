@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import redis
 
-from governor.demo.redis_server import PrivateRedis
 from governor.keys import DEFAULT_PREFIX, state_key
 from governor.ports import Change, Reason
-from governor.stores.redis import RedisStore
+from governor.stores.redis.store import RedisStore
+from governor.testing.redis_server import PrivateRedis
 from tests.integration.fleet import Fleet, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.worker]

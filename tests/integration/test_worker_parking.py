@@ -12,9 +12,9 @@ import redis
 from kombu import Connection
 from kombu.transport.native_delayed_delivery import MAX_LEVEL, level_name
 
-from governor.demo.redis_server import PrivateRedis
 from governor.ports import Change, Reason
-from governor.stores.redis import RedisStore
+from governor.stores.redis.store import RedisStore
+from governor.testing.redis_server import PrivateRedis
 from tests.integration.fleet import PATIENT, SECOND, Fleet, pause_upstream, wait_until
 from tests.servers.worker_process import WorkerProcess
 

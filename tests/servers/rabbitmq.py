@@ -14,7 +14,7 @@ import uuid
 from pathlib import Path
 from typing import Self
 
-from governor.demo.child_process import ChildProcess
+from governor.testing.child_process import ChildProcess
 
 # Debian's command on PATH switches to the service's user and folders; this one does not.
 _DEBIAN_PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from governor.demo.child_process import ChildProcess
+from governor.testing.child_process import ChildProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK_START = ("--without-mingle", "--without-gossip", "--without-heartbeat")

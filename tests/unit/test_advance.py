@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from governor import Limit, Upstream
+from governor.admission.admission import Admission, Call
 from governor.clock import SECOND
-from governor.execution.admission import Admission, Call
-from governor.execution.header import Header
+from governor.messages.header import Header
 from governor.policy.decision import Admit, ClaimAsk, Reservation
 from governor.policy.plan import CallPlan
 from governor.ports import Settlement

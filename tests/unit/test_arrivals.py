@@ -7,11 +7,11 @@ from typing import Any, cast
 from unittest.mock import Mock
 
 from governor import Limit, Upstream
-from governor.execution.admission import Call
-from governor.execution.header import Header
-from governor.execution.parking import Lanes
+from governor.admission.admission import Call
+from governor.admission.lanes import Lanes
+from governor.messages.header import Header
 from governor.policy.decision import LaneKey
-from governor.policy.lot import Parking
+from governor.policy.parking_lot import Parking
 from governor.policy.plan import CallPlan
 from governor.testing.clock import FakeClock
 from governor.worker.arrivals import MOST_BYTES, Arrivals

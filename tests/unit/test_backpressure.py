@@ -9,12 +9,12 @@ from unittest.mock import Mock
 import pytest
 
 from governor import Limit, Upstream
+from governor.admission.admission import Call
+from governor.admission.lanes import Lanes
 from governor.clock import SECOND
-from governor.execution.admission import Call
-from governor.execution.header import Header
-from governor.execution.parking import Lanes
+from governor.messages.header import Header
 from governor.policy.decision import LaneKey
-from governor.policy.lot import Parking
+from governor.policy.parking_lot import Parking
 from governor.policy.plan import CallPlan
 from governor.testing.clock import FakeClock
 from governor.worker.arrivals import Arrivals

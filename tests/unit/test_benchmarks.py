@@ -21,7 +21,7 @@ from benchmarks.parking.probes import inversions
 from benchmarks.peers import Peer
 from benchmarks.wire import Wire
 from governor import Limit
-from governor.demo.redis_server import PrivateRedis
+from governor.testing.redis_server import PrivateRedis
 
 # rate, the shortest window of whole seconds
 WINDOWS = [

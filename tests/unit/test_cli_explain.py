@@ -22,7 +22,7 @@ from governor.errors import DatabaseUnavailable, StoreUnavailable
 from governor.policy.breaker import BreakerPolicy
 from governor.policy.outcome import Outcome
 from governor.ports import Reason, Settlement
-from governor.testing.conformance_lot import FAST, lane, task
+from governor.testing.conformance_parking import FAST, lane, task
 from governor.worker import control
 from tests.deaths import DEAD_AT, death
 from tests.unit.test_cli_limits import WHY, People

@@ -21,13 +21,13 @@ from governor import (
     Upstream,
     Window,
 )
+from governor.admission.limits_in_force import LimitsInForce
 from governor.cli import limits as limits_module
 from governor.cli import limits_view
 from governor.cli.environment import Environment
 from governor.cli.main import governor as command_line
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable, UpstreamStateError
-from governor.execution.in_force import LimitsInForce
 from governor.policy.decision import Admit, Answer, Ask
 from governor.policy.outcome import Outcome
 from governor.ports import Settlement

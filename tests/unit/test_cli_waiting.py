@@ -17,16 +17,17 @@ from celery.exceptions import TaskRevokedError
 from click.testing import CliRunner, Result
 
 from governor import Breaker, GovernedTask, Governor, Limit, Upstream
+from governor.admission.lanes import Lanes, attempt_id, group_of, pack, rank_of
 from governor.cli import waiting as waiting_module
 from governor.cli.environment import Environment
 from governor.cli.limits import limits
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
-from governor.execution.parked import tasks_ahead
-from governor.execution.parking import Lanes, attempt_id, group_of, pack, rank_of
-from governor.execution.standing import FOREVER
+from governor.operations.limit_status import FOREVER
+from governor.operations.parking_status import tasks_ahead
 from governor.policy.breaker import BreakerPolicy
-from governor.policy.lot import (
+from governor.policy.outcome import Outcome
+from governor.policy.parking_lot import (
     Arrival,
     Lane,
     LaneView,
@@ -35,11 +36,10 @@ from governor.policy.lot import (
     Steering,
     Waiting,
 )
-from governor.policy.outcome import Outcome
 from governor.ports import Change, MessageCopy, Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
-from governor.testing.conformance_lot import FAST, group, lane, task
+from governor.testing.conformance_parking import FAST, group, lane, task
 from governor.worker import messages as messages_module
 
 WHY = ("--why", "sent twice")

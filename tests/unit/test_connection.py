@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from governor.stores.connection import Connection, Refused
+from governor.stores.redis.resp import Connection, Refused
 
 REPLIES = (
     b"*4\r\n$3\r\na\r\n\r\n:-7\r\n*0\r\n$-1\r\n"

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from governor.demo.child_process import ChildProcess
+from governor.testing.child_process import ChildProcess
 
 _DIES_AFTER = """
 import os, pathlib, signal, subprocess, sys
-from governor.demo.child_process import ChildProcess
+from governor.testing.child_process import ChildProcess
 started = 0
 class Dying(subprocess.Popen):
     def __init__(self, *args, **kwargs):

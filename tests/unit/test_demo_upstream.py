@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from governor.demo.child_process import ChildProcess
 from governor.demo.ledger import JsonLines
 from governor.demo.upstream import Api, FixedWindow, Quota, SlidingWindow, TokenBucket
+from governor.testing.child_process import ChildProcess
 from tests.integration.fleet import wait_until
 
 SECOND = 1_000_000_000

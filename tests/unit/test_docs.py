@@ -43,10 +43,10 @@ from governor.cli.main import governor as command_line
 from governor.clock import SECOND, micros, seconds
 from governor.deadletter.models import State
 from governor.errors import ConfigurationError
+from governor.headers.dialects import DIALECTS
 from governor.policy.decision import Admit, Ask, Reservation, Wait
 from governor.policy.plan import CallPlan
 from governor.policy.rate import Rate
-from governor.policy.rate_headers import DIALECTS
 from governor.ports import Reason, Settlement
 from governor.settings import PREFIX, Settings, load
 from governor.stores.memory import MemoryStore

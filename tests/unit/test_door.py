@@ -9,14 +9,14 @@ import pytest
 
 from governor.clock import SECOND
 from governor.errors import Overloaded, StoreUnavailable
-from governor.execution.door import Door
 from governor.policy.limits import Limit
-from governor.policy.lot import Arrival, ReleaseAsk
+from governor.policy.parking_lot import Arrival, ReleaseAsk
 from governor.policy.upstream import Upstream
 from governor.ports import Settlement
+from governor.producer.load_shedding import Door
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
-from governor.testing.conformance_lot import FAST, group, lane, task
+from governor.testing.conformance_parking import FAST, group, lane, task
 
 
 def door(clock: FakeClock, arrivals: Sequence[Arrival], released: int = 0) -> Door:

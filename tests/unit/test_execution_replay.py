@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from governor.execution.replay import replay_message
+from governor.operations.replay import replay_message
 from tests.deaths import message
 
 

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from billiard.einfo import ExceptionInfo
 
+from governor.foreign import attribute, is_from_outside, quietly, text_of
 from governor.policy.failure import causes, exception_facts, facts_of, type_name
-from governor.policy.foreign import attribute, is_from_outside, quietly, text_of
 
 
 def caught(call: Any) -> tuple[type[BaseException], BaseException, Any]:

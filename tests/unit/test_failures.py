@@ -17,8 +17,8 @@ from celery.exceptions import Retry as CeleryRetry
 from kombu.exceptions import OperationalError
 
 from governor import GovernedTask, Governor, Limit, Retry, Throttled, Upstream
-from governor.execution import inside
-from governor.execution.header import NAME, Attempt, Header, is_whole
+from governor.admission import nested_calls
+from governor.messages.header import NAME, Attempt, Header, is_whole
 from governor.policy.outcome import Outcome
 from governor.ports import Reason
 from governor.stores.memory import MemoryStore
@@ -372,7 +372,7 @@ def test_a_refusal_that_may_not_be_waited_for_pauses_all_the_same(
     """A task that is not idempotent and has made calls is not started again; the fleet waits."""
 
     def body() -> None:
-        inside.began()
+        nested_calls.began()
         raise Throttled(retry_after=3)
 
     task = world.task(body)

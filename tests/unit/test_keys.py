@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from governor import DeclarationError, GovernedTask, Governor, Limit, Upstream
-from governor.execution.header import NAME, Header
 from governor.keys import digest, name_of
+from governor.messages.header import NAME, Header
 from governor.policy.plan import CallPlan
 
 AN_ID = UUID("12345678-1234-5678-1234-567812345678")

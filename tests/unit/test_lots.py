@@ -12,10 +12,10 @@ import pytest
 from celery import Celery
 
 from governor import GovernedTask, Governor, Limit, Upstream
+from governor.admission.lanes import Lanes, group_of, pack
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
-from governor.execution.parking import Lanes, group_of, pack
-from governor.policy.lot import Arrival, ReleaseAsk, Released
+from governor.policy.parking_lot import Arrival, ReleaseAsk, Released
 from governor.ports import MessageCopy, Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock

@@ -7,7 +7,7 @@ import pytest
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 from governor.testing.conformance import LimiterStoreConformance, StoreHarness
-from governor.testing.conformance_lot import ParkingLotConformance
+from governor.testing.conformance_parking import ParkingLotConformance
 
 
 class TestMemoryStore(LimiterStoreConformance):

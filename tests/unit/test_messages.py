@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from kombu.message import Message
 
-from governor.execution.deferral import deferred, retried
-from governor.execution.header import NAME, Header
 from governor.keys import message_id
+from governor.messages.header import NAME, Header
+from governor.messages.variants import deferred, retried
 from governor.policy.decision import Reservation
 from governor.ports import MessageCopy
 from governor.worker.messages import copy_of

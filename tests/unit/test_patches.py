@@ -13,7 +13,7 @@ import pytest
 from celery import Celery, Task, signals
 
 from governor import GovernedTask, Governor, Limit, Upstream
-from governor.execution.header import NAME
+from governor.messages.header import NAME
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 

@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from governor.clock import SECOND
-from governor.policy.header_values import LONGEST
-from governor.policy.rate_headers import DIALECTS, QuotaReport, read
+from governor.headers.dialects import DIALECTS, QuotaReport, read
+from governor.headers.values import LONGEST
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "rate_headers"
 MINUTE, HOUR, DAY, MS = 60 * SECOND, 3_600 * SECOND, 86_400 * SECOND, 1_000

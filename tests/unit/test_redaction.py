@@ -18,8 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from governor.errors import DeclarationError
-from governor.redaction import LONGEST_TEXT, REDACTED, Redactor
-from governor.rendering import LONGEST_WHOLE
+from governor.redaction.redactor import LONGEST_TEXT, REDACTED, Redactor
+from governor.redaction.rendering import LONGEST_WHOLE
 
 redactor = Redactor()
 

@@ -13,7 +13,7 @@ from governor.clock import SECOND
 from governor.errors import ConfigurationError
 from governor.redis_address import RedisAddress, is_redis
 from governor.settings import load
-from governor.stores.client import pool
+from governor.stores.redis.client import pool
 
 INSECURE = {"ssl_cert_reqs": ssl.CERT_NONE}
 CA = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/etc/ca.pem"}

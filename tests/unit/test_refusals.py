@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from governor.stores.client import address
-from governor.stores.connection import Refused
-from governor.stores.refusals import concern
+from governor.stores.redis.client import address
+from governor.stores.redis.refusals import concern
+from governor.stores.redis.resp import Refused
 
 _AT = "script: 7f, on @user_script:9."
 _CALLED = "ERR Error running script (call to f_7f): @user_script:9:"

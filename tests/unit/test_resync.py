@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from governor.clock import SECOND
-from governor.policy import resync
+from governor.headers.report import QuotaReport
+from governor.policy import report_match
 from governor.policy.adjustment import Adjustment
 from governor.policy.limits import Concurrency, Limit, Quota, Rule, Window
-from governor.policy.quotas import QuotaReport
 from governor.testing.clock import START
 
 HOUR = 3_600 * SECOND
@@ -20,9 +20,9 @@ def report(limit: int | None, window: int | None = None, **said: object) -> Quot
     return QuotaReport("test", limit=limit, window=window, **said)  # type: ignore[arg-type]
 
 
-def read(limits: list[Rule], *reports: QuotaReport, now: int = START) -> list[resync.Said]:
-    meters = [resync.Meter(limit, limit, limit.key) for limit in limits]
-    return list(resync.read(meters, reports, now))
+def read(limits: list[Rule], *reports: QuotaReport, now: int = START) -> list[report_match.Said]:
+    meters = [report_match.Meter(limit, limit, limit.key) for limit in limits]
+    return list(report_match.read(meters, reports, now))
 
 
 MINUTE = Window(100, per_seconds=60)
@@ -132,7 +132,7 @@ def test_what_is_used(
 ) -> None:
     """What is used at least, by what remains, and by how much the counts may differ."""
     ((found),) = read([limit], said)
-    assert found == resync.Said(
+    assert found == report_match.Said(
         Adjustment(limit.charge_on(limit.key, 1), 0, used, tolerance, reset), said.remaining == 0
     )
 
@@ -147,6 +147,8 @@ def test_a_bad_reset_does_not_stop_a_fleet_for_long() -> None:
 def test_the_numbers_in_force_are_corrected() -> None:
     """The declared numbers tell which limit is meant; those in force say what is used of it."""
     changed = MINUTE.with_numbers({"most": 50})
-    (found,) = resync.read([resync.Meter(MINUTE, changed, "w60")], [report(100, remaining=20)], 0)
+    (found,) = report_match.read(
+        [report_match.Meter(MINUTE, changed, "w60")], [report(100, remaining=20)], 0
+    )
     assert found.adjustment.charge == changed.charge_on("w60", 1)
     assert found.adjustment.used == 30

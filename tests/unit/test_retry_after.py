@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from governor.clock import SECOND
 from governor.errors import Throttled
+from governor.headers.values import LONGEST_RETRY_AFTER, parse_retry_after
 from governor.policy.failure import http_status
-from governor.policy.header_values import LONGEST_RETRY_AFTER, parse_retry_after
 from governor.policy.retry_after import (
     from_response,
     pause_of,

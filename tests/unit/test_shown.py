@@ -9,8 +9,8 @@ import pytest
 from celery import Celery
 from celery.utils.saferepr import saferepr
 
-from governor.execution.shown import masks_kept, masks_of, shown
-from governor.redaction import Redactor
+from governor.redaction.argument_reprs import masks_kept, masks_of, shown
+from governor.redaction.redactor import Redactor
 
 ARGS = ("AB-private", {"nested": ("a", 1)})
 KWARGS = {"password": "hunter2"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from governor.execution.store_clock import StoreClock
+from governor.admission.store_clock import StoreClock
 
 AHEAD = 5_000
 """Microseconds by which this process's clock is ahead of the store's."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from governor.policy.structured_fields import LONGEST_FIELD, Item, parse_dictionary, parse_list
+from governor.headers.structured_fields import LONGEST_FIELD, Item, parse_dictionary, parse_list
 
 
 @pytest.mark.parametrize(

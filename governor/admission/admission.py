@@ -1,0 +1,317 @@
+"""Asks the store for one task's admission and keeps what the answer means for the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from governor.admission.limits_in_force import LimitsInForce
+from governor.admission.store_clock import StoreClock
+from governor.clock import Clock
+from governor.errors import StoreUnavailable, UpstreamStateError
+from governor.messages.header import Header
+from governor.policy.decision import (
+    Admit,
+    Answer,
+    AnyCharge,
+    Ask,
+    ClaimAsk,
+    LaneKey,
+    LeaseCharge,
+    QuotaCharge,
+    Reservation,
+    Stale,
+    Wait,
+)
+from governor.policy.local_share import share_of
+from governor.policy.plan import CallPlan
+from governor.ports import LimiterStore, Settlement
+from governor.settings import Settings
+from governor.stores.memory import MemoryStore
+from governor.telemetry.stats import Stats
+
+_LINGER = 10
+"""A task whose turn has come is held up to so many times ``governor_hold``, within the broker's
+patience."""
+
+_MOST_REFRESHES = 3
+"""How often in a row the limits may turn out to have changed since they were read."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One governed execution on its way to its admission.
+
+    Attributes:
+        charges: what it takes from each limit.
+        header: what is known about the message, this call's own.
+        claim: for a non-idempotent task, its claim on (task id, attempt).
+        holder: names this delivery in concurrency limits.
+        slot: monotonic microseconds of the slot held, once an answer named one.
+        settled: the held slot covers everything: no second question is needed at it.
+        patience: microseconds of a caller that blocks until its slot, instead of the task's own.
+        version: of the limits in force from which the charges were made.
+        binding: the limit it waits for, ``None`` while it does not.
+        woken: it waits for a place or a probe, and will be told of one.
+        admitted: it has been admitted and not settled since: it may hold places.
+        had_turn: it had a slot once: if it could not use that, it goes before others of its lane.
+        probe: it was let through as a probe of a half-open breaker.
+        local: what it holds in this worker's own limits while the store is away.
+        lane: where it waits in its upstream's parking lot; ``None``: it is not parked.
+        late: its body came too late once, and runs the next time.
+    """
+
+    plan: CallPlan
+    charges: tuple[AnyCharge, ...]
+    header: Header
+    claim: ClaimAsk | None = None
+    holder: str = ""
+    slot: int | None = None
+    settled: bool = False
+    patience: int | None = None
+    version: int = 0
+    binding: str | None = None
+    woken: bool = False
+    admitted: bool = False
+    had_turn: bool = False
+    probe: bool = False
+    local: tuple[Reservation, ...] = ()
+    lane: LaneKey | None = None
+    late: bool = False
+
+    @property
+    def upstream(self) -> str:
+        return self.plan.upstream.name
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The concurrency limits in which it takes a place, by bucket."""
+        # Asked at every decision, and most calls have none.
+        for charge in self.charges:
+            if isinstance(charge, LeaseCharge):
+                return tuple(c.bucket for c in self.charges if isinstance(c, LeaseCharge))
+        return ()
+
+    def parts(self) -> Iterator[str]:
+        """Name the parts of the upstream's data that admission touches; see :func:`parts_of`."""
+        return parts_of((charge.bucket for charge in self.charges), self.claim)
+
+
+def parts_of(buckets: Iterable[str], claim: ClaimAsk | None) -> Iterator[str]:
+    """Name buckets and a claim as :class:`~governor.errors.UpstreamStateError` does its part."""
+    yield from buckets
+    if claim is not None:
+        yield f"c:{claim.task_id}:{claim.attempt}:{claim.message}"
+
+
+def charges_of(
+    plan: CallPlan, header: Header, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[AnyCharge, ...]:
+    """The charges the header names, or else those computed from the arguments.
+
+    Raises:
+        DeclarationError: a cost function failed.
+    """
+    if header.upstream == plan.upstream.name:
+        found = plan.charges_named(header.limits)
+        if found is not None:
+            return found
+    return plan.charges(args, kwargs)
+
+
+class Admission:
+    """The one way to ask: in the worker's gate, in a late body, in a direct call.
+
+    Attributes:
+        in_force: limits as they are now.
+        store_clock: makes instants of this process of those in answers.
+    """
+
+    def __init__(self, store: LimiterStore, settings: Settings, clock: Clock, stats: Stats) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._stats = stats
+        self._own = MemoryStore(clock.monotonic)
+        self._successes: dict[str, int] = {}
+        self.in_force = LimitsInForce(store)
+        self.store_clock = StoreClock()
+
+    def ask(self, call: Call) -> Answer:
+        """Ask once. The call's header and slot are brought up to date with the answer.
+
+        Raises:
+            StoreUnavailable: no answer in time.
+        """
+        (answer,) = self.ask_many([call])
+        if isinstance(answer, StoreUnavailable):
+            raise answer
+        return answer
+
+    def ask_many(self, calls: Sequence[Call]) -> Sequence[Answer | StoreUnavailable]:
+        """Ask for several calls in one round trip, in this order.
+
+        Returns:
+            For each call its answer, or why there is none; what the store says about one
+            upstream's data leaves the answers about others as they are.
+        """
+        started = self._clock.monotonic()
+        try:
+            answers = list(self._store.admit_many([self._question(call) for call in calls]))
+        except StoreUnavailable as exc:
+            return [exc] * len(calls)
+        ended = self._clock.monotonic()
+        self._stats.decided(ended - started, len(calls))
+        for index, call in enumerate(calls):
+            if isinstance(answers[index], Stale):
+                started = self._clock.monotonic()
+                answers[index] = self._ask_again(call)
+                ended = self._clock.monotonic()
+            answer = answers[index]
+            if isinstance(answer, StoreUnavailable):
+                continue
+            _note(call, answer, self.store_clock.offset(call.upstream, started, answer.now, ended))
+        return answers
+
+    def without_store(self, call: Call) -> Answer | None:
+        """The answer while the store is away, by the upstream's policy; ``None``: wait for it.
+
+        Times are this worker's monotonic clock. A task that is not idempotent waits in any case:
+        nobody can say whether another delivery of it has begun.
+        """
+        policy = call.plan.upstream.store_down
+        if policy == "closed" or call.claim is not None:
+            return None
+        now = self._clock.monotonic()
+        if policy == "open":
+            call.slot = now
+            return Admit(now, now)
+        hold = self._settings.max_countdown
+        answer = self._own.admit(
+            Ask(
+                upstream=call.upstream,
+                charges=share_of(self._dated(call.charges), self._settings.workers),
+                grace=self._settings.grace,
+                hold=hold,
+                linger=hold,
+                max_wait=call.plan.upstream.max_wait,
+                reserved=call.local,
+                holder=call.holder,
+                lease=self._settings.claim_lease,
+            )
+        )
+        if isinstance(answer, Wait):
+            call.local = answer.reserved
+            call.slot = answer.until
+            call.binding = answer.limit
+        elif isinstance(answer, Admit):
+            call.local = ()
+            call.slot = answer.slot
+        return answer
+
+    def settled_without_store(self, call: Call) -> None:
+        """Give back what an execution holds in this worker's own limits."""
+        if call.plan.upstream.store_down == "local" and call.places:
+            self._own.settle(Settlement(call.upstream, call.holder, places=call.places))
+
+    def succeeded(self, call: Call) -> None:
+        """A call has succeeded; the store hears of it with the next question."""
+        upstream = call.plan.upstream
+        if upstream.breaker is not None or upstream.adaptive is not None:
+            self._successes[upstream.name] = self._successes.get(upstream.name, 0) + 1
+
+    def take_successes(self, upstream: str) -> int:
+        """The successes the store has not heard of; they go with the question that is made now."""
+        return self._successes.pop(upstream, 0)
+
+    def came_late(self, call: Call) -> None:
+        """The body of an admitted call came too late for it: it asks again, on what it has paid."""
+        call.late = call.had_turn = True
+        assert call.slot is not None
+        slot = self.store_clock.of_store(call.upstream, call.slot)
+        if slot is not None:
+            call.header.reserved = tuple(
+                Reservation(charge.bucket, slot, paid=True)
+                for charge in call.charges
+                if not isinstance(charge, LeaseCharge)
+            )
+
+    def _ask_again(self, call: Call) -> Answer | StoreUnavailable:
+        """The limits have changed: read those in force, and ask with them."""
+        try:
+            for _ in range(_MOST_REFRESHES):
+                self.in_force.refresh(call.upstream)
+                answer = self._store.admit(self._question(call))
+                self._stats.decided(0)
+                if not isinstance(answer, Stale):
+                    return answer
+        except StoreUnavailable as exc:
+            return exc
+        return UpstreamStateError(call.upstream, "its limits change faster than they are read")
+
+    def _question(self, call: Call) -> Ask:
+        patience = call.patience
+        upstream = call.plan.upstream
+        version = self.in_force.version(upstream.name)
+        if call.version != version:
+            call.charges = self.in_force.plan(call.plan).recharged(call.charges)
+            call.version = version
+        # A caller that blocks is there at its slot, however far away.
+        hold = max(self._settings.hold, self._settings.grace) if patience is None else patience
+        header = call.header
+        return Ask(
+            upstream=upstream.name,
+            charges=self._dated(call.charges),
+            grace=self._settings.grace,
+            hold=hold,
+            linger=max(hold, min(_LINGER * hold, self._settings.max_countdown)),
+            max_wait=upstream.max_wait if patience is None else patience,
+            give_up_at=header.give_up_at if patience is None else None,
+            reserved=header.reserved,
+            claim=call.claim,
+            # A name that nothing is held under would make every question another.
+            holder=call.holder if call.places else "",
+            lease=self._settings.claim_lease,
+            version=version,
+            # A call that holds a slot, or had one, has waited already.
+            lane=None if header.reserved or call.had_turn else call.lane,
+            not_before=self.in_force.not_before(upstream.name, call.charges) if version else 0,
+            breaker=upstream.breaker,
+            adaptive=upstream.adaptive,
+            successes=self.take_successes(upstream.name) if self._successes else 0,
+            late=self._settings.latest if call.late else 0,
+        )
+
+    def _dated(self, charges: tuple[AnyCharge, ...]) -> tuple[AnyCharge, ...]:
+        for charge in charges:
+            if isinstance(charge, QuotaCharge):
+                wall = self._clock.wall()
+                return tuple(c.dated(wall) if isinstance(c, QuotaCharge) else c for c in charges)
+        return charges
+
+
+def _note(call: Call, answer: Answer, offset: int) -> None:
+    """Bring ``call`` up to date with its answer; ``offset`` makes monotonic microseconds of the
+    store's."""
+    header = call.header
+    if header.first is None:
+        header.first = answer.now
+        header.give_up_at = answer.now + call.plan.upstream.max_wait
+    call.binding = None
+    call.woken = False
+    if isinstance(answer, Wait):
+        header.reserved = answer.reserved
+        call.binding = answer.limit
+        call.woken = answer.woken
+        call.slot = answer.until + offset
+        # Nothing is left to ask at the slot; a claim is taken there.
+        paid = {r.bucket for r in answer.reserved if r.paid and r.slot == answer.until}
+        call.settled = call.claim is None and paid.issuperset([c.bucket for c in call.charges])
+        call.had_turn = call.had_turn or answer.charged
+    elif isinstance(answer, Admit):
+        header.reserved = ()
+        call.slot = answer.slot + offset
+        call.settled = call.claim is None and not call.places and not answer.probe
+        call.admitted = call.had_turn = True
+        call.probe = answer.probe

@@ -1,0 +1,127 @@
+"""What is parked: a message as bytes that read back as the same message, and its lane.
+
+The bytes are a line of JSON (see :mod:`governor.deadletter.encoding`) and the message's body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from governor.deadletter.encoding import decode, encode
+from governor.keys import digest, name_of
+from governor.messages.header import Header
+from governor.policy.decision import AnyCharge
+from governor.policy.parking_lot import Group, Lane
+from governor.policy.plan import CallPlan
+from governor.policy.upstream import Upstream
+from governor.ports import MessageCopy
+
+_SHOWN = 80
+"""Characters of a tenant's name that are kept for people."""
+
+
+def pack(message: MessageCopy) -> bytes | None:
+    """The message as it is parked; ``None`` when it holds a value that could not be kept."""
+    head = encode({
+        "h": message.headers, "p": message.properties,
+        "x": message.exchange, "r": message.routing_key, "q": message.queue,
+    })  # fmt: skip
+    return head.text.encode() + b"\n" + message.body if head.exact else None
+
+
+def unpack(payload: bytes) -> MessageCopy:
+    """The message that was parked.
+
+    Raises:
+        ValueError: these are not such bytes.
+    """
+    head, _, body = payload.partition(b"\n")
+    facts = decode(head.decode())
+    try:
+        return MessageCopy(body, facts["h"], facts["p"], facts["x"], facts["r"], facts.get("q"))
+    except (KeyError, TypeError) as exc:
+        raise ValueError("this is no parked message") from exc
+
+
+def attempt_id(message: str, retries: int) -> str:
+    """Names one attempt of one message among all of its task id in the lot."""
+    return f"{message}.{retries}" if retries else message
+
+
+def rank_of(priority: int, *, high_first: bool) -> int:
+    """The rank of a broker's priority, or the priority of a rank.
+
+    Args:
+        high_first: the broker's most urgent priority is the highest, as RabbitMQ's is; that of
+            Redis is 0.
+    """
+    return max(0, min(255 - priority if high_first else priority, 255))
+
+
+def group_of(plan: CallPlan, origin: str) -> Group:
+    """The lanes of tasks with these limits from this queue."""
+    return Group(_group_name(tuple(bucket for bucket, _ in plan.rules), origin), plan.rules)
+
+
+class Lanes:
+    """Finds lanes; each is made once.
+
+    Args:
+        shown: hides secrets in a tenant's name.
+    """
+
+    def __init__(self, shown: Callable[[str], str]) -> None:
+        self._shown = shown
+        self._group = lru_cache(maxsize=1_024)(_group_name)
+        self._made = lru_cache(maxsize=16_384)(self._make)
+
+    def of(
+        self, plan: CallPlan, origin: str, buckets: Sequence[str], tenant: str | None, rank: int
+    ) -> tuple[Lane, str]:
+        """The lane, and its name, of a call that is charged to ``buckets``."""
+        group = self._group(tuple(bucket for bucket, _ in plan.rules), origin)
+        weight = _weight(plan.upstream, tenant)
+        return self._made(group, origin, tuple(buckets), tenant, rank, weight)
+
+    def of_task(  # noqa: PLR0917 - what a message says
+        self, plan: CallPlan, charges: Sequence[AnyCharge], header: Header, args: Sequence[Any],
+        kwargs: Mapping[str, Any], origin: str, rank: int,
+    ) -> tuple[Lane, str]:  # fmt: skip
+        """The lane, and its name, of a task that was published with these arguments."""
+        tenant = header.fair
+        if tenant is None:
+            tenant = plan.tenant(args, kwargs)
+        return self.of(plan, origin, [charge.bucket for charge in charges], tenant, rank)
+
+    def moved(
+        self, lane: Lane, upstream: Upstream, *, rank: int | None, tenant: str | None
+    ) -> Lane:
+        """The lane of the same limit keys with another rank, or of another tenant."""
+        if tenant is not None:
+            tenant = name_of(tenant)
+            weight = _weight(upstream, tenant)
+            where = (lane.group, lane.origin, lane.buckets)
+            lane, _ = self._make(*where, tenant, lane.rank, weight)
+        return lane if rank is None else replace(lane, rank=rank)
+
+    def _make(  # noqa: PLR0917 - what a lane is made of
+        self, group: str, origin: str, buckets: tuple[str, ...], tenant: str | None, rank: int,
+        weight: int,
+    ) -> tuple[Lane, str]:  # fmt: skip
+        # Without names the tenants are the values of per=.
+        flow = digest(str(buckets) if tenant is None else tenant)
+        shown = "" if tenant is None else self._shown(tenant)[:_SHOWN]
+        lane = Lane(group, buckets, flow, rank, weight, shown, origin)
+        return lane, lane.name
+
+
+def _group_name(shape: tuple[str, ...], origin: str) -> str:
+    return digest(str((shape, origin)))
+
+
+def _weight(upstream: Upstream, tenant: str | None) -> int:
+    weights: Mapping[str, int] = upstream.weights
+    return weights.get(tenant, 1) if tenant is not None and weights else 1

@@ -1,1 +1,0 @@
-"""What a waiting or dying task's message turns into."""

@@ -1,0 +1,1 @@
+"""A message, and what the governor writes on it."""

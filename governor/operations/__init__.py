@@ -1,0 +1,1 @@
+"""What people look at and change: the command line only shows it."""

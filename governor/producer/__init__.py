@@ -1,0 +1,1 @@
+"""The publishing side: a message is stamped, or refused."""

@@ -1,0 +1,1 @@
+"""Secrets leave texts and arguments before they are stored or shown."""

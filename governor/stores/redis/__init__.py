@@ -1,0 +1,1 @@
+"""The limiter store in Redis."""
