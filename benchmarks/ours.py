@@ -19,7 +19,7 @@ from governor.messages.header import Header
 from governor.policy.decision import Admit, Ask, ClaimAsk, Wait
 from governor.policy.limits import Limit, Rule
 from governor.policy.plan import CallPlan
-from governor.policy.upstream import Breaker, Upstream
+from governor.policy.upstream import Breaker, UpstreamDeclaration
 from governor.settings import load
 from governor.stores.redis.store import RedisStore
 
@@ -33,7 +33,9 @@ _HOLD = 15 * SECOND
 def plan_of(name: str, limits: Sequence[Rule], *, breaker: bool = False) -> CallPlan:
     """Calls of an upstream of their own."""
     breaks = Breaker() if breaker else None
-    return CallPlan.of("benchmark", Upstream(name, *limits, max_wait=_PATIENCE, breaker=breaks))
+    return CallPlan.of(
+        "benchmark", UpstreamDeclaration(name, *limits, max_wait=_PATIENCE, breaker=breaks)
+    )
 
 
 def ask_of(plan: CallPlan, *, hold: int | None = None, claimed: bool = False) -> Ask:

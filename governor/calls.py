@@ -40,11 +40,11 @@ from governor.ports import ClaimAction, Settlement
 _LONGEST_WAIT = 86_400
 
 
-class Upstream(upstream.Upstream):
+class Upstream(upstream.UpstreamDeclaration):
     """A third-party API as the fleet sees it. Declare it once and import it where it is used.
 
     Tasks name it; calls inside a task, and outside a worker, are made with :meth:`call`. The
-    arguments are those of :class:`governor.policy.upstream.Upstream`.
+    arguments are those of :class:`governor.policy.upstream.UpstreamDeclaration`.
     """
 
     __slots__ = ()
@@ -213,6 +213,6 @@ def governor_of(app: Celery | None) -> Governor:
     return Governor.of(current_app)
 
 
-def plan_of(declared: upstream.Upstream) -> CallPlan:
+def plan_of(declared: upstream.UpstreamDeclaration) -> CallPlan:
     """How a call is charged that is no task's: to the upstream's own limits."""
     return CallPlan.of(f"{declared.name}.call()", declared)

@@ -20,7 +20,7 @@ from celery.app import utils
 from governor import settings as settings_
 from governor.admission.admission import Admission
 from governor.admission.corrections import Corrections
-from governor.admission.lease_renewal import Holdings
+from governor.admission.lease_renewal import LeaseRenewal
 from governor.clock import Clock, SystemClock
 from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.spill import Spill
@@ -30,9 +30,9 @@ from governor.messages.header import NAME, Header, work_id
 from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan
 from governor.policy.retry import Retry
-from governor.policy.upstream import Upstream
+from governor.policy.upstream import UpstreamDeclaration
 from governor.ports import LimiterStore
-from governor.producer.load_shedding import Door
+from governor.producer.load_shedding import LoadShedding
 from governor.redaction.argument_reprs import NO_MASKS, Masks, masks_kept, shown
 from governor.redaction.redactor import Redactor
 from governor.settings import Settings
@@ -40,7 +40,7 @@ from governor.stores.redis.store import RedisStore
 from governor.telemetry.stats import Stats
 
 # Named, not imported: the bootstep is an interface and lies above this module.
-_BOOTSTEP = "governor.worker.bootsteps:GateStep"
+_BOOTSTEP = "governor.worker.bootstep:DispatcherStep"
 
 _SENT = ("name", "args", "kwargs")
 """The first arguments of Celery's ``send_task``."""
@@ -139,9 +139,9 @@ class Governor:
         return Admission(self.store, self.settings, self.clock, self.stats)
 
     @cached_property
-    def holdings(self) -> Holdings:
+    def holdings(self) -> LeaseRenewal:
         """Renews what calls hold that this process makes inside tasks or outside a worker."""
-        return Holdings(self.store, self.clock)
+        return LeaseRenewal(self.store, self.clock)
 
     @cached_property
     def corrections(self) -> Corrections:
@@ -149,9 +149,9 @@ class Governor:
         return Corrections(self.store, self.admission.in_force, self.clock)
 
     @cached_property
-    def door(self) -> Door:
+    def door(self) -> LoadShedding:
         """Refuses what would only wait."""
-        return Door(self.store, self.clock)
+        return LoadShedding(self.store, self.clock)
 
     @cached_property
     def redactor(self) -> Redactor:
@@ -182,13 +182,13 @@ class Governor:
             self.store.close()
 
     @cached_property
-    def upstreams(self) -> Mapping[str, Upstream]:
+    def upstreams(self) -> Mapping[str, UpstreamDeclaration]:
         """Every upstream by name: those of the registered tasks, and ``governor_upstreams``.
 
         Raises:
             DeclarationError: two declarations share a name.
         """
-        found: dict[str, Upstream] = {}
+        found: dict[str, UpstreamDeclaration] = {}
         declared: list[Any] = [getattr(task, "upstream", None) for task in self.app.tasks.values()]
         for upstream in [*self.settings.upstreams, *declared]:
             if upstream is None or found.setdefault(upstream.name, upstream) is upstream:
@@ -221,7 +221,7 @@ class Governor:
             task = self.app.tasks[name]
         except KeyError:
             task = None
-        upstream: Upstream | None = getattr(task, "upstream", None)
+        upstream: UpstreamDeclaration | None = getattr(task, "upstream", None)
         signature = None if task is None else inspect.signature(task.run)
         if upstream is not None:
             own: Sequence[Limit] = getattr(task, "limits", ())

@@ -16,7 +16,7 @@ from governor.messages.header import Header
 from governor.policy.decision import AnyCharge
 from governor.policy.parking_lot import Group, Lane
 from governor.policy.plan import CallPlan
-from governor.policy.upstream import Upstream
+from governor.policy.upstream import UpstreamDeclaration
 from governor.ports import MessageCopy
 
 _SHOWN = 80
@@ -97,7 +97,7 @@ class Lanes:
         return self.of(plan, origin, [charge.bucket for charge in charges], tenant, rank)
 
     def moved(
-        self, lane: Lane, upstream: Upstream, *, rank: int | None, tenant: str | None
+        self, lane: Lane, upstream: UpstreamDeclaration, *, rank: int | None, tenant: str | None
     ) -> Lane:
         """The lane of the same limit keys with another rank, or of another tenant."""
         if tenant is not None:
@@ -122,6 +122,6 @@ def _group_name(shape: tuple[str, ...], origin: str) -> str:
     return digest(str((shape, origin)))
 
 
-def _weight(upstream: Upstream, tenant: str | None) -> int:
+def _weight(upstream: UpstreamDeclaration, tenant: str | None) -> int:
     weights: Mapping[str, int] = upstream.weights
     return weights.get(tenant, 1) if tenant is not None and weights else 1

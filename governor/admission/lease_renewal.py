@@ -15,7 +15,7 @@ from governor.log_lines import LOG
 from governor.ports import LimiterStore, Settlement
 
 
-class Holdings:
+class LeaseRenewal:
     """What this process's running calls hold."""
 
     def __init__(self, store: LimiterStore, clock: Clock) -> None:
@@ -84,7 +84,7 @@ class Holdings:
             self.renew(self._clock.monotonic())
 
 
-_of_this_process: WeakSet[Holdings] = WeakSet()
+_of_this_process: WeakSet[LeaseRenewal] = WeakSet()
 
 
 def _forked() -> None:

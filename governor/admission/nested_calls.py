@@ -19,7 +19,7 @@ from governor.policy.retry_after import throttled_from_exception
 
 
 @dataclass(slots=True)
-class Inside:
+class NestedCalls:
     """The calls of one execution.
 
     Attributes:
@@ -44,7 +44,7 @@ class Began:
         inside: the execution it is made in, ``None`` outside of one.
     """
 
-    inside: Inside | None
+    inside: NestedCalls | None
 
     def refused(self, told: object = None) -> None:
         """The upstream said that it did not take it.
@@ -58,13 +58,13 @@ class Began:
                 self.inside.told.append(told)
 
 
-_current: ContextVar[Inside | None] = ContextVar("governor_inside", default=None)
+_current: ContextVar[NestedCalls | None] = ContextVar("governor_inside", default=None)
 
 
 @contextmanager
-def watched() -> Iterator[Inside]:
+def watched() -> Iterator[NestedCalls]:
     """An execution: the calls made within are its."""
-    inside = Inside()
+    inside = NestedCalls()
     token = _current.set(inside)
     try:
         yield inside

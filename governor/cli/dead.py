@@ -205,7 +205,7 @@ def replay(
         click.echo("Nothing matched.", err=True)
         return NOTHING_MATCHED
     dead_replay.preview(plan)
-    outcome = dead_replay.Outcome(plan)
+    outcome = dead_replay.ReplayOutcome(plan)
     if plan.chosen and not dry_run:
         publish = environment.publisher()
         if not yes and not _confirmed(len(plan.chosen)):
@@ -270,7 +270,7 @@ def _confirmed(count: int) -> bool:
     return click.confirm(f"Replay {count}?", err=True)
 
 
-def _code(outcome: dead_replay.Outcome, *, dry_run: bool) -> int:
+def _code(outcome: dead_replay.ReplayOutcome, *, dry_run: bool) -> int:
     if outcome.unreachable:
         return UNREACHABLE
     if outcome.failed or outcome.missing:

@@ -39,7 +39,7 @@ class Plan:
 
 
 @dataclass(slots=True)
-class Outcome:
+class ReplayOutcome:
     """What a replay did; ids of dead letters, with the new task id or why not."""
 
     plan: Plan
@@ -122,7 +122,7 @@ def preview(plan: Plan) -> None:
 
 def run(
     plan: Plan,
-    outcome: Outcome,
+    outcome: ReplayOutcome,
     *,
     dead_letters: SqlDeadLetters,
     publish: Callable[[MessageCopy], None],
@@ -174,7 +174,7 @@ def run(
             return
 
 
-def report(outcome: Outcome, *, as_json: bool, dry_run: bool) -> None:
+def report(outcome: ReplayOutcome, *, as_json: bool, dry_run: bool) -> None:
     """Say what was done, each item that was not with its why."""
     if as_json:
         plan = outcome.plan

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from governor.cli.printing import printable, table, when
-from governor.deadletter.reading import AuditEntry, Group
+from governor.deadletter.reading import AuditEntry, DeadGroup
 from governor.deadletter.rows import DeadLetter
 
 _TIMES = ("first_failed_at", "dead_at", "recorded_at", "state_at", "expires_at", "lease_until")
@@ -25,7 +25,7 @@ def letter_as_json(letter: DeadLetter) -> dict[str, Any]:
     return shown
 
 
-def group_as_json(group: Group) -> dict[str, Any]:
+def group_as_json(group: DeadGroup) -> dict[str, Any]:
     """A group for JSON."""
     return {
         **asdict(group),
@@ -39,7 +39,7 @@ def audit_as_json(entry: AuditEntry) -> dict[str, Any]:
     return {**asdict(entry), "at": when(entry.at)}
 
 
-def groups(found: Sequence[Group]) -> None:
+def groups(found: Sequence[DeadGroup]) -> None:
     """The group view: largest first."""
     table(
         ("fingerprint", "count", "task", "reason", "exception", "last", "message"),

@@ -29,7 +29,7 @@ from governor.redis_address import is_redis
 from governor.settings import Settings
 from governor.stores.redis.client import pool, why
 from governor.stores.redis.permissions import PROBE, acl, commands, missing, words
-from governor.worker.control import STARTS
+from governor.worker.inspect import STARTS
 from governor.worker.lateness import REMEDY
 
 Level = Literal["ok", "warning", "error"]

@@ -15,14 +15,14 @@ from celery.app.utils import find_app
 from governor.deadletter.repository import SqlDeadLetters
 from governor.errors import ConfigurationError
 from governor.governor import Governor
-from governor.operations.limit_changes import Steering
-from governor.operations.limit_status import Standing
-from governor.operations.parking_changes import ParkedSteering
+from governor.operations.limit_changes import LimitChanges
+from governor.operations.limit_status import LimitStatusReader
+from governor.operations.parking_changes import ParkingChanges
 from governor.operations.parking_status import ParkedTasks
 from governor.ports import MessageCopy
 from governor.redaction.redactor import Redactor
 from governor.settings import Settings
-from governor.worker.messages import Publisher, bounded_connection
+from governor.worker.publisher import Publisher, bounded_connection
 from governor.worker.revocation import announce, revoke
 
 
@@ -98,7 +98,7 @@ class Environment:
         redactor = Redactor() if self._app is None else self.governor().redactor
         return SqlDeadLetters(self.database_url(), redact=redactor.text)
 
-    def standing(self) -> Standing:
+    def standing(self) -> LimitStatusReader:
         """How the application's limits stand, those of every task module it includes.
 
         Raises:
@@ -108,21 +108,21 @@ class Environment:
         governor.app.loader.import_default_modules()
         found = (governor.governance(name) for name in sorted(governor.app.tasks))
         plans = [governance.plan for governance in found if governance is not None]
-        return Standing(governor.store, governor.upstreams, plans, governor.clock)
+        return LimitStatusReader(governor.store, governor.upstreams, plans, governor.clock)
 
-    def steering(self, standing: Standing, by: str) -> Steering:
+    def steering(self, standing: LimitStatusReader, by: str) -> LimitChanges:
         """The way to change them."""
-        return Steering(self.governor().store, standing, by)
+        return LimitChanges(self.governor().store, standing, by)
 
-    def parked(self, standing: Standing) -> ParkedTasks:
+    def parked(self, standing: LimitStatusReader) -> ParkedTasks:
         """The tasks in its parking lots."""
         governor = self.governor()
         return ParkedTasks(governor.store, standing, governor.redactor.text)
 
-    def parked_steering(self, standing: Standing, by: str) -> ParkedSteering:
+    def parked_steering(self, standing: LimitStatusReader, by: str) -> ParkingChanges:
         """The way to do something to them."""
         governor = self.governor()
-        return ParkedSteering(
+        return ParkingChanges(
             governor.store,
             standing,
             shown=governor.redactor.text,

@@ -15,11 +15,11 @@ from governor.clock import SystemClock
 from governor.deadletter.repository import SqlDeadLetters
 from governor.errors import ConfigurationError, DatabaseUnavailable, StoreUnavailable
 from governor.operations import explain as explanation
-from governor.operations.explain import Dead, Waiting
-from governor.operations.limit_status import Standing, said_breaker, said_pause
+from governor.operations.explain import DeadTask, WaitingTask
+from governor.operations.limit_status import LimitStatusReader, said_breaker, said_pause
 from governor.operations.parking_status import ParkedTasks
 from governor.policy.decision import CLAIM
-from governor.worker.control import COMMAND
+from governor.worker.inspect import COMMAND
 
 DONE, USAGE, NOTHING_MATCHED, UNREACHABLE = 0, 2, 4, 6
 
@@ -37,9 +37,9 @@ _CLAIM = "another delivery of this task, which is still running"
 class Environment(Protocol):
     """What ``ctx.obj`` gives this command."""
 
-    def standing(self) -> Standing: ...
+    def standing(self) -> LimitStatusReader: ...
 
-    def parked(self, standing: Standing) -> ParkedTasks: ...
+    def parked(self, standing: LimitStatusReader) -> ParkedTasks: ...
 
     def high_first(self) -> bool: ...
 
@@ -107,7 +107,7 @@ def _ask(environment: Environment, task_id: str, problems: list[str]) -> list[An
 
 
 def _parked(
-    environment: Environment, task_id: str, standing: Standing, problems: list[str]
+    environment: Environment, task_id: str, standing: LimitStatusReader, problems: list[str]
 ) -> list[waiting_view.Told]:
     tasks = environment.parked(standing)
     try:
@@ -119,7 +119,7 @@ def _parked(
         return []
 
 
-def _dead(environment: Environment, task_id: str, problems: list[str]) -> tuple[Dead, ...]:
+def _dead(environment: Environment, task_id: str, problems: list[str]) -> tuple[DeadTask, ...]:
     try:
         return explanation.dead(task_id, environment.dead_letters())
     except DatabaseUnavailable as error:
@@ -130,7 +130,7 @@ def _dead(environment: Environment, task_id: str, problems: list[str]) -> tuple[
 # ---------------------------------------------------------------------- for people
 
 
-def _show_waiting(each: Waiting) -> None:
+def _show_waiting(each: WaitingTask) -> None:
     said = f"It waits in {each.worker}, {_WHERE.get(each.where, each.where)}"
     click.echo(printing.printable(f"{said}: {each.task}"))
     click.echo(printing.printable(f"  for    {_said_limit(each)}"))
@@ -153,7 +153,7 @@ def _show_waiting(each: Waiting) -> None:
         click.echo(f"  breaker: {said_breaker(view.breaker, view.now)}")
 
 
-def _said_limit(each: Waiting) -> str:
+def _said_limit(each: WaitingTask) -> str:
     if each.limit == CLAIM:
         return _CLAIM
     if each.limit is None:
@@ -161,7 +161,7 @@ def _said_limit(each: Waiting) -> str:
     return f"{each.limit} of {each.upstream}"
 
 
-def _show_dead(dead: Dead) -> None:
+def _show_dead(dead: DeadTask) -> None:
     letter = dead.letter
     if dead.replayed_as:
         said = f"It is the replay of dead letter {letter.id}, which is {letter.state.value}"
@@ -182,9 +182,9 @@ def _show_dead(dead: Dead) -> None:
 
 def _as_json(  # noqa: PLR0917 - called in one place
     task_id: str,
-    waiting: tuple[Waiting, ...],
+    waiting: tuple[WaitingTask, ...],
     parked: Sequence[waiting_view.Told],
-    dead: tuple[Dead, ...],
+    dead: tuple[DeadTask, ...],
     problems: list[str],
     workers: int,
 ) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def _as_json(  # noqa: PLR0917 - called in one place
     }
 
 
-def _waiting_as_json(each: Waiting) -> dict[str, Any]:
+def _waiting_as_json(each: WaitingTask) -> dict[str, Any]:
     return {
         "worker": each.worker,
         "task": each.task,
@@ -214,7 +214,7 @@ def _waiting_as_json(each: Waiting) -> dict[str, Any]:
     }
 
 
-def _dead_as_json(dead: Dead) -> dict[str, Any]:
+def _dead_as_json(dead: DeadTask) -> dict[str, Any]:
     letter = dead.letter
     return {
         "id": letter.id,

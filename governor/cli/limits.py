@@ -11,8 +11,8 @@ import click
 from governor.cli import limits_view, options, printing
 from governor.cli.options import NOTHING_MATCHED, UNREACHABLE
 from governor.clock import SECOND, SystemClock
-from governor.operations.limit_changes import Steered, Steering
-from governor.operations.limit_status import Key, Standing, UpstreamView
+from governor.operations.limit_changes import LimitChanges, LimitsChanged
+from governor.operations.limit_status import Key, LimitStatusReader, UpstreamView
 
 DONE, USAGE, INTERRUPTED = 0, 2, 130
 
@@ -20,9 +20,9 @@ DONE, USAGE, INTERRUPTED = 0, 2, 130
 class Environment(Protocol):
     """What ``ctx.obj`` gives these commands."""
 
-    def standing(self) -> Standing: ...
+    def standing(self) -> LimitStatusReader: ...
 
-    def steering(self, standing: Standing, by: str) -> Steering: ...
+    def steering(self, standing: LimitStatusReader, by: str) -> LimitChanges: ...
 
 
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
@@ -96,7 +96,7 @@ def show(
     return UNREACHABLE if any(view.now is None for view in views) else DONE
 
 
-def _watch(look: Callable[[], list[UpstreamView]], standing: Standing) -> int:
+def _watch(look: Callable[[], list[UpstreamView]], standing: LimitStatusReader) -> int:
     clock = SystemClock()
     try:
         with limits_view.live() as shown:
@@ -229,11 +229,11 @@ def log(environment: Environment, upstream: str, as_json: bool) -> int:
     return DONE if records else NOTHING_MATCHED
 
 
-def _steering(environment: Environment) -> Steering:
+def _steering(environment: Environment) -> LimitChanges:
     return environment.steering(environment.standing(), options.actor())
 
 
-def _apply(steering: Steering, steered: Steered) -> int:
+def _apply(steering: LimitChanges, steered: LimitsChanged) -> int:
     steering.apply(steered)
     limits_view.done(steered)
     return DONE

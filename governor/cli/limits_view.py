@@ -14,19 +14,19 @@ from rich.live import Live
 from governor.cli.printing import drawn as drawn_table
 from governor.cli.printing import printable, table, when
 from governor.clock import SECOND
-from governor.operations.limit_changes import Steered
+from governor.operations.limit_changes import LimitsChanged
 from governor.operations.limit_status import (
     FOREVER,
+    LimitStatusReader,
     LimitView,
     Pause,
     Record,
-    Standing,
     UpstreamView,
     said_breaker,
     said_pause,
 )
 from governor.policy.breaker import Closed, Open
-from governor.policy.limit_status import Numbers
+from governor.policy.limit_status import LimitStatus
 from governor.policy.limits import Quota, Window
 
 _A_DAY = 86_400 * SECOND
@@ -73,14 +73,14 @@ def said_reason(pause: Pause, now: int) -> str:
 # ---------------------------------------------------------------------- for people
 
 
-def upstreams(views: Sequence[UpstreamView], standing: Standing) -> None:
+def upstreams(views: Sequence[UpstreamView], standing: LimitStatusReader) -> None:
     """The tables of upstreams and of their limits, on stdout."""
     table(_UPSTREAMS, _upstream_rows(views, standing))
     click.echo()
     table(_LIMITS, _limit_rows(views))
 
 
-def drawn(views: Sequence[UpstreamView], standing: Standing) -> Group:
+def drawn(views: Sequence[UpstreamView], standing: LimitStatusReader) -> Group:
     """The same to be drawn again and again."""
     return Group(
         drawn_table(_UPSTREAMS, _upstream_rows(views, standing)),
@@ -95,7 +95,7 @@ def live() -> Live:
 
 
 def _upstream_rows(
-    views: Sequence[UpstreamView], standing: Standing
+    views: Sequence[UpstreamView], standing: LimitStatusReader
 ) -> Iterator[tuple[object, ...]]:
     for view in views:
         if view.now is None:
@@ -116,7 +116,7 @@ _DOWN = {
 }
 
 
-def _said_pause(pause: Pause, upstream: str, now: int, standing: Standing) -> str:
+def _said_pause(pause: Pause, upstream: str, now: int, standing: LimitStatusReader) -> str:
     one = f" {standing.shown(upstream, pause.bucket)}" if pause.bucket else ""
     return f"{said_pause(pause)}{one} ({said_reason(pause, now)})"
 
@@ -146,7 +146,7 @@ def _said_in_force(each: LimitView) -> str:
     return f"{said} each {rule.each}" if isinstance(rule, Quota) else said
 
 
-def said_four(found: Numbers) -> str:
+def said_four(found: LimitStatus) -> str:
     """The four numbers in words."""
     return (
         f"limit {found.limit}, remaining {found.remaining}, "
@@ -161,7 +161,7 @@ def _said_change(each: LimitView) -> str:
     return f"declared {said_numbers(each.declared.rule.numbers())}{by}"
 
 
-def preview(steered: Steered) -> None:
+def preview(steered: LimitsChanged) -> None:
     """What a change would do, on stderr."""
     for difference in steered.differences:
         said = f"{difference.what}: {difference.before} → {difference.after}"
@@ -170,7 +170,7 @@ def preview(steered: Steered) -> None:
         click.echo(f"{note}.", err=True)
 
 
-def done(steered: Steered) -> None:
+def done(steered: LimitsChanged) -> None:
     """What a change did."""
     for difference in steered.differences:
         click.echo(printable(f"{difference.what}: {difference.before} → {difference.after}"))
@@ -179,7 +179,7 @@ def done(steered: Steered) -> None:
     click.echo("It takes effect with the next decision, in every worker.", err=True)
 
 
-def log(records: Sequence[Record], upstream: str, standing: Standing) -> None:
+def log(records: Sequence[Record], upstream: str, standing: LimitStatusReader) -> None:
     """The changes of an upstream."""
     table(
         ("at", "by", "what", "of", "value", "why"),
@@ -193,7 +193,7 @@ def log(records: Sequence[Record], upstream: str, standing: Standing) -> None:
     )  # fmt: skip
 
 
-def _said_target(record: Record, upstream: str, standing: Standing) -> str:
+def _said_target(record: Record, upstream: str, standing: LimitStatusReader) -> str:
     if record.what in _OF_TASKS:
         return ", ".join(record.target.split(" "))
     return standing.shown(upstream, record.target)
@@ -215,7 +215,7 @@ def _said_value(record: Record) -> str:
 # ---------------------------------------------------------------------- for programs
 
 
-def upstream_as_json(view: UpstreamView, standing: Standing) -> dict[str, Any]:
+def upstream_as_json(view: UpstreamView, standing: LimitStatusReader) -> dict[str, Any]:
     """An upstream for JSON. Spans are seconds; what is absent or unknown is null."""
     return {
         "upstream": view.name,
@@ -261,7 +261,7 @@ def limit_as_json(each: LimitView) -> dict[str, Any]:
     }
 
 
-def record_as_json(record: Record, upstream: str, standing: Standing) -> dict[str, Any]:
+def record_as_json(record: Record, upstream: str, standing: LimitStatusReader) -> dict[str, Any]:
     """A change for JSON."""
     return {
         "at": when(record.at),
@@ -274,7 +274,7 @@ def record_as_json(record: Record, upstream: str, standing: Standing) -> dict[st
     }
 
 
-def _pause_as_json(pause: Pause, view: UpstreamView, standing: Standing) -> dict[str, Any]:
+def _pause_as_json(pause: Pause, view: UpstreamView, standing: LimitStatusReader) -> dict[str, Any]:
     record = pause.record
     return {
         "key": standing.shown(view.name, pause.bucket) if pause.bucket else None,

@@ -16,9 +16,9 @@ from governor.cli import options, printing, waiting_view
 from governor.cli.limits_view import live
 from governor.cli.options import NOTHING_MATCHED, UNREACHABLE
 from governor.clock import SECOND, SystemClock
-from governor.operations.limit_status import NothingMatched, Standing
-from governor.operations.parking_changes import AT_ONCE, ParkedSteering, Steered
-from governor.operations.parking_status import LotStanding, Parked, ParkedTasks, Turns
+from governor.operations.limit_status import LimitStatusReader, NothingMatched
+from governor.operations.parking_changes import AT_ONCE, ParkingChanged, ParkingChanges
+from governor.operations.parking_status import LotStatus, Parked, ParkedTasks, Turns
 
 DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -26,11 +26,11 @@ DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 class Environment(Protocol):
     """What ``ctx.obj`` gives these commands."""
 
-    def standing(self) -> Standing: ...
+    def standing(self) -> LimitStatusReader: ...
 
-    def parked(self, standing: Standing) -> ParkedTasks: ...
+    def parked(self, standing: LimitStatusReader) -> ParkedTasks: ...
 
-    def parked_steering(self, standing: Standing, by: str) -> ParkedSteering: ...
+    def parked_steering(self, standing: LimitStatusReader, by: str) -> ParkingChanges: ...
 
     def high_first(self) -> bool: ...
 
@@ -114,7 +114,7 @@ def list_(
 
 
 def _shown(parked: ParkedTasks, name: str, by: str | None, limit: int) -> waiting_view.Shown:
-    found: LotStanding = parked.standing(name)
+    found: LotStatus = parked.standing(name)
     turns: Sequence[Turns] = ()
     if by is not None:
         turns = parked.tenants(found) if by == "tenant" else parked.lanes(found)
@@ -274,7 +274,7 @@ class _Work:
         self.steering = environment.parked_steering(standing, options.actor())
         self.tasks: list[Parked] = []
         self._as_json = as_json
-        self._done = Steered()
+        self._done = ParkingChanged()
         self._not_done: dict[str, str] = {}
         with _progress("Looking for the tasks …"):
             for task_id in dict.fromkeys(task_ids):
@@ -285,7 +285,7 @@ class _Work:
                     self._leave(task_id, _RELEASED.format(task_id))
                 self.tasks += [each for each in found if not each.released]
 
-    def did(self, steered: Steered) -> None:
+    def did(self, steered: ParkingChanged) -> None:
         """Part of it was done."""
         self._done.done += steered.done
         self._done.gone += steered.gone

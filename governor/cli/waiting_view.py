@@ -19,7 +19,7 @@ from governor.clock import SECOND
 from governor.operations.limit_status import FOREVER, said_breaker, said_pause
 from governor.operations.parking_status import (
     HeldUp,
-    LotStanding,
+    LotStatus,
     Parked,
     ParkedTasks,
     Place,
@@ -43,7 +43,7 @@ class Shown:
         known: how many there are.
     """
 
-    standing: LotStanding
+    standing: LotStatus
     turns: Sequence[Turns]
     known: int
 
@@ -117,13 +117,13 @@ def _said_rate(rate: float | None) -> str:
     return "–" if rate is None else f"{rate:.3g}/s"
 
 
-def _said_drain(found: LotStanding) -> str:
+def _said_drain(found: LotStatus) -> str:
     if found.held_up is not None:
         return "paused" if found.held_up.by == "pause" else "breaker open"
     return "unknown" if found.drain is None else span(found.drain)
 
 
-def _said_state(found: LotStanding) -> str:
+def _said_state(found: LotStatus) -> str:
     view, held = found.upstream, found.held_up
     if held is not None and held.by == "pause":
         pause = next(pause for pause in view.pauses if not pause.bucket)

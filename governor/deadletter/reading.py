@@ -44,7 +44,7 @@ class Filters:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class DeadGroup:
     """Dead letters in state ``dead`` with one fingerprint; the texts are the newest one's."""
 
     fingerprint: str
@@ -93,7 +93,7 @@ def group_sizes(since: int | None, limit: int) -> Select[Any]:
     return counted if since is None else counted.where(_letters.dead_at >= since)
 
 
-def groups(connection: Connection, since: int | None, limit: int) -> tuple[Group, ...]:
+def groups(connection: Connection, since: int | None, limit: int) -> tuple[DeadGroup, ...]:
     """The largest groups, each with the texts of its newest row."""
     found = connection.execute(group_sizes(since, limit)).all()
     newest = (
@@ -108,7 +108,7 @@ def groups(connection: Connection, since: int | None, limit: int) -> tuple[Group
     )
     sample = {row.fingerprint: row for row in connection.execute(newest)}
     return tuple(
-        Group(
+        DeadGroup(
             fingerprint=group.fingerprint,
             count=group.size,
             first_dead_at=group.first,

@@ -36,7 +36,7 @@ from governor.deadletter.engine import (
 from governor.deadletter.errors import Changed, RowRefused, UnknownDeadLetter
 from governor.deadletter.identity import replay_id
 from governor.deadletter.models import DEAD_LETTERS, State
-from governor.deadletter.reading import AuditEntry, Filters, Group
+from governor.deadletter.reading import AuditEntry, DeadGroup, Filters
 from governor.deadletter.rows import (
     MAX_PAYLOAD_BYTES,
     DeadLetter,
@@ -215,7 +215,7 @@ class SqlDeadLetters:
 
     # ------------------------------------------------------------------ reading
 
-    def groups(self, since: int | None = None, *, limit: int = 100) -> tuple[Group, ...]:
+    def groups(self, since: int | None = None, *, limit: int = 100) -> tuple[DeadGroup, ...]:
         """The largest groups of rows in state ``dead`` that died at ``since`` (µs) or later.
 
         Raises:

@@ -47,7 +47,7 @@ class Published:
 
 
 @dataclass(slots=True)
-class Call:
+class CallRecord:
     """One call that reached the upstream. Times are microseconds, monotonic."""
 
     number: int
@@ -102,12 +102,12 @@ class CallLedger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lines = JsonLines(path)
-        self._by_number: dict[int, Call] = {}
+        self._by_number: dict[int, CallRecord] = {}
         self.port: int | None = None
         self.succeeded: set[str] = set()
 
     @property
-    def calls(self) -> list[Call]:
+    def calls(self) -> list[CallRecord]:
         return list(self._by_number.values())
 
     def read(self) -> None:
@@ -116,7 +116,7 @@ class CallLedger:
                 case "listening":
                     self.port = line["port"]
                 case "began":
-                    self._by_number[line["call"]] = Call(
+                    self._by_number[line["call"]] = CallRecord(
                         line["call"],
                         line["task"],
                         line["key"],
@@ -193,7 +193,7 @@ class Tally:
 
 def tally(
     published: Sequence[Published],
-    calls: Sequence[Call],
+    calls: Sequence[CallRecord],
     dead: Sequence[DeadRow],
     waiting: Iterable[str],
 ) -> Tally:
@@ -203,7 +203,7 @@ def tally(
     leaves the outcome open (``outcome_unknown`` and its like), which is all that could be known.
     """
     ours = {task.task_id: task for task in published}
-    by_task: dict[str, list[Call]] = defaultdict(list)
+    by_task: dict[str, list[CallRecord]] = defaultdict(list)
     for call in calls:
         by_task[call.task_id].append(call)
     answered = {task_id for task_id in ours if any(c.succeeded for c in by_task[task_id])}
@@ -229,7 +229,7 @@ def tally(
     )
 
 
-def _doubled(task: Published, calls: Sequence[Call]) -> bool:
+def _doubled(task: Published, calls: Sequence[CallRecord]) -> bool:
     if not task.idempotent:
         return sum(call.executed for call in calls) > 1
     # Without a key every success is an effect of its own.

@@ -14,10 +14,10 @@ from sqlalchemy.engine import make_url
 
 from governor.clock import seconds
 from governor.deadletter import engine
-from governor.demo.run import Outcome
+from governor.demo.run import RunOutcome
 
 
-def as_json(outcome: Outcome) -> dict[str, object]:
+def as_json(outcome: RunOutcome) -> dict[str, object]:
     """The figures under the names that are a contract. Durations in seconds, latency in ms."""
     tally, stats = outcome.tally, outcome.stats
     return {
@@ -41,7 +41,7 @@ def as_json(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def faults(outcome: Outcome) -> list[str]:
+def faults(outcome: RunOutcome) -> list[str]:
     """What is wrong with the balance, one sentence each; empty when nothing is."""
     tally = outcome.tally
     found = [
@@ -56,7 +56,7 @@ def faults(outcome: Outcome) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def print_report(outcome: Outcome, console: Console) -> None:
+def print_report(outcome: RunOutcome, console: Console) -> None:
     """The summary, and where to look further."""
     tally, stats = outcome.tally, outcome.stats
     rows = Table(box=None, show_header=False, pad_edge=False)

@@ -33,9 +33,9 @@ from governor.demo.broker import BrokerKeys
 from governor.demo.database import default_database
 from governor.demo.ledger import CallLedger, Tally, read_dead_rows, read_producer_log, tally
 from governor.demo.scenario import PlannedTask
-from governor.demo.stats import Stats, read_stats
+from governor.demo.stats import DemoStats, read_stats
 from governor.demo.watch import Show, Watch
-from governor.demo.workload import ENVIRONMENT, QUEUE, Settings, build, limits
+from governor.demo.workload import ENVIRONMENT, QUEUE, WorkloadSettings, build, limits
 from governor.errors import ConfigurationError, GovernorError
 from governor.governor import Governor
 from governor.ports import Settlement
@@ -90,7 +90,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """What a run came to.
 
     Attributes:
@@ -100,12 +100,12 @@ class Outcome:
 
     tally: Tally
     ideal: int
-    stats: Stats
+    stats: DemoStats
     reasons: Mapping[str, int]
     database_url: str
 
 
-def run(options: Options, show: Show) -> Outcome:
+def run(options: Options, show: Show) -> RunOutcome:
     """Do the main job once.
 
     Raises:
@@ -123,7 +123,7 @@ def run(options: Options, show: Show) -> Outcome:
         raise DemoError(f"Redis stopped answering: {error}") from error
 
 
-def _run(options: Options, show: Show, stack: ExitStack) -> Outcome:
+def _run(options: Options, show: Show, stack: ExitStack) -> RunOutcome:
     planned = _plan(options)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="governor-demo-")))
     _check_redis_url(options.redis_url)
@@ -138,7 +138,7 @@ def _run(options: Options, show: Show, stack: ExitStack) -> Outcome:
     ledger = CallLedger(folder / "upstream.jsonl")
     watch = Watch(planned, ledger, engine, folder, show)
     watch.stage("starting")
-    settings = Settings(
+    settings = WorkloadSettings(
         redis_url,
         database_url,
         _start_upstream(stack, options, folder, ledger),
@@ -166,7 +166,7 @@ def _run(options: Options, show: Show, stack: ExitStack) -> Outcome:
     watch.look()
     published = read_producer_log(producer_log)
     rows = read_dead_rows(engine, [task.task_id for task in published])
-    return Outcome(
+    return RunOutcome(
         tally(published, ledger.calls, rows, broker.task_ids()),
         ideal,
         read_stats(folder),
@@ -233,7 +233,7 @@ class _Worker:
 
 
 def _start_workers(
-    stack: ExitStack, pool: str, settings: Settings, folder: Path
+    stack: ExitStack, pool: str, settings: WorkloadSettings, folder: Path
 ) -> Sequence[_Worker]:
     environment = os.environ | {ENVIRONMENT: str(settings.write())}
     workers = []

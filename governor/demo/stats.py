@@ -28,7 +28,7 @@ class UpstreamStats:
 
 
 @dataclass(slots=True)
-class Stats:
+class DemoStats:
     """Counts of all workers.
 
     Attributes:
@@ -52,9 +52,9 @@ class Stats:
 _COUNTS = ("admitted", "held", "deferred", "throttled", "dead", "waiting")
 
 
-def merge(parts: Iterable[Mapping[str, Any]]) -> Stats:
+def merge(parts: Iterable[Mapping[str, Any]]) -> DemoStats:
     """Sum what several workers wrote."""
-    total = Stats()
+    total = DemoStats()
     latencies: list[int] = []
     for part in parts:
         for name, counts in part["upstreams"].items():
@@ -72,6 +72,6 @@ def merge(parts: Iterable[Mapping[str, Any]]) -> Stats:
     return total
 
 
-def read_stats(folder: Path) -> Stats:
+def read_stats(folder: Path) -> DemoStats:
     """Merge the workers' files in ``folder``; a worker that wrote none yet counts as zero."""
     return merge(json.loads(path.read_text()) for path in sorted(folder.glob("stats.*.json")))

@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Protocol
 _SECOND_NS = 1_000_000_000
 
 
-class Quota(Protocol):
+class UpstreamQuota(Protocol):
     """One rule of the API, for one account or for all."""
 
     def wait(self, now: int) -> float:
@@ -102,7 +102,7 @@ class SlidingWindow:
         self._calls.append(now)
 
 
-def make_quota(rule: Mapping[str, Any]) -> Quota:
+def make_quota(rule: Mapping[str, Any]) -> UpstreamQuota:
     """A fresh counter for a rule of the configuration.
 
     Raises:
@@ -141,7 +141,7 @@ class Api:
         self.name: str = config["name"]
         self._seed = seed
         self._rules: Sequence[Mapping[str, Any]] = config["quotas"]
-        self._quotas: dict[tuple[int, str], Quota] = {}
+        self._quotas: dict[tuple[int, str], UpstreamQuota] = {}
         self._fast: tuple[float, float] = tuple(config.get("fast_ms", (2, 5)))
         self._slow: tuple[float, float] = tuple(config.get("slow_ms", (50, 300)))
         self._slow_share: float = config.get("slow_share", 0.0)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from governor.demo.ledger import CallLedger, read_dead_rows
 from governor.demo.scenario import PlannedTask
-from governor.demo.stats import Stats, read_stats
+from governor.demo.stats import DemoStats, read_stats
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Progress:
     published: int = 0
     finished: Mapping[str, int] = field(default_factory=dict)
     dead: Mapping[str, int] = field(default_factory=dict)
-    stats: Stats = field(default_factory=Stats)
+    stats: DemoStats = field(default_factory=DemoStats)
 
 
 Show = Callable[[Progress], None]

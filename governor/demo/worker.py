@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from governor.demo.workload import Settings, build
+from governor.demo.workload import WorkloadSettings, build
 
-app = build(Settings.from_environment())
+app = build(WorkloadSettings.from_environment())

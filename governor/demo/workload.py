@@ -32,7 +32,7 @@ Declare = Callable[..., Callable[[Callable[..., None]], object]]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class WorkloadSettings:
     """What the workers of one run must know. Times are seconds.
 
     Attributes:
@@ -89,7 +89,7 @@ RETRY = Retry(
 )
 
 
-def build(settings: Settings) -> Celery:
+def build(settings: WorkloadSettings) -> Celery:
     """The application with its tasks, governed."""
     app = Celery("governor-demo", broker=settings.redis_url)
     app.conf.update(
@@ -114,7 +114,7 @@ def build(settings: Settings) -> Celery:
     return app
 
 
-def limits(settings: Settings) -> Mapping[str, Sequence[Limit]]:
+def limits(settings: WorkloadSettings) -> Mapping[str, Sequence[Limit]]:
     """Every leaky bucket that each task type must pass."""
     if settings.rate is not None:
         return {scenario.UNIFORM: _buckets(uniform_upstream(settings.rate, settings.burst))}
@@ -136,7 +136,7 @@ def uniform_upstream(rate: float, burst: int) -> Upstream:
     return Upstream("api", Limit(f"{rate:f}/s", burst=burst))
 
 
-def _mixed_tasks(app: Celery, settings: Settings) -> None:
+def _mixed_tasks(app: Celery, settings: WorkloadSettings) -> None:
     declare: Declare = app.task
 
     @declare(
@@ -192,7 +192,7 @@ def _mixed_tasks(app: Celery, settings: Settings) -> None:
         _call(self, settings, "shopify/inventory", shop, sku=sku, quantity=quantity)
 
 
-def _uniform_task(app: Celery, settings: Settings, rate: float) -> None:
+def _uniform_task(app: Celery, settings: WorkloadSettings, rate: float) -> None:
     declare: Declare = app.task
 
     @declare(
@@ -207,7 +207,9 @@ def _uniform_task(app: Celery, settings: Settings, rate: float) -> None:
         _call(self, settings, "api/things", "app", number=number)
 
 
-def _call(task: GovernedTask, settings: Settings, path: str, account: str, **body: object) -> None:
+def _call(
+    task: GovernedTask, settings: WorkloadSettings, path: str, account: str, **body: object
+) -> None:
     """Call the stand-in upstream.
 
     Raises:

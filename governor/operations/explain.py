@@ -10,11 +10,16 @@ from governor.deadletter.reading import AuditEntry
 from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.rows import DeadLetter
 from governor.errors import StoreUnavailable
-from governor.operations.limit_status import LimitView, NothingMatched, Standing, UpstreamView
+from governor.operations.limit_status import (
+    LimitStatusReader,
+    LimitView,
+    NothingMatched,
+    UpstreamView,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingTask:
     """A task that waits in a worker. Instants are wall-clock microseconds; what the worker did not
     say is ``None``.
 
@@ -38,7 +43,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Dead:
+class DeadTask:
     """A dead letter with what was done about it.
 
     Attributes:
@@ -51,8 +56,8 @@ class Dead:
 
 
 def waiting(
-    task_id: str, replies: Iterable[Mapping[str, Any]], standing: Standing
-) -> tuple[Waiting, ...]:
+    task_id: str, replies: Iterable[Mapping[str, Any]], standing: LimitStatusReader
+) -> tuple[WaitingTask, ...]:
     """What the workers' replies say about a task, with the limits they name.
 
     Args:
@@ -68,7 +73,7 @@ def waiting(
     )
 
 
-def _waiting(worker: str, entry: Mapping[str, Any], standing: Standing) -> Waiting:
+def _waiting(worker: str, entry: Mapping[str, Any], standing: LimitStatusReader) -> WaitingTask:
     upstream, task = str(entry.get("upstream") or ""), entry.get("task")
     # [bucket, slot, charged]: it waits for the furthest.
     reserved = [each for each in entry.get("reserved") or () if len(each) > 1]
@@ -84,7 +89,7 @@ def _waiting(worker: str, entry: Mapping[str, Any], standing: Standing) -> Waiti
         pass
     if name is None and found is not None:
         name = found.declared.rule.name
-    return Waiting(
+    return WaitingTask(
         worker=worker,
         task=task,
         upstream=upstream,
@@ -98,13 +103,13 @@ def _waiting(worker: str, entry: Mapping[str, Any], standing: Standing) -> Waiti
     )
 
 
-def dead(task_id: str, dead_letters: SqlDeadLetters) -> tuple[Dead, ...]:
+def dead(task_id: str, dead_letters: SqlDeadLetters) -> tuple[DeadTask, ...]:
     """The dead letters of a task, and those that it replays, newest first.
 
     Raises:
         DatabaseUnavailable
     """
     return tuple(
-        Dead(letter, dead_letters.audit(letter.id), letter.task_id != task_id)
+        DeadTask(letter, dead_letters.audit(letter.id), letter.task_id != task_id)
         for letter in dead_letters.of_task(task_id)
     )

@@ -18,9 +18,9 @@ from governor.operations.limit_status import (
     FOREVER,
     Declared,
     Key,
+    LimitStatusReader,
     NothingMatched,
     Pause,
-    Standing,
     pauses,
     said_breaker,
     said_pause,
@@ -44,7 +44,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Steered:
+class LimitsChanged:
     """What a command has changed, or would change.
 
     Attributes:
@@ -60,7 +60,7 @@ class Steered:
     adjustments: tuple[Adjustment, ...] = ()
 
 
-class Steering:
+class LimitChanges:
     """Makes changes ready, for a person to see what they do, and writes them.
 
     Every method raises :class:`StoreUnavailable` when the store does not answer.
@@ -70,12 +70,12 @@ class Steering:
         by: who makes the changes.
     """
 
-    def __init__(self, store: LimiterStore, standing: Standing, by: str) -> None:
+    def __init__(self, store: LimiterStore, standing: LimitStatusReader, by: str) -> None:
         self._store = store
         self._standing = standing
         self._by = by
 
-    def set(self, upstream: str, limit: str, given: Mapping[str, Any], why: str) -> Steered:
+    def set(self, upstream: str, limit: str, given: Mapping[str, Any], why: str) -> LimitsChanged:
         """Other numbers for one limit; :meth:`apply` writes them.
 
         Raises:
@@ -93,7 +93,7 @@ class Steering:
         notes = []
         if not callable(after.cost) and after.cost > after.most:
             notes.append(f"A call costs {after.cost} and will take all of it")
-        return Steered(
+        return LimitsChanged(
             upstream,
             _differences(
                 self._standing.shown(upstream, found.bucket), before.numbers(), after.numbers()
@@ -102,7 +102,7 @@ class Steering:
             tuple(notes),
         )
 
-    def reset(self, upstream: str, limit: str | None, why: str) -> Steered:
+    def reset(self, upstream: str, limit: str | None, why: str) -> LimitsChanged:
         """The declared numbers again: of one limit, or of all; then the breaker is closed, the
         rates are whole, and no key is paused, too.
 
@@ -144,13 +144,13 @@ class Steering:
         touched = bool(differences or look.in_force.values)
         if not touched or (limit is not None and target not in look.in_force.values):
             raise NothingMatched(f"{limit or upstream} is as declared: there is nothing to reset")
-        return Steered(
+        return LimitsChanged(
             upstream, tuple(differences), (Change(upstream, "reset", target, "", self._by, why),)
         )
 
     def pause(
         self, upstream: str, key: Key | None, span: int | None, until: int | None, why: str
-    ) -> Steered:
+    ) -> LimitsChanged:
         """Nobody calls the upstream, or calls it for this key, until then.
 
         Args:
@@ -179,14 +179,14 @@ class Steering:
                 "before becomes a dead letter (deferral_budget_exhausted)"
             )
         after = Pause(end, None)
-        return Steered(
+        return LimitsChanged(
             upstream,
             tuple(_paused(upstream, key, before.get(each), after) for each in targets),
             tuple(self._change(upstream, "pause", each, str(end), why) for each in targets),
             tuple(notes),
         )
 
-    def resume(self, upstream: str, key: Key | None, why: str) -> Steered:
+    def resume(self, upstream: str, key: Key | None, why: str) -> LimitsChanged:
         """The end of a pause, also of one that the upstream asked for. Its leaky buckets begin
         without a burst: those that everybody shares, or those of the key. Rates that adapt begin
         at their floor, and grow from there.
@@ -204,7 +204,7 @@ class Steering:
         if not found:
             shown = "" if key is None else f" for {key[0]}={key[1]}"
             raise NothingMatched(f"{upstream} is not paused{shown}")
-        return Steered(
+        return LimitsChanged(
             upstream,
             tuple(_paused(upstream, key, pause, None) for pause in found),
             tuple(
@@ -235,7 +235,7 @@ class Steering:
         target = PAUSED_KEY + bucket if bucket else ""
         return Change(upstream, what, target, value, self._by, why)
 
-    def apply(self, steered: Steered) -> None:
+    def apply(self, steered: LimitsChanged) -> None:
         """Write the changes.
 
         Raises:

@@ -16,10 +16,10 @@ from governor.keys import digest, name_of
 from governor.policy.adaptive import WHOLE, Share
 from governor.policy.breaker import Breaker, Closed, Open
 from governor.policy.decision import AnyCharge, QuotaCharge
-from governor.policy.limit_status import Numbers, numbers
+from governor.policy.limit_status import LimitStatus, numbers
 from governor.policy.limits import Rule
 from governor.policy.plan import CallPlan
-from governor.policy.upstream import StoreDown, Upstream
+from governor.policy.upstream import StoreDown, UpstreamDeclaration
 from governor.ports import LimiterStore, Look
 
 FOREVER = 4_102_444_800 * SECOND
@@ -102,7 +102,7 @@ class LimitView:
     declared: Declared
     value: str | None
     in_force: Mapping[str, Any]
-    numbers: Numbers | None
+    numbers: LimitStatus | None
     record: Record | None
 
     @property
@@ -136,7 +136,7 @@ class UpstreamView:
     problem: str | None = None
 
 
-class Standing:
+class LimitStatusReader:
     """Looks at the limits of an application.
 
     Args:
@@ -147,7 +147,7 @@ class Standing:
     def __init__(
         self,
         store: LimiterStore,
-        upstreams: Mapping[str, Upstream],
+        upstreams: Mapping[str, UpstreamDeclaration],
         plans: Iterable[CallPlan],
         clock: Clock,
     ) -> None:
@@ -171,7 +171,7 @@ class Standing:
         """The upstreams' names, in alphabetical order."""
         return tuple(sorted(self._upstreams))
 
-    def upstream(self, name: str) -> Upstream:
+    def upstream(self, name: str) -> UpstreamDeclaration:
         """The upstream of this name.
 
         Raises:

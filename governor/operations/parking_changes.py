@@ -8,7 +8,7 @@ from typing import Literal
 
 from governor.admission.lanes import Lanes
 from governor.errors import DeclarationError
-from governor.operations.limit_status import Standing
+from governor.operations.limit_status import LimitStatusReader
 from governor.operations.parking_status import Parked
 from governor.policy.parking_lot import Lane, Steering
 from governor.ports import LimiterStore, MessageCopy
@@ -22,7 +22,7 @@ class UnreadableMessage(ValueError):
 
 
 @dataclass(slots=True)
-class Steered:
+class ParkingChanged:
     """What became of parked tasks.
 
     Attributes:
@@ -36,7 +36,7 @@ class Steered:
     problems: dict[str, str] = field(default_factory=dict)
 
 
-class ParkedSteering:
+class ParkingChanges:
     """Does something to parked tasks, and keeps who did it and why.
 
     Every method raises :class:`StoreUnavailable` when the store does not answer; what was asked for
@@ -54,7 +54,7 @@ class ParkedSteering:
     def __init__(
         self,
         store: LimiterStore,
-        standing: Standing,
+        standing: LimitStatusReader,
         *,
         shown: Callable[[str], str],
         revoke: Callable[[str, MessageCopy | None], None],
@@ -68,10 +68,10 @@ class ParkedSteering:
         self._announce = announce
         self._by = by
 
-    def cancel(self, parked: Sequence[Parked], why: str) -> Steered:
+    def cancel(self, parked: Sequence[Parked], why: str) -> ParkingChanged:
         """Take tasks out, make their results revoked, and announce it. Give it few at a time: what
         was taken out is told to the result backend afterwards."""
-        steered = Steered()
+        steered = ParkingChanged()
         for upstream, tasks in _by_upstream(parked):
             before = len(steered.done)
             self._steer(steered, upstream, "cancel", tasks, why)
@@ -86,9 +86,9 @@ class ParkedSteering:
                 steered.problems[task.task_id] = f"{known}; {problem}" if known else problem
         return steered
 
-    def front(self, parked: Sequence[Parked], why: str) -> Steered:
+    def front(self, parked: Sequence[Parked], why: str) -> ParkingChanged:
         """Let tasks be the first of their lanes, in the order given."""
-        steered = Steered()
+        steered = ParkingChanged()
         for upstream, tasks in _by_upstream(parked):
             # Of several that go to the front, the last one stands first.
             self._steer(steered, upstream, "front", tasks[::-1], why)
@@ -96,13 +96,13 @@ class ParkedSteering:
 
     def move(
         self, parked: Sequence[Parked], why: str, *, rank: int | None, tenant: str | None
-    ) -> Steered:
+    ) -> ParkingChanged:
         """Let tasks wait at the end of the lane of another rank, or of another tenant.
 
         Raises:
             DeclarationError: no tenants take turns there.
         """
-        steered = Steered()
+        steered = ParkingChanged()
         moves: dict[tuple[str, Lane], list[Parked]] = {}
         for task in parked:
             upstream = self._standing.upstream(task.upstream)
@@ -123,7 +123,7 @@ class ParkedSteering:
 
     def _steer(  # noqa: PLR0917 - called in three places above
         self,
-        steered: Steered,
+        steered: ParkingChanged,
         upstream: str,
         what: Literal["cancel", "front", "move"],
         tasks: Sequence[Parked],

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from governor.admission.lanes import unpack
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
-from governor.operations.limit_status import FOREVER, Standing, UpstreamView
+from governor.operations.limit_status import FOREVER, LimitStatusReader, UpstreamView
 from governor.policy.breaker import Open
 from governor.policy.parking_lot import Lane, LaneView, LotView, Waiting
 from governor.policy.upstream import Parking
@@ -70,7 +70,7 @@ class Turns:
 
 
 @dataclass(frozen=True, slots=True)
-class LotStanding:
+class LotStatus:
     """An upstream's parking lot as it stands.
 
     Attributes:
@@ -165,13 +165,13 @@ class ParkedTasks:
     """
 
     def __init__(
-        self, store: LimiterStore, standing: Standing, shown: Callable[[str], str]
+        self, store: LimiterStore, standing: LimitStatusReader, shown: Callable[[str], str]
     ) -> None:
         self._lots = store.lots
         self._standing = standing
         self._shown = shown
 
-    def standing(self, upstream: str) -> LotStanding:
+    def standing(self, upstream: str) -> LotStatus:
         """A parking lot as it stands. That the store does not answer is part of it.
 
         Raises:
@@ -180,21 +180,21 @@ class ParkedTasks:
         parking = self._standing.upstream(upstream).parking
         view = self._standing.view(upstream, ())
         if view.now is None:
-            return LotStanding(upstream, parking, None, view)
+            return LotStatus(upstream, parking, None, view)
         try:
             lot = self._lots.view(upstream)
         except StoreUnavailable:
-            return LotStanding(upstream, parking, None, view)
-        return LotStanding(upstream, parking, lot, view, held_up(view))
+            return LotStatus(upstream, parking, None, view)
+        return LotStatus(upstream, parking, lot, view, held_up(view))
 
-    def lanes(self, found: LotStanding) -> tuple[Turns, ...]:
+    def lanes(self, found: LotStatus) -> tuple[Turns, ...]:
         """The lanes, in the order of their turns as it is now."""
         if found.lot is None:
             return ()
         total = sum(_weights(found.lot.lanes).values())
         return tuple(self._turns(found, [each], each.lane, total) for each in found.lot.lanes)
 
-    def tenants(self, found: LotStanding) -> tuple[Turns, ...]:
+    def tenants(self, found: LotStatus) -> tuple[Turns, ...]:
         """The fairness keys, the one with most tasks first."""
         if found.lot is None:
             return ()
@@ -263,7 +263,7 @@ class ParkedTasks:
         return ", ".join(self._standing.shown(upstream, bucket) for bucket in own) or "all"
 
     def _turns(
-        self, found: LotStanding, lanes: Sequence[LaneView], lane: Lane | None, total: int
+        self, found: LotStatus, lanes: Sequence[LaneView], lane: Lane | None, total: int
     ) -> Turns:
         first = lanes[0].lane
         blocked = min(each.blocked_until for each in lanes)
@@ -280,7 +280,7 @@ class ParkedTasks:
             blocked_by=self._blocked_by(held, found.upstream),
         )
 
-    def _rates(self, found: LotStanding) -> dict[str, float]:
+    def _rates(self, found: LotStatus) -> dict[str, float]:
         """See :attr:`Turns.rate`; of the fairness keys that nothing holds up."""
         if found.lot is None or found.rate is None or found.held_up is not None:
             return {}

@@ -13,7 +13,7 @@ from governor.policy.decision import AnyCharge, Charge, LeaseCharge, QuotaCharge
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
+class LimitStatus:
     """A limit as it stands.
 
     Attributes:
@@ -30,7 +30,7 @@ class Numbers:
     reset_after: int
 
 
-def numbers(charge: AnyCharge, state: UpstreamState, now: int) -> Numbers:
+def numbers(charge: AnyCharge, state: UpstreamState, now: int) -> LimitStatus:
     """The numbers of the limit a charge is taken from, at store time ``now``."""
     meter = state.meters.get(charge.bucket)
     match charge:
@@ -65,5 +65,5 @@ def numbers(charge: AnyCharge, state: UpstreamState, now: int) -> Numbers:
             return _numbers(charge.most, left, at - now, max(alive, default=now) - now)
 
 
-def _numbers(limit: int, remaining: int, retry_after: int, reset_after: int) -> Numbers:
-    return Numbers(limit, remaining, retry_after or None, reset_after)
+def _numbers(limit: int, remaining: int, retry_after: int, reset_after: int) -> LimitStatus:
+    return LimitStatus(limit, remaining, retry_after or None, reset_after)

@@ -12,7 +12,7 @@ from governor.errors import DeclarationError
 from governor.keys import digest
 from governor.policy.decision import AnyCharge
 from governor.policy.limits import Limit, Rule, value_name
-from governor.policy.upstream import Upstream, check_limits
+from governor.policy.upstream import UpstreamDeclaration, check_limits
 
 _NAMED = frozenset({str, int, float, bool, type(None)})
 """Types whose values all have names."""
@@ -30,7 +30,7 @@ class CallPlan:
     """
 
     task: str
-    upstream: Upstream
+    upstream: UpstreamDeclaration
     limits: tuple[tuple[str, Rule], ...]
     signature: inspect.Signature | None
     held_back: tuple[tuple[str, Rule, int], ...] = ()
@@ -44,7 +44,7 @@ class CallPlan:
     def of(
         cls,
         task: str,
-        upstream: Upstream,
+        upstream: UpstreamDeclaration,
         own: Sequence[Rule] = (),
         signature: inspect.Signature | None = None,
     ) -> CallPlan:

@@ -90,7 +90,7 @@ def _seconds(field: str, value: object, low: float, high: float) -> None:
         raise DeclarationError(field, f"{value!r} is no span", f"Give {low:g} to {high:g} seconds")
 
 
-class Upstream:
+class UpstreamDeclaration:
     """A third-party API as the fleet sees it.
 
     Args:
@@ -180,7 +180,7 @@ class Upstream:
         self.max_wait = micros(max_wait)
 
     def __repr__(self) -> str:
-        return f"Upstream({', '.join([repr(self.name), *map(repr, self.limits)])})"
+        return f"UpstreamDeclaration({', '.join([repr(self.name), *map(repr, self.limits)])})"
 
 
 def _weights(weights: Mapping[str, int], fair_by: str | None) -> dict[str, int]:

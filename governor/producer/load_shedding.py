@@ -5,14 +5,14 @@ from __future__ import annotations
 from governor.clock import SECOND, Clock
 from governor.errors import Overloaded, StoreUnavailable
 from governor.log_lines import LOG
-from governor.policy.upstream import Upstream
+from governor.policy.upstream import UpstreamDeclaration
 from governor.ports import LimiterStore
 
 _GOOD_FOR = SECOND // 4
 """Microseconds for which a producer believes what it has seen of a parking lot."""
 
 
-class Door:
+class LoadShedding:
     """What a producer knows of parking lots. Refuses tasks of upstreams that declare
     ``max_waiting``."""
 
@@ -21,7 +21,7 @@ class Door:
         self._clock = clock
         self._seen: dict[str, tuple[int, int, float | None]] = {}
 
-    def check(self, upstream: Upstream) -> None:
+    def check(self, upstream: UpstreamDeclaration) -> None:
         """Let one more task in. While the store does not answer everybody is let in.
 
         Raises:

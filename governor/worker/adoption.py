@@ -18,10 +18,10 @@ from governor.errors import StoreUnavailable
 from governor.governor import Governor
 from governor.log_lines import LOG
 from governor.policy.parking_lot import MOST_LOOKED_AT, Group, ReleaseAsk, Ticket
-from governor.policy.upstream import Upstream
-from governor.worker.loop import Loop, guarded
-from governor.worker.origins import Origins
-from governor.worker.outage import StoreOutage
+from governor.policy.upstream import UpstreamDeclaration
+from governor.worker.event_loop import Loop, guarded
+from governor.worker.source_queues import SourceQueues
+from governor.worker.store_outage import StoreOutage
 
 LONGEST = 60 * SECOND
 """How often a worker looks, at least."""
@@ -54,8 +54,9 @@ class Adoption:
     """
 
     def __init__(  # noqa: PLR0917 - made in one place
-        self, governor: Governor, loop: Loop, outage: StoreOutage, origins: Origins,
-        waiting: Callable[[], Sequence[Upstream]], known: Callable[[Upstream], Sequence[Group]],
+        self, governor: Governor, loop: Loop, outage: StoreOutage, origins: SourceQueues,
+        waiting: Callable[[], Sequence[UpstreamDeclaration]],
+        known: Callable[[UpstreamDeclaration], Sequence[Group]],
         token: Callable[[], str], deliver: Deliver,
     ) -> None:  # fmt: skip
         self._governor = governor
@@ -123,7 +124,7 @@ class Adoption:
                 LOG.exception("The lot of %s was not looked through", upstream.name)
         self._look_at(self._clock.monotonic() + again)
 
-    def _look_into(self, upstream: Upstream) -> int:
+    def _look_into(self, upstream: UpstreamDeclaration) -> int:
         """How many microseconds later the next look is of use."""
         known = {group.name for group in self._known(upstream)}
         own: list[Group] = []

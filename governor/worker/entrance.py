@@ -12,11 +12,11 @@ from celery.exceptions import InvalidTaskError
 
 from governor.log_lines import LOG
 from governor.ports import Reason
+from governor.worker.body_results import RUN_KEY
+from governor.worker.dispatcher import Dispatcher
 from governor.worker.envelopes import read_any_envelope
-from governor.worker.gate import Gate
-from governor.worker.loop import guarded
+from governor.worker.event_loop import guarded
 from governor.worker.message_check import problem_of
-from governor.worker.outcomes import RUN_KEY
 from governor.worker.routes import mark_queues
 
 
@@ -37,7 +37,7 @@ class _Withheld:
         return getattr(self._message, name)
 
 
-def capture_messages(consumer: Any, gate: Gate) -> None:
+def capture_messages(consumer: Any, gate: Dispatcher) -> None:
     """Put the entrance into a consumer: it looks at each message, and messages that never become a
     request get their dead letter before Celery lets them go."""
     _record(consumer, gate, "on_unknown_task", Reason.UNKNOWN_TASK,
@@ -53,7 +53,7 @@ def capture_messages(consumer: Any, gate: Gate) -> None:
 
 def _record(  # noqa: PLR0917 - one hook of Celery's
     consumer: Any,
-    gate: Gate,
+    gate: Dispatcher,
     name: str,
     reason: Reason,
     find: Callable[..., tuple[Any, BaseException | None]],
@@ -82,7 +82,7 @@ def _record(  # noqa: PLR0917 - one hook of Celery's
     setattr(consumer, name, captured)
 
 
-def _look_at_each(consumer: Any, gate: Gate) -> None:
+def _look_at_each(consumer: Any, gate: Dispatcher) -> None:
     create = consumer.create_task_handler
 
     def create_task_handler(*args: Any, **kwargs: Any) -> Callable[[Any], None]:

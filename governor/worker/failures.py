@@ -30,7 +30,7 @@ from governor.policy.outcome import Outcome, outcome_of
 from governor.policy.retry import LONGEST_WAIT, GiveUp, RetryIn
 from governor.policy.retry_after import pause_of, throttled_from_exception
 from governor.ports import Reason
-from governor.worker.outcomes import RUN_KEY, STORE_AGAIN, Again, BodyDied, NotNow, failure_info
+from governor.worker.body_results import RUN_KEY, STORE_AGAIN, Again, BodyDied, NotNow, failure_info
 
 _ATTRIBUTE = "_governor_failure"
 _FAILURE, _RAISED, _RETURNED = "failure", "raised", "returned"
@@ -73,7 +73,7 @@ class Tracer:
 
 def decide(  # noqa: PLR0917 - called in one place
     task_name: str, governance: Governance, exc: BaseException, request: Any, admitted: Any,
-    calls: nested_calls.Inside, now: int,
+    calls: nested_calls.NestedCalls, now: int,
 ) -> Failure | NotNow:  # fmt: skip
     """Read what the body raised, and decide what follows: the only place where that is done."""
     throttled = throttled_from_exception(exc, now)

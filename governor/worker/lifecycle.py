@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from governor.log_lines import LOG
 from governor.telemetry.stats import Stats
-from governor.worker.loop import guarded
-from governor.worker.parked import ParkedMessage
+from governor.worker.event_loop import guarded
+from governor.worker.parked_message import ParkedMessage
 
 if TYPE_CHECKING:
     from governor.worker.request import GovernedRequest
@@ -23,7 +23,7 @@ _MOST_WIDENED = 1_000
 """Beyond so many held requests the prefetch window is not widened any further."""
 
 
-class State(Enum):
+class RequestState(Enum):
     """State of a governed request."""
 
     RECEIVED = "received"  # handed over by Celery, nothing decided
@@ -38,9 +38,9 @@ class State(Enum):
     GONE = "gone"  # what it leaves behind is recorded; its message is acknowledged
 
 
-_S = State
+_S = RequestState
 
-TRANSITIONS: Mapping[State, frozenset[State]] = {
+TRANSITIONS: Mapping[RequestState, frozenset[RequestState]] = {
     _S.RECEIVED: frozenset({
         _S.QUEUED, _S.HELD, _S.PARKING, _S.DYING, _S.RETURNED, _S.GONE,
     }),
@@ -59,10 +59,12 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     _S.GONE: frozenset(),
 }  # fmt: skip
 
-WAITING = frozenset({State.QUEUED, State.HELD, State.PARKING, State.DEFERRING})
+WAITING = frozenset(
+    {RequestState.QUEUED, RequestState.HELD, RequestState.PARKING, RequestState.DEFERRING}
+)
 """States that people call waiting."""
 
-ENDED = frozenset({State.RETURNED, State.GONE})
+ENDED = frozenset({RequestState.RETURNED, RequestState.GONE})
 
 
 class IllegalTransition(AssertionError):
@@ -87,7 +89,7 @@ class Lifecycle:
         self._stats = stats
         self._widened: set[GovernedRequest] = set()
 
-    def move(self, request: GovernedRequest, to: State) -> None:
+    def move(self, request: GovernedRequest, to: RequestState) -> None:
         """Change the state of ``request``.
 
         Raises:
@@ -105,9 +107,9 @@ class Lifecycle:
             if before in ENDED:
                 return
         request.state = to
-        if to is State.HELD:
+        if to is RequestState.HELD:
             self._widen(request)
-        elif before is State.HELD:
+        elif before is RequestState.HELD:
             self._narrow(request)
         waited, waits = before in WAITING, to in WAITING
         if waited is not waits:

@@ -20,7 +20,7 @@ from kombu.asynchronous.timer import to_timestamp
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from governor.messages.header import NAME
-from governor.worker.outcomes import RUN_KEY
+from governor.worker.body_results import RUN_KEY
 
 MOST_VALUES = 10_000
 """Values that headers and properties may have together, at all depths."""

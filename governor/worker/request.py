@@ -17,8 +17,8 @@ from kombu.utils.imports import symbol_by_name
 from governor.admission.admission import Call
 from governor.errors import DeclarationError
 from governor.policy.parking_lot import Lane
-from governor.worker.lifecycle import State
-from governor.worker.loop import guarded
+from governor.worker.event_loop import guarded
+from governor.worker.lifecycle import RequestState
 
 
 class GovernedRequest(Request):  # type: ignore[misc]
@@ -35,7 +35,7 @@ class GovernedRequest(Request):  # type: ignore[misc]
         after: what follows once its dead letter is written.
     """
 
-    state: State = State.RECEIVED
+    state: RequestState = RequestState.RECEIVED
     call: Call | None = None
     token: str = ""
     epoch: int = 0
@@ -76,7 +76,7 @@ class GovernedRequest(Request):  # type: ignore[misc]
 
     def acknowledge(self) -> None:
         gate = self._gate()
-        if gate is not None and self.state is State.RUNNING and not self.acknowledged:
+        if gate is not None and self.state is RequestState.RUNNING and not self.acknowledged:
             # Nothing else acknowledges a request that runs: its body returned.
             guarded(partial(gate.ends.succeeded, self))
         super().acknowledge()

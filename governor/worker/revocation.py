@@ -18,7 +18,7 @@ from kombu.serialization import prepare_accept_content
 from governor.operations.parking_changes import UnreadableMessage
 from governor.operations.parking_status import Parked
 from governor.ports import MessageCopy
-from governor.worker.messages import bounded_connection
+from governor.worker.publisher import bounded_connection
 
 _REASON = "revoked"
 """What Celery calls it."""

@@ -24,9 +24,9 @@ from governor.messages.header import NAME, Header, work_id
 from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan
 from governor.policy.retry import Retry, RetryIn
-from governor.policy.upstream import Upstream
+from governor.policy.upstream import UpstreamDeclaration
+from governor.worker.body_results import RUN_KEY, BodyDied, NotNow
 from governor.worker.failures import Tracer, decide, raised, returned, with_attempt
-from governor.worker.outcomes import RUN_KEY, BodyDied, NotNow
 
 
 class _Bind:
@@ -102,7 +102,7 @@ class GovernedTask(Task):  # type: ignore[misc]
     """
 
     abstract = True
-    upstream: Upstream | None = None
+    upstream: UpstreamDeclaration | None = None
     limits: Sequence[Limit] = ()
     idempotent: bool = False
     retry_policy: Retry | None = None
@@ -193,9 +193,11 @@ def check_declaration(task: GovernedTask) -> None:
     Raises:
         DeclarationError: naming the field and the remedy.
     """
-    if not isinstance(task.upstream, Upstream):
+    if not isinstance(task.upstream, UpstreamDeclaration):
         raise DeclarationError(
-            "upstream", f"{task.upstream!r} is not an Upstream", 'Write Upstream("stripe", …)'
+            "upstream",
+            f"{task.upstream!r} is not an UpstreamDeclaration",
+            'Write UpstreamDeclaration("stripe", …)',
         )
     CallPlan.of(str(task.name), task.upstream, task.limits, inspect.signature(task.run))
     if not task.idempotent and (task.retry_policy or getattr(task, "autoretry_for", None)):

@@ -21,7 +21,7 @@ from governor.deadletter.engine import bounded_engine
 from governor.policy.decision import Admit, Ask
 from governor.ports import Settlement
 from governor.stores.redis.store import RedisStore
-from governor.worker.control import COMMAND
+from governor.worker.inspect import COMMAND
 from tests.servers.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.redis
@@ -30,7 +30,7 @@ WHY = ("--reason", "incident 7")
 WAITING = """
 from types import SimpleNamespace
 from celery import Celery
-import governor.worker.control
+import governor.worker.inspect
 
 app = Celery("waiting", set_as_current=False)
 entry = {"task_id": "t1", "task": "charge", "upstream": "api", "limit": "100/s", "where": "held",

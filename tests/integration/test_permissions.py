@@ -19,8 +19,8 @@ from governor.deadletter.reading import Filters
 from governor.deadletter.repository import SqlDeadLetters
 from governor.errors import StoreUnavailable
 from governor.policy.limits import Limit
-from governor.policy.upstream import Upstream
-from governor.producer.load_shedding import Door
+from governor.policy.upstream import UpstreamDeclaration
+from governor.producer.load_shedding import LoadShedding
 from governor.stores.redis.permissions import Role, acl
 from governor.stores.redis.store import RedisStore
 from governor.testing.conformance import LimiterStoreConformance, StoreHarness
@@ -173,7 +173,9 @@ def test_the_documentation_has_these_words() -> None:
 def test_a_producer_looks_at_the_lot(users: dict[str, str]) -> None:
     """A producer's user may see whether too many wait, and nothing else."""
     store = RedisStore(users["producer"], timeout=5 * SECOND)
-    Door(store, SystemClock()).check(Upstream("api", Limit("1/s"), max_waiting=1))
+    LoadShedding(store, SystemClock()).check(
+        UpstreamDeclaration("api", Limit("1/s"), max_waiting=1)
+    )
     assert store.lots.waiting("api")[:2] == (0, 0)
     with pytest.raises(StoreUnavailable, match="NOPERM"):
         store.in_force("api")

@@ -37,7 +37,7 @@ from governor.policy.decision import (
 from governor.policy.limits import Limit
 from governor.policy.outcome import Outcome
 from governor.policy.plan import CallPlan
-from governor.policy.upstream import Upstream
+from governor.policy.upstream import UpstreamDeclaration
 from governor.ports import Change, ClaimAction, Settlement
 from governor.stores.memory import MemoryStore
 from governor.stores.redis.resp import Connection, Refused
@@ -254,7 +254,7 @@ def test_never_more_than_the_burst_and_the_rate(
     scripted.client.flushall()
     scripted.advance(0)
     limit = Limit("10/s", burst=burst, margin=0)
-    plan = CallPlan.of("t", Upstream("api", limit))
+    plan = CallPlan.of("t", UpstreamDeclaration("api", limit))
     admitted: list[int] = []
     for gap in gaps:
         scripted.advance(gap)
@@ -288,7 +288,7 @@ def test_never_more_than_the_burst_and_the_rate_of_the_window_and_the_lateness(
     scripted.client.flushall()
     scripted.advance(0)
     limit = Limit("10/s", burst=burst, margin=0)
-    plan = CallPlan.of("t", Upstream("api", limit))
+    plan = CallPlan.of("t", UpstreamDeclaration("api", limit))
     charges = plan.charges((), {})
     made: list[int] = []
     # When each asks, how late its body comes, and what it holds.
@@ -322,7 +322,7 @@ def test_never_more_than_the_burst_and_the_rate_of_the_window_and_the_lateness(
 
 def test_a_bucket_takes_at_most_125_bytes(store: RedisStore, redis_url: str) -> None:
     """The memory of one bucket per account stays within its stated bound."""
-    upstream = Upstream("stripe", Limit("25/s", per="account"))
+    upstream = UpstreamDeclaration("stripe", Limit("25/s", per="account"))
     plan = CallPlan.of("t", upstream)
     charges = plan.charges((), {"account": "acct_1NqsT2eZvKYlo2C" * 3})
     store.admit(Ask("stripe", charges, 50_000, SECOND, SECOND, 10 * SECOND))

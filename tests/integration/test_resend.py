@@ -21,8 +21,8 @@ from governor.messages.variants import deferred, parked, retried
 from governor.operations.replay import replay_message
 from governor.policy.parking_lot import Ticket
 from governor.ports import MessageCopy
-from governor.worker.messages import Publisher, copy_of
-from governor.worker.parked import ParkedMessage
+from governor.worker.parked_message import ParkedMessage
+from governor.worker.publisher import Publisher, copy_of
 from governor.worker.routes import mark_queues
 
 ETA = datetime(2026, 1, 1, tzinfo=UTC)

@@ -11,7 +11,7 @@ from governor.testing.clock import FakeClock
 
 
 class SimulatedLoop:
-    """A :class:`governor.worker.loop.Loop`: runs what is brought, then what is due, one thing at a
+    """A :class:`governor.worker.event_loop.Loop`: runs what is brought, then what is due, one at a
     time, and moves the clock to it."""
 
     def __init__(self, clock: FakeClock) -> None:

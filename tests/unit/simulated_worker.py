@@ -20,10 +20,10 @@ from governor.clock import SECOND
 from governor.ports import Death, MessageCopy
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
-from governor.worker import funeral
-from governor.worker.gate import Gate
-from governor.worker.loop import guarded
-from governor.worker.outcomes import Again, NotNow, failure_info
+from governor.worker import dead_letter_writer
+from governor.worker.body_results import Again, NotNow, failure_info
+from governor.worker.dispatcher import Dispatcher
+from governor.worker.event_loop import guarded
 from governor.worker.request import GovernedRequest
 from tests.unit.simulated_loop import SimulatedLoop
 
@@ -161,7 +161,7 @@ class SimulatedWorker:
         self.rows = Rows()
         self.began: Counter[str] = Counter()
         self.store = MemoryStore(self.clock.monotonic)
-        patch.setattr(funeral, "Outbox", Outbox)
+        patch.setattr(dead_letter_writer, "SerialExecutor", Outbox)
         self.app = Celery("app", broker="memory://", set_as_current=False)
         self.app.conf.update(
             governor_redis_url="redis://unused", governor_spill_dir=str(folder), governor_hold=0
@@ -189,7 +189,7 @@ class SimulatedWorker:
             connection=self.app.connection_for_read(),
             create_task_handler=lambda: self.received,
         )
-        self.gate = Gate(self.governor, consumer, self.loop, self.pool)
+        self.gate = Dispatcher(self.governor, consumer, self.loop, self.pool)
         self.governor.gate = self.gate
         self.gate.outgoing.publish = self._publish  # type: ignore[method-assign]
         self.gate.lots.begin()

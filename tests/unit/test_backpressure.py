@@ -17,9 +17,9 @@ from governor.policy.decision import LaneKey
 from governor.policy.parking_lot import Parking
 from governor.policy.plan import CallPlan
 from governor.testing.clock import FakeClock
-from governor.worker.arrivals import Arrivals
 from governor.worker.backpressure import Backpressure
-from governor.worker.outage import StoreOutage
+from governor.worker.parking_in import ParkingIn
+from governor.worker.store_outage import StoreOutage
 from tests.unit.simulated_loop import SimulatedLoop
 
 MILLI = SECOND // 1_000
@@ -66,7 +66,7 @@ def test_what_goes_back_does_not_wait() -> None:
 
     governor = Mock(clock=clock, store=Mock(lots=Mock(park=park)))
     pauses = iter([0, 20 * MILLI])
-    arrivals = Arrivals(
+    arrivals = ParkingIn(
         governor, Mock(), loop, StoreOutage(clock), lambda _: next(pauses, 0),
         Mock(), Mock(), Mock(),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from celery import Celery
 from governor import GovernedTask, Governor, Limit, Throttled, Upstream
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
-from governor.worker.outcomes import BodyDied, NotNow
+from governor.worker.body_results import BodyDied, NotNow
 
 
 def run(body: Callable[[], Any], *, late: int = 0) -> Any:

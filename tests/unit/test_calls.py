@@ -30,7 +30,7 @@ from governor.policy.upstream import Adaptive, Breaker
 from governor.ports import Change, ClaimAction, Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
-from governor.worker.outcomes import NotNow
+from governor.worker.body_results import NotNow
 
 
 class Store(MemoryStore):

@@ -23,7 +23,7 @@ from governor.policy.breaker import BreakerPolicy
 from governor.policy.outcome import Outcome
 from governor.ports import Reason, Settlement
 from governor.testing.conformance_parking import FAST, lane, task
-from governor.worker import control
+from governor.worker import inspect
 from tests.deaths import DEAD_AT, death
 from tests.unit.test_cli_limits import WHY, People
 
@@ -214,21 +214,21 @@ def test_parts_that_are_away(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_worker_answers_from_its_gate() -> None:
     """The command names those who wait, or the one asked about; without a gate, nobody."""
-    command = Panel.data[control.COMMAND]
+    command = Panel.data[inspect.COMMAND]
     gate = SimpleNamespace(waiting=lambda: [{"task_id": "a"}, {"task_id": "b"}])
     state = SimpleNamespace(app=SimpleNamespace(governor=SimpleNamespace(gate=gate)))
     assert command(state) == [{"task_id": "a"}, {"task_id": "b"}]
     assert command(state, task_id="b") == [{"task_id": "b"}]
     for app in (SimpleNamespace(), SimpleNamespace(governor=SimpleNamespace(gate=None))):
         assert command(SimpleNamespace(app=app)) == []
-    assert Panel.meta[control.COMMAND].type == "inspect"
+    assert Panel.meta[inspect.COMMAND].type == "inspect"
 
 
 def test_the_worker_tells_how_late_its_bodies_start() -> None:
     """Its gate's figures, for ``governor doctor``; nothing without a gate."""
-    command = Panel.data[control.STARTS]
+    command = Panel.data[inspect.STARTS]
     gate = SimpleNamespace(late_starts=lambda: {"grace": 50, "starts": 1, "last": 80})
     state = SimpleNamespace(app=SimpleNamespace(governor=SimpleNamespace(gate=gate)))
     assert command(state) == {"grace": 50, "starts": 1, "last": 80}
     assert command(SimpleNamespace(app=SimpleNamespace())) == {}
-    assert Panel.meta[control.STARTS].type == "inspect"
+    assert Panel.meta[inspect.STARTS].type == "inspect"

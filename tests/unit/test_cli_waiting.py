@@ -40,7 +40,7 @@ from governor.ports import Change, MessageCopy, Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 from governor.testing.conformance_parking import FAST, group, lane, task
-from governor.worker import messages as messages_module
+from governor.worker import publisher as messages_module
 
 WHY = ("--why", "sent twice")
 

@@ -20,10 +20,10 @@ from governor.deadletter.spill import Backlog, Spill
 from governor.errors import DatabaseUnavailable
 from governor.ports import Death, Reason
 from governor.testing.clock import FakeClock
-from governor.worker import funeral as funeral_module
-from governor.worker.funeral import Funeral
-from governor.worker.outbox import Outbox
+from governor.worker import dead_letter_writer as writer_module
+from governor.worker.dead_letter_writer import DeadLetterWriter
 from governor.worker.salvage import reduced
+from governor.worker.serial_executor import SerialExecutor
 from tests.deaths import death, message
 
 
@@ -40,7 +40,7 @@ def test_a_refused_row_is_set_aside_and_the_next_is_written(
     spill = Spill(tmp_path, redact=str)
     governor: Any = Mock(clock=FakeClock(0), spill=spill)
     governor.dead_letters.record.side_effect = error
-    funeral = Funeral(governor, Mock())
+    funeral = DeadLetterWriter(governor, Mock())
     for task_id in ("a", "b"):
         funeral._record(lambda task_id=task_id: death(task_id))  # type: ignore[misc]
     assert governor.dead_letters.record.call_count == asked
@@ -92,7 +92,7 @@ def test_content_that_cannot_be_written_is_left_out(
     governor.dead_letters.record.side_effect = database
     for keep in (governor.spill.append, governor.spill.set_aside):
         keep.side_effect = disk
-    funeral = Funeral(governor, Mock())
+    funeral = DeadLetterWriter(governor, Mock())
     bad = death("\ud800", message=message("x", headers={"odd": "\ud800"}), exc_message="\ud800")
     funeral._record(lambda: bad)
     take = {
@@ -117,9 +117,9 @@ def test_facts_that_cannot_be_told_cost_no_dead_letter(monkeypatch: pytest.Monke
     written: list[Death] = []
     governor: Any = Mock(clock=FakeClock(0))
     governor.dead_letters.record.side_effect = written.append
-    funeral = Funeral(governor, AtOnce())
-    facts = Mock(side_effect=[KeyboardInterrupt, funeral_module.exception_facts(None, None, None)])
-    monkeypatch.setattr(funeral_module, "exception_facts", facts)
+    funeral = DeadLetterWriter(governor, AtOnce())
+    facts = Mock(side_effect=[KeyboardInterrupt, writer_module.exception_facts(None, None, None)])
+    monkeypatch.setattr(writer_module, "exception_facts", facts)
     ended = threading.Semaphore(0)
     for task_id in ("a", "b"):
         found = Message(b"[]", headers={"id": task_id, "task": "known"})  # type: ignore[no-untyped-call]
@@ -135,7 +135,7 @@ def test_facts_that_cannot_be_told_cost_no_dead_letter(monkeypatch: pytest.Monke
 
 def test_the_writing_thread_outlives_whatever_its_work_raises() -> None:
     """Work that raises what would end a thread is reported, and the next is done."""
-    outbox = Outbox("test", AtOnce())
+    outbox = SerialExecutor("test", AtOnce())
     heard: list[str] = []
     over = threading.Event()
     for error in (SystemExit, KeyboardInterrupt, GeneratorExit, ValueError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from governor.demo.ledger import Call, CallLedger, DeadRow, JsonLines, Published, Tally, tally
+from governor.demo.ledger import CallLedger, CallRecord, DeadRow, JsonLines, Published, Tally, tally
 
 
 def published(*task_ids: str, idempotent: bool = True) -> list[Published]:
@@ -22,8 +22,8 @@ def call(
     number: int = 1,
     began: int = 0,
     ended: int | None = 1,
-) -> Call:
-    return Call(number, task_id, key, "stripe", verdict, began, ended)
+) -> CallRecord:
+    return CallRecord(number, task_id, key, "stripe", verdict, began, ended)
 
 
 def dead(task_id: str, reason: str = "retries_exhausted") -> DeadRow:
@@ -33,7 +33,9 @@ def dead(task_id: str, reason: str = "retries_exhausted") -> DeadRow:
 ONCE = published("t")
 NON_IDEMPOTENT = published("t", idempotent=False)
 
-BALANCED: list[tuple[str, list[Published], list[Call], list[DeadRow], list[str], tuple[int, ...]]]
+BALANCED: list[
+    tuple[str, list[Published], list[CallRecord], list[DeadRow], list[str], tuple[int, ...]]
+]
 BALANCED = [
     ("one call, answered", ONCE, [call("t")], [], [], (1, 0, 0)),
     ("died without a call", ONCE, [], [dead("t")], [], (0, 1, 0)),
@@ -81,7 +83,7 @@ BALANCED = [
 )
 def test_a_right_outcome_balances(
     tasks: list[Published],
-    calls: list[Call],
+    calls: list[CallRecord],
     rows: list[DeadRow],
     waiting: list[str],
     expected: tuple[int, int, int],
@@ -92,7 +94,7 @@ def test_a_right_outcome_balances(
     assert result.balanced
 
 
-WRONG: list[tuple[str, list[Published], list[Call], list[DeadRow], str]]
+WRONG: list[tuple[str, list[Published], list[CallRecord], list[DeadRow], str]]
 WRONG = [
     ("published and never seen again", ONCE, [], [], "lost"),
     ("every call failed and no dead letter", ONCE, [call("t", "transient")], [], "lost"),
@@ -143,7 +145,7 @@ WRONG = [
     ("tasks", "calls", "rows", "fault"), [pytest.param(*row[1:], id=row[0]) for row in WRONG]
 )
 def test_an_injected_fault_is_named(
-    tasks: list[Published], calls: list[Call], rows: list[DeadRow], fault: str
+    tasks: list[Published], calls: list[CallRecord], rows: list[DeadRow], fault: str
 ) -> None:
     """A lost, doubled, denied or made-up task fails the run under its own name and no other."""
     result = tally(tasks, calls, rows, [])

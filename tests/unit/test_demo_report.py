@@ -12,8 +12,8 @@ from rich.console import Console
 
 from governor.demo.ledger import Tally
 from governor.demo.report import as_json, faults, print_report
-from governor.demo.run import Outcome
-from governor.demo.stats import Stats
+from governor.demo.run import RunOutcome
+from governor.demo.stats import DemoStats
 
 GOOD = Tally(
     published=10,
@@ -31,9 +31,9 @@ GOOD = Tally(
 )
 
 
-def outcome(tally: Tally = GOOD, database_url: str = "sqlite:////tmp/dead.sqlite") -> Outcome:
-    stats = Stats(limiter_calls=11, broker_messages=3, decision_us=[200, 400, 1000])
-    return Outcome(
+def outcome(tally: Tally = GOOD, database_url: str = "sqlite:////tmp/dead.sqlite") -> RunOutcome:
+    stats = DemoStats(limiter_calls=11, broker_messages=3, decision_us=[200, 400, 1000])
+    return RunOutcome(
         tally, 1_000_000, stats, {"outcome_unknown": 1, "not_retryable": 1}, database_url
     )
 

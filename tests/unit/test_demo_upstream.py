@@ -12,14 +12,14 @@ import httpx
 import pytest
 
 from governor.demo.ledger import JsonLines
-from governor.demo.upstream import Api, FixedWindow, Quota, SlidingWindow, TokenBucket
+from governor.demo.upstream import Api, FixedWindow, SlidingWindow, TokenBucket, UpstreamQuota
 from governor.testing.child_process import ChildProcess
 from tests.integration.fleet import wait_until
 
 SECOND = 1_000_000_000
 
 # Each row: what it shows, a quota, then (nanoseconds, seconds it says to wait) for each call.
-QUOTAS: list[tuple[str, Quota, list[tuple[int, float]]]] = [
+QUOTAS: list[tuple[str, UpstreamQuota, list[tuple[int, float]]]] = [
     (
         "a bucket gives its burst at once, then one call each interval",
         TokenBucket(10, 2),
@@ -49,7 +49,7 @@ QUOTAS: list[tuple[str, Quota, list[tuple[int, float]]]] = [
 
 
 @pytest.mark.parametrize(("quota", "calls"), [pytest.param(*r[1:], id=r[0]) for r in QUOTAS])
-def test_quota(quota: Quota, calls: list[tuple[int, float]]) -> None:
+def test_quota(quota: UpstreamQuota, calls: list[tuple[int, float]]) -> None:
     """A quota says how long to wait, and counts only the calls it let through."""
     for now, expected in calls:
         wait = quota.wait(now)

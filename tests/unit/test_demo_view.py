@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from governor.demo.stats import Stats, UpstreamStats, merge, read_stats
+from governor.demo.stats import DemoStats, UpstreamStats, merge, read_stats
 from governor.demo.view import View, line, table, until
 from governor.demo.watch import Progress
 
@@ -51,12 +51,12 @@ def test_a_worker_without_waiting_tasks_has_no_slot() -> None:
 )
 def test_percentile(latencies: list[int], share: float, expected: float | None) -> None:
     """A percentile is a latency that was measured, in milliseconds; without any there is none."""
-    assert Stats(decision_us=latencies).percentile_ms(share) == expected
+    assert DemoStats(decision_us=latencies).percentile_ms(share) == expected
 
 
 def test_files_of_all_workers_are_read(tmp_path: Path) -> None:
     """Every worker's file counts, and nothing else in the folder."""
-    assert read_stats(tmp_path) == Stats()
+    assert read_stats(tmp_path) == DemoStats()
     for pid in (11, 12):
         (tmp_path / f"stats.{pid}.json").write_text(json.dumps(part(admitted=1)))
     (tmp_path / "settings.json").write_text("{}")
@@ -91,7 +91,9 @@ def progress() -> Progress:
         published=15,
         finished={"stripe": 4},
         dead={"stripe": 1},
-        stats=Stats({"stripe": UpstreamStats(3, waiting=6, throttled=2, next_slot=NOW + SECOND)}),
+        stats=DemoStats(
+            {"stripe": UpstreamStats(3, waiting=6, throttled=2, next_slot=NOW + SECOND)}
+        ),
     )
 
 

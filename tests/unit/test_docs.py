@@ -51,8 +51,7 @@ from governor.ports import Reason, Settlement
 from governor.settings import PREFIX, Settings, load
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
-from governor.worker.lifecycle import TRANSITIONS
-from governor.worker.lifecycle import State as RequestState
+from governor.worker.lifecycle import TRANSITIONS, RequestState
 from tests.integration.fleet import wait_until
 from tests.servers.worker_process import WorkerProcess
 

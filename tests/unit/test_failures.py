@@ -23,6 +23,7 @@ from governor.policy.outcome import Outcome
 from governor.ports import Reason
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
+from governor.worker.body_results import RUN_KEY, Again, NotNow, failure_info
 from governor.worker.failures import (
     Failure,
     attempt_of,
@@ -30,9 +31,8 @@ from governor.worker.failures import (
     failure_of,
     with_attempt,
 )
-from governor.worker.outcomes import RUN_KEY, Again, NotNow, failure_info
 from governor.worker.task import govern
-from governor.worker.verdicts import Verdict, judge
+from governor.worker.verdicts import Ending, judge
 from tests import kinds_of_failure as kinds
 from tests.kinds_of_failure import KINDS, Kind, NeedsKeyword
 
@@ -87,7 +87,7 @@ class World:
             return pool(ExceptionInfo())
         return pool((1, ended.retval, ended.runtime))[1] if ended.info else None
 
-    def verdict(self, task: Any, exc_info: Any, *, retries: int = 0) -> Verdict:
+    def verdict(self, task: Any, exc_info: Any, *, retries: int = 0) -> Ending:
         request = SimpleNamespace(request_dict={"retries": retries}, _already_cancelled=False)
         governance = self.governor.governance(task.name)
         assert governance is not None
@@ -166,7 +166,7 @@ def test_what_is_known_of_a_failure(
     assert kind.chain[0].rpartition(".")[2] in (facts.traceback or "")
     assert failure.at == world.clock.wall()
     verdict = world.verdict(task, exc_info)
-    assert (verdict.kind, verdict.reason) == (Verdict.Kind.DEAD, Reason.RETRIES_EXHAUSTED)
+    assert (verdict.kind, verdict.reason) == (Ending.Kind.DEAD, Reason.RETRIES_EXHAUSTED)
     assert verdict.outcome == Outcome(kind.outcome)
     assert attempt_of(exc_info, 0).exc_type == kind.chain[0]
 
@@ -188,7 +188,7 @@ def test_the_policy_is_asked_beside_the_body(
     exc_info = world.run(task, pool)
     assert isinstance(exception_of(exc_info), Again)
     verdict = world.verdict(task, exc_info)
-    assert (verdict.kind, verdict.wait) == (Verdict.Kind.AGAIN, 2_000_000)
+    assert (verdict.kind, verdict.wait) == (Ending.Kind.AGAIN, 2_000_000)
     assert asked == [1]
 
 
@@ -231,7 +231,7 @@ def test_a_result_that_cannot_be_stored(
     task = world.task(unencodable, idempotent=idempotent, **options)
     exc_info = world.run(task, pool)
     verdict = world.verdict(task, exc_info)
-    assert (verdict.kind, verdict.reason) == (Verdict.Kind.DEAD, Reason.NOT_RETRYABLE)
+    assert (verdict.kind, verdict.reason) == (Ending.Kind.DEAD, Reason.NOT_RETRYABLE)
     assert verdict.outcome is Outcome.SUCCESS
     text = str(told(exc_info).facts.exc_message)
     assert text.startswith("the body succeeded; its result could not be stored")
@@ -258,7 +258,7 @@ def test_celerys_own_retries_that_are_used_up(
     last = world.run(task, pool, retries=2)
     assert world.verdict(task, last, retries=2).reason is Reason.RETRIES_EXHAUSTED
     assert told(last).facts.last_frame == (__name__, "broken")
-    assert world.verdict(task, world.run(task, pool)).kind is Verdict.Kind.PASS
+    assert world.verdict(task, world.run(task, pool)).kind is Ending.Kind.PASS
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -323,7 +323,7 @@ def test_a_result_backend_that_is_away_changes_no_decision(
     monkeypatch.setattr(task.backend, "mark_as_failure", away)
     with pytest.warns(RuntimeWarning, match="the backend is away"):
         first = world.run(task, from_another_process)
-    assert world.verdict(task, first).kind is Verdict.Kind.AGAIN
+    assert world.verdict(task, first).kind is Ending.Kind.AGAIN
     with pytest.warns(RuntimeWarning, match="the backend is away"):
         last = world.run(task, from_another_process, retries=1)
     assert world.verdict(task, last).reason is Reason.RETRIES_EXHAUSTED
@@ -377,7 +377,7 @@ def test_a_refusal_that_may_not_be_waited_for_pauses_all_the_same(
 
     task = world.task(body)
     verdict = world.verdict(task, world.run(task, pool))
-    assert (verdict.kind, verdict.reason) == (Verdict.Kind.DEAD, Reason.NOT_IDEMPOTENT)
+    assert (verdict.kind, verdict.reason) == (Ending.Kind.DEAD, Reason.NOT_IDEMPOTENT)
     assert (verdict.outcome, verdict.pause) == (Outcome.THROTTLED, 3_000_000)
 
 
@@ -399,7 +399,7 @@ def test_a_failure_that_celery_tries_again_is_heard_of(
     options = {} if by_hand else {"autoretry_for": (NeedsKeyword,)}
     task = world.task(body, idempotent=True, bind=True, **options)
     verdict = world.verdict(task, world.run(task, pool))
-    assert (verdict.kind, verdict.outcome) == (Verdict.Kind.PASS, Outcome.FAILED)
+    assert (verdict.kind, verdict.outcome) == (Ending.Kind.PASS, Outcome.FAILED)
 
 
 @pytest.mark.parametrize("forged", ["x", 7, None, ["failure"]])
@@ -420,15 +420,15 @@ class Stray(Exception):
 @pytest.mark.parametrize(
     ("exc", "idempotent", "kind", "reason"),
     [
-        (Stray(), True, Verdict.Kind.DEAD, Reason.NOT_RETRYABLE),  # arguments that do not unpickle
-        (Stray(), False, Verdict.Kind.DEAD, Reason.NOT_IDEMPOTENT),
-        (BilliardTerminated(), True, Verdict.Kind.LEAVE, None),  # by a person: Celery says so
-        (kinds.Terminated(), False, Verdict.Kind.DEAD, Reason.NOT_IDEMPOTENT),  # the user's
-        (kinds.WorkerLostError(), True, Verdict.Kind.DEAD, Reason.NOT_RETRYABLE),
+        (Stray(), True, Ending.Kind.DEAD, Reason.NOT_RETRYABLE),  # arguments that do not unpickle
+        (Stray(), False, Ending.Kind.DEAD, Reason.NOT_IDEMPOTENT),
+        (BilliardTerminated(), True, Ending.Kind.LEAVE, None),  # by a person: Celery says so
+        (kinds.Terminated(), False, Ending.Kind.DEAD, Reason.NOT_IDEMPOTENT),  # the user's
+        (kinds.WorkerLostError(), True, Ending.Kind.DEAD, Reason.NOT_RETRYABLE),
     ],
 )
 def test_an_end_of_which_the_body_said_nothing(
-    world: World, exc: Exception, idempotent: bool, kind: Verdict.Kind, reason: Reason | None
+    world: World, exc: Exception, idempotent: bool, kind: Ending.Kind, reason: Reason | None
 ) -> None:
     """Celery's own exceptions are told by identity; any other is a death, the policy not asked."""
     options = {"retry": Retry(on=Exception)} if idempotent else {}

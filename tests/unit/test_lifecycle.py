@@ -17,9 +17,9 @@ from governor.worker.lifecycle import (
     WAITING,
     IllegalTransition,
     Lifecycle,
-    State,
+    RequestState,
 )
-from governor.worker.parked import ParkedMessage
+from governor.worker.parked_message import ParkedMessage
 
 
 class Request(SimpleNamespace):
@@ -28,7 +28,7 @@ class Request(SimpleNamespace):
     __hash__ = object.__hash__
 
 
-def request_in(state: State, message: Any = None) -> Any:
+def request_in(state: RequestState, message: Any = None) -> Any:
     return Request(
         state=state, name="call", id="one", message=message, call=SimpleNamespace(upstream="api")
     )
@@ -39,8 +39,8 @@ def lifecycle() -> tuple[Lifecycle, Mock, Stats]:
     return Lifecycle(consumer, stats), consumer.qos, stats
 
 
-@pytest.mark.parametrize(("before", "to"), list(product(State, State)))
-def test_only_what_the_table_allows(before: State, to: State) -> None:
+@pytest.mark.parametrize(("before", "to"), list(product(RequestState, RequestState)))
+def test_only_what_the_table_allows(before: RequestState, to: RequestState) -> None:
     """Any other transition fails in tests; staying is none."""
     states, _, _ = lifecycle()
     request = request_in(before)
@@ -58,14 +58,14 @@ def test_in_production_an_illegal_transition_is_logged_and_counted(
     """The worker goes on, and a request that has ended stays where it is."""
     monkeypatch.setattr(Lifecycle, "strict", False)
     states, _, stats = lifecycle()
-    request = request_in(State.GONE)
-    states.move(request, State.QUEUED)
-    assert request.state is State.GONE
+    request = request_in(RequestState.GONE)
+    states.move(request, RequestState.QUEUED)
+    assert request.state is RequestState.GONE
     assert stats.counts["api", "illegal"] == 1
     assert "from gone to queued" in caplog.text
-    request = request_in(State.HELD)
-    states.move(request, State.RUNNING)
-    assert request.state is State.RUNNING
+    request = request_in(RequestState.HELD)
+    states.move(request, RequestState.RUNNING)
+    assert request.state is RequestState.RUNNING
 
 
 def test_every_state_but_the_last_ones_leads_on() -> None:
@@ -73,15 +73,21 @@ def test_every_state_but_the_last_ones_leads_on() -> None:
     reached = set(ENDED)
     while more := {s for s, to in TRANSITIONS.items() if to & reached} - reached:
         reached |= more
-    assert reached == set(State)
+    assert reached == set(RequestState)
     assert {state for state, to in TRANSITIONS.items() if not to} == ENDED
 
 
 def test_the_prefetch_window_is_wider_by_what_is_held() -> None:
     """A held request widens the window by one, however often it is held, until it moves on."""
     states, qos, _ = lifecycle()
-    request = request_in(State.RECEIVED)
-    for state in (State.HELD, State.HELD, State.QUEUED, State.HELD, State.GONE):
+    request = request_in(RequestState.RECEIVED)
+    for state in (
+        RequestState.HELD,
+        RequestState.HELD,
+        RequestState.QUEUED,
+        RequestState.HELD,
+        RequestState.GONE,
+    ):
         states.move(request, state)
     assert qos.increment_eventually.call_count == 2
     assert qos.decrement_eventually.call_count == 2
@@ -90,26 +96,33 @@ def test_the_prefetch_window_is_wider_by_what_is_held() -> None:
 def test_a_new_connection_begins_with_a_window_of_its_own() -> None:
     """A window that was widened on the last connection is not narrowed on the new one."""
     states, qos, _ = lifecycle()
-    request = request_in(State.HELD)
-    states.move(request_in(State.RECEIVED), State.HELD)
+    request = request_in(RequestState.HELD)
+    states.move(request_in(RequestState.RECEIVED), RequestState.HELD)
     states.window_is_new()
-    states.move(request, State.RETURNED)
+    states.move(request, RequestState.RETURNED)
     assert not qos.decrement_eventually.called
 
 
 def test_a_parked_message_takes_no_part_of_the_window() -> None:
     """A message that came out of the lot, not from the broker, widens no window."""
     states, qos, _ = lifecycle()
-    states.move(request_in(State.RECEIVED, Mock(spec=ParkedMessage)), State.HELD)
+    states.move(request_in(RequestState.RECEIVED, Mock(spec=ParkedMessage)), RequestState.HELD)
     assert not qos.increment_eventually.called
 
 
 def test_who_waits_is_counted() -> None:
     """The gauge goes up and down with the states that people call waiting."""
     states, _, stats = lifecycle()
-    request = request_in(State.RECEIVED)
+    request = request_in(RequestState.RECEIVED)
     seen = []
-    for state in (State.QUEUED, State.HELD, State.QUEUED, State.RUNNING, State.HELD, State.DYING):
+    for state in (
+        RequestState.QUEUED,
+        RequestState.HELD,
+        RequestState.QUEUED,
+        RequestState.RUNNING,
+        RequestState.HELD,
+        RequestState.DYING,
+    ):
         states.move(request, state)
         seen.append(stats.counts["api", "waiting"])
         assert seen[-1] == int(state in WAITING)

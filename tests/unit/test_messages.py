@@ -13,7 +13,7 @@ from governor.messages.header import NAME, Header
 from governor.messages.variants import deferred, retried
 from governor.policy.decision import Reservation
 from governor.ports import MessageCopy
-from governor.worker.messages import copy_of
+from governor.worker.publisher import copy_of
 
 FULL = Header(
     upstream="stripe",

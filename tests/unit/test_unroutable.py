@@ -11,8 +11,8 @@ from governor.clock import SECOND
 from governor.errors import Unroutable
 from governor.ports import MessageCopy, Reason
 from governor.testing.clock import FakeClock
-from governor.worker import outgoing as outgoing_module
-from governor.worker.outgoing import Outgoing
+from governor.worker import publishing as outgoing_module
+from governor.worker.publishing import Publishing
 from tests.unit.simulated_worker import SimulatedWorker
 
 COPY = MessageCopy(b"[]", {}, {}, "feeds", "no.such.key")
@@ -53,7 +53,7 @@ def test_a_broker_that_has_no_queue_is_not_away(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(outgoing_module, "Publisher", lambda _: publisher)
     monkeypatch.setattr(outgoing_module, "Delays", lambda _: Mock(delayed=lambda copy, _: copy))
     clock = FakeClock()
-    outgoing = Outgoing(Mock(clock=clock, stats=Mock(broker_messages=0)))
+    outgoing = Publishing(Mock(clock=clock, stats=Mock(broker_messages=0)))
     assert isinstance(outgoing.publish(COPY, 0), Unroutable)
     assert outgoing.publish(COPY, 0) is None
     assert isinstance(outgoing.publish(COPY, 0), OSError)

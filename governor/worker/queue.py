@@ -8,10 +8,10 @@ from itertools import count
 from typing import Any
 
 from governor.clock import Clock
-from governor.worker.loop import Loop
+from governor.worker.event_loop import Loop
 
 
-class WaitingRoom:
+class WaitQueue:
     """Requests that wait for an instant, without a pool place and without a timer each.
 
     Args:

@@ -35,15 +35,15 @@ from governor.errors import StoreUnavailable, UpstreamStateError
 from governor.governor import Governor
 from governor.log_lines import LOG
 from governor.policy.parking_lot import Group, Parking, ReleaseAsk, Released, Steering, Ticket
-from governor.policy.upstream import Upstream
+from governor.policy.upstream import UpstreamDeclaration
 from governor.ports import MessageCopy
 from governor.worker.adoption import Adoption
-from governor.worker.loop import Loop, guarded
-from governor.worker.origins import Origins
-from governor.worker.outage import ASK_AGAIN, StoreOutage
-from governor.worker.parked import End, ParkedMessage
-from governor.worker.places import Places
+from governor.worker.event_loop import Loop, guarded
+from governor.worker.parked_message import End, ParkedMessage
+from governor.worker.pool import PoolSlots
 from governor.worker.request import GovernedRequest
+from governor.worker.source_queues import SourceQueues
+from governor.worker.store_outage import ASK_AGAIN, StoreOutage
 
 _MOST_AT_ONCE = 100
 """Tasks released by one question."""
@@ -83,7 +83,7 @@ class _Lot:
         left: what has ended since the last question.
     """
 
-    upstream: Upstream
+    upstream: UpstreamDeclaration
     waiting: int = 0
     asking: bool = False
     timer: int | None = None
@@ -96,7 +96,7 @@ class _Lot:
     left: list[str] = field(default_factory=list)
 
 
-class Lots:
+class ParkingOut:
     """Releases for one worker.
 
     Args:
@@ -112,7 +112,7 @@ class Lots:
         governor: Governor,
         consumer: Any,
         loop: Loop,
-        places: Places,
+        places: PoolSlots,
         outage: StoreOutage,
         token: str,
         pace: Callable[[int], int],
@@ -129,7 +129,7 @@ class Lots:
         self._token = token
         self._questions = count()
         self._pace = pace
-        self._origins = Origins(consumer)
+        self._origins = SourceQueues(consumer)
         self._ahead = min(governor.settings.grace, _LONGEST_AHEAD)
         self._lots = {
             name: _Lot(upstream)
@@ -304,7 +304,7 @@ class Lots:
     def _next_token(self) -> str:
         return f"{self._token}.{next(self._questions)}"
 
-    def _upstreams_waiting(self) -> list[Upstream]:
+    def _upstreams_waiting(self) -> list[UpstreamDeclaration]:
         return [lot.upstream for lot in self._lots.values() if lot.waiting]
 
     def _deliver_now(
@@ -353,7 +353,7 @@ class Lots:
         message = request.message
         self._lots[message.upstream].out[message.ticket.entry] = request
 
-    def _groups_of(self, upstream: Upstream) -> tuple[Group, ...]:
+    def _groups_of(self, upstream: UpstreamDeclaration) -> tuple[Group, ...]:
         in_force = self._governor.admission.in_force
         origins = self._origins.all()
         key = (upstream.name, in_force.version(upstream.name), origins)

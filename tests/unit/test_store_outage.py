@@ -10,7 +10,7 @@ import pytest
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable, UpstreamStateError
 from governor.testing.clock import FakeClock
-from governor.worker.outage import StoreOutage
+from governor.worker.store_outage import StoreOutage
 
 BROKEN = UpstreamStateError(
     "stripe", "holds a list, not a hash", "DEL gov:{stripe}", key="gov:{stripe}"

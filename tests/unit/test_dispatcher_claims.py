@@ -13,8 +13,8 @@ from governor.clock import SECOND
 from governor.keys import body_id
 from governor.policy.decision import Answer, Ask, ClaimAsk, OutcomeUnknown
 from governor.ports import Reason
-from governor.worker.messages import copy_of
-from tests.unit.test_gate_simulated import RATE, World
+from governor.worker.publisher import copy_of
+from tests.unit.test_dispatcher_simulated import RATE, World
 
 LEASE = 30 * SECOND
 TASKS = 400

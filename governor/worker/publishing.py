@@ -9,13 +9,13 @@ from governor.errors import Unroutable
 from governor.governor import Governor
 from governor.ports import MessageCopy
 from governor.worker.delays import Delays
-from governor.worker.messages import Publisher
+from governor.worker.publisher import Publisher
 
 AGAIN = SECOND
 """Microseconds for which a broker that did not answer is left alone."""
 
 
-class Outgoing:
+class Publishing:
     """Publishes for one worker, from its loop.
 
     A thread for it was measured to be slower by far: each of its turns waits for the interpreter

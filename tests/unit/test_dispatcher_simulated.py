@@ -24,8 +24,8 @@ from governor.clock import SECOND, seconds
 from governor.policy.parking_lot import ReleaseAsk, Released
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
-from governor.worker.gate import Gate
-from governor.worker.outcomes import RUN_KEY, NotNow
+from governor.worker.body_results import RUN_KEY, NotNow
+from governor.worker.dispatcher import Dispatcher
 from governor.worker.request import GovernedRequest
 from tests.unit.simulated_loop import SimulatedLoop
 
@@ -135,7 +135,7 @@ class World:
             create_task_handler=lambda: self.received,
         )
         pool = SimulatedPool(self, 1)
-        self.gate = Gate(governor, consumer, self.loop, pool)
+        self.gate = Dispatcher(governor, consumer, self.loop, pool)
         governor.gate = self.gate
         # The thread of the dead letters has nothing to do, and times of its own.
         self.loop.forget()

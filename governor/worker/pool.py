@@ -1,4 +1,4 @@
-"""Places in the worker's pool. Admission is decided when one is free, never before.
+"""Slots of the worker's pool. Admission is decided when one is free, never before.
 
 A slot taken while the pool is busy would be used whenever the pool gets to it: forty calls
 in a tenth of a second were measured at a limit of ten a second.
@@ -14,13 +14,13 @@ from typing import Any, Protocol
 from billiard.einfo import ExceptionInfo
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 
-from governor.worker.loop import Loop
-from governor.worker.outcomes import BodyDied, failure_info
+from governor.worker.body_results import BodyDied, failure_info
+from governor.worker.event_loop import Loop
 
 Occupant = Callable[[Any], None]
 
 
-class Places(Protocol):
+class PoolSlots(Protocol):
     """The pool's places. All calls are made on the loop."""
 
     def acquire(self, occupant: Occupant, request: Any) -> None:
@@ -48,7 +48,7 @@ class Places(Protocol):
         ...
 
 
-class PreforkPlaces:
+class PreforkSlots:
     """Celery's own semaphore, which its ungoverned tasks use as well."""
 
     def __init__(self, controller: Any, loop: Loop) -> None:
@@ -86,7 +86,7 @@ class PreforkPlaces:
         """Celery clears its semaphore itself when the connection is lost."""
 
 
-class CountedPlaces:
+class CountedSlots:
     """For pools whose executor queues whatever it is given (threads, gevent, solo).
 
     All requests of the worker, governed or not, pass through it in order, so that a free place

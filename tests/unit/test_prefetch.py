@@ -15,7 +15,7 @@ from governor.settings import load
 from governor.stores.memory import MemoryStore
 from governor.telemetry.stats import Stats
 from governor.testing.clock import FakeClock
-from governor.worker.advance import Advances
+from governor.worker.prefetch import Prefetch
 
 GRACE = 50_000
 FAST = Limit("1000/s", burst=1000)
@@ -30,7 +30,7 @@ class Worker:
         self.clock = FakeClock()
         self.store = MemoryStore(self.clock.wall)
         self.admission = Admission(self.store, SETTINGS, self.clock, Stats())
-        self.advances = Advances(GRACE)
+        self.advances = Prefetch(GRACE)
         self.plan = CallPlan.of("task", Upstream("api", *limits))
         self.expected = expected
         self.store.settle(Settlement("api"))

@@ -11,7 +11,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 from kombu.common import Broadcast
 
-from governor.worker.origins import Origins
+from governor.worker.source_queues import SourceQueues
 
 FEEDS = Exchange("feeds", type="topic")
 
@@ -37,7 +37,7 @@ def came(queue: str | None, exchange: str = "", key: str = "") -> Any:
 def test_an_origin_is_the_same_for_every_consumer(app: Celery) -> None:
     """The origin is the queue's name, whatever else the worker consumes and however the message was
     published. For a broadcast, of which each worker has its own queue, it is the common name."""
-    origins = Origins(SimpleNamespace(app=app))
+    origins = SourceQueues(SimpleNamespace(app=app))
     shouts = app.amqp.queues["shouts"].name
     for consumed in (["feed", "other", "plain", "shouts"], ["feed", "shouts"], ["feed"]):
         app.amqp.queues.select(consumed)
@@ -52,7 +52,7 @@ def test_an_origin_is_the_same_for_every_consumer(app: Celery) -> None:
 
 def test_a_cancelled_queue_stays_the_origin_and_is_not_released(app: Celery) -> None:
     """After the queue was cancelled, what came from it is still its, and another worker's."""
-    origins = Origins(SimpleNamespace(app=app))
+    origins = SourceQueues(SimpleNamespace(app=app))
     app.amqp.queues.select(["feed", "plain"])
     assert origins.releases("feed")
     app.amqp.queues.deselect("feed")
@@ -72,5 +72,5 @@ def test_a_message_that_says_no_queue_has_an_origin_too(
 ) -> None:
     """Where nothing says which queue it was, it is one that this worker releases."""
     app.amqp.queues.select(["feed", "plain"])
-    origins = Origins(SimpleNamespace(app=app))
+    origins = SourceQueues(SimpleNamespace(app=app))
     assert origins.of(came(None, exchange, key)) == origin

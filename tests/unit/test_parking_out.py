@@ -19,10 +19,10 @@ from governor.policy.parking_lot import Arrival, ReleaseAsk, Released
 from governor.ports import MessageCopy, Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
-from governor.worker import lots as lots_module
-from governor.worker.lots import Lots
-from governor.worker.outage import StoreOutage
-from governor.worker.parked import ParkedMessage
+from governor.worker import parking_out as lots_module
+from governor.worker.parked_message import ParkedMessage
+from governor.worker.parking_out import ParkingOut
+from governor.worker.store_outage import StoreOutage
 from tests.unit.simulated_loop import SimulatedLoop
 
 AHEAD = SECOND // 20
@@ -63,7 +63,7 @@ class Worker:
         free: Any = Mock(free=Mock(return_value=places - 1))
         free.acquire = lambda occupant, lot: occupant(lot)
         outage = StoreOutage(self.clock)
-        self.lots = Lots(self.governor, consumer, self.loop, free, outage, "w", lambda _: 0)
+        self.lots = ParkingOut(self.governor, consumer, self.loop, free, outage, "w", lambda _: 0)
         self.store.settle(Settlement("api"))
         self.clock.advance(HOUR)
         self.lots.begin()

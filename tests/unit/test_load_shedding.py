@@ -11,15 +11,15 @@ from governor.clock import SECOND
 from governor.errors import Overloaded, StoreUnavailable
 from governor.policy.limits import Limit
 from governor.policy.parking_lot import Arrival, ReleaseAsk
-from governor.policy.upstream import Upstream
+from governor.policy.upstream import UpstreamDeclaration
 from governor.ports import Settlement
-from governor.producer.load_shedding import Door
+from governor.producer.load_shedding import LoadShedding
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 from governor.testing.conformance_parking import FAST, group, lane, task
 
 
-def door(clock: FakeClock, arrivals: Sequence[Arrival], released: int = 0) -> Door:
+def door(clock: FakeClock, arrivals: Sequence[Arrival], released: int = 0) -> LoadShedding:
     store = MemoryStore(clock.wall)
     store.settle(Settlement("api"))
     clock.advance(3600 * SECOND)
@@ -27,7 +27,7 @@ def door(clock: FakeClock, arrivals: Sequence[Arrival], released: int = 0) -> Do
     if released:
         store.lots.release(ReleaseAsk("api", (group(FAST),), released, 0, SECOND, "t"))
         clock.advance(SECOND)
-    return Door(store, clock)
+    return LoadShedding(store, clock)
 
 
 def some(number: int) -> list[Arrival]:
@@ -36,7 +36,7 @@ def some(number: int) -> list[Arrival]:
 
 def test_too_many_are_refused_with_the_numbers() -> None:
     """At max_waiting parked tasks the next one is refused, and says how many and how long."""
-    upstream = Upstream("api", Limit("10/s"), max_waiting=3)
+    upstream = UpstreamDeclaration("api", Limit("10/s"), max_waiting=3)
     clock = FakeClock()
     with pytest.raises(Overloaded) as caught:
         door(clock, some(5), released=2).check(upstream)
@@ -60,7 +60,7 @@ def test_a_wait_beyond_max_wait_is_refused(
     waiting: int, released: int, max_wait: float, refused: bool
 ) -> None:
     """Those who wait would take longer than a task may wait."""
-    upstream = Upstream("api", Limit("10/s"), max_waiting=1_000, max_wait=max_wait)
+    upstream = UpstreamDeclaration("api", Limit("10/s"), max_waiting=1_000, max_wait=max_wait)
     checked = door(FakeClock(), some(waiting), released)
     if refused:
         with pytest.raises(Overloaded, match="max_wait"):
@@ -80,7 +80,7 @@ def test_without_a_bound_nobody_asks() -> None:
         @lots.setter
         def lots(self, value: object) -> None: ...
 
-    Door(Broken(lambda: 0), FakeClock()).check(Upstream("api", Limit("10/s")))
+    LoadShedding(Broken(lambda: 0), FakeClock()).check(UpstreamDeclaration("api", Limit("10/s")))
 
 
 def test_a_store_that_is_away_refuses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,15 +92,15 @@ def test_a_store_that_is_away_refuses_nobody(monkeypatch: pytest.MonkeyPatch) ->
         raise StoreUnavailable("away.")
 
     monkeypatch.setattr(store.lots, "waiting", away)
-    Door(store, clock).check(Upstream("api", Limit("10/s"), max_waiting=1))
+    LoadShedding(store, clock).check(UpstreamDeclaration("api", Limit("10/s"), max_waiting=1))
 
 
 def test_what_is_seen_is_believed_for_a_moment() -> None:
     """A producer of thousands of tasks asks four times a second."""
     clock = FakeClock()
     store = MemoryStore(clock.wall)
-    checked = Door(store, clock)
-    upstream = Upstream("api", Limit("10/s"), max_waiting=1)
+    checked = LoadShedding(store, clock)
+    upstream = UpstreamDeclaration("api", Limit("10/s"), max_waiting=1)
     checked.check(upstream)
     store.lots.park("api", some(2))
     checked.check(upstream)

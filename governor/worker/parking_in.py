@@ -19,12 +19,12 @@ from governor.log_lines import LOG
 from governor.messages.variants import parked
 from governor.policy.decision import LaneKey
 from governor.policy.parking_lot import Arrival, Lane, Parking
-from governor.worker.loop import Loop, guarded
-from governor.worker.messages import copy_of
-from governor.worker.origins import Origins
-from governor.worker.outage import StoreOutage
-from governor.worker.parked import ParkedMessage
+from governor.worker.event_loop import Loop, guarded
+from governor.worker.parked_message import ParkedMessage
+from governor.worker.publisher import copy_of
 from governor.worker.request import GovernedRequest
+from governor.worker.source_queues import SourceQueues
+from governor.worker.store_outage import StoreOutage
 
 _MOST_AT_ONCE = 200
 
@@ -41,7 +41,7 @@ _MOST_LANES = 1_000
 _Arriving = tuple[GovernedRequest, Call, Arrival]
 
 
-class Arrivals:
+class ParkingIn:
     """Parks for one worker.
 
     Args:
@@ -72,7 +72,7 @@ class Arrivals:
         self._parked = parked
         self._fall_back = fall_back
         self._lanes = Lanes(governor.redactor.text)
-        self._origins = Origins(consumer)
+        self._origins = SourceQueues(consumer)
         self._arriving: dict[str, list[_Arriving]] = {}
         # Until when, in monotonic microseconds, others of a lane follow.
         self._behind: dict[str, int] = {}

@@ -45,7 +45,7 @@ class _Hand:
     not_before: int = 0
 
 
-class Advances:
+class Prefetch:
     """What one worker has in hand.
 
     Args:

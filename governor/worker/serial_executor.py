@@ -12,12 +12,12 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from governor.worker.loop import Loop, guarded
+from governor.worker.event_loop import Loop, guarded
 
 Done = Callable[[Exception | None], None]
 
 
-class Outbox:
+class SerialExecutor:
     """One thread (under gevent: a greenlet) that does what it is given, in order."""
 
     def __init__(self, name: str, loop: Loop) -> None:

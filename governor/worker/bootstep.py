@@ -15,14 +15,14 @@ from typing import Any
 from celery import bootsteps
 from celery.worker.consumer.connection import Connection
 
-import governor.worker.control  # noqa: F401 - registers what workers answer to explain
+import governor.worker.inspect  # noqa: F401 - registers what workers answer to explain
 from governor.clock import SECOND, Clock
 from governor.governor import Governor
 from governor.log_lines import LOG
+from governor.worker.dispatcher import Dispatcher
 from governor.worker.entrance import capture_messages
-from governor.worker.gate import Gate
-from governor.worker.loop import HubLoop, Loop, ThreadLoop, guarded
-from governor.worker.places import CountedPlaces, Places, PreforkPlaces
+from governor.worker.event_loop import HubLoop, Loop, ThreadLoop, guarded
+from governor.worker.pool import CountedSlots, PoolSlots, PreforkSlots
 from governor.worker.request import governed_request
 from governor.worker.task import GovernedTask, govern
 
@@ -31,7 +31,7 @@ _LAST_WORDS = 5 * SECOND
 """How long a worker that shuts down waits for its dead letters to be written."""
 
 
-class GateStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Installs the gate; named by ``Governor(app)``."""
 
     requires = (Connection,)
@@ -47,12 +47,12 @@ class GateStep(bootsteps.StartStopStep):  # type: ignore[misc]
         else:
             self._loop = ThreadLoop(governor.clock)
         controller = consumer.controller
-        places: Places
+        places: PoolSlots
         if controller.process_task == controller._process_task_sem:
-            places = PreforkPlaces(controller, self._loop)
+            places = PreforkSlots(controller, self._loop)
         else:
-            places = CountedPlaces(controller, consumer.pool, self._loop)
-        self.gate = Gate(governor, consumer, self._loop, places)
+            places = CountedSlots(controller, consumer.pool, self._loop)
+        self.gate = Dispatcher(governor, consumer, self._loop, places)
         governor.gate = self.gate
         consumer.on_task_request = self.gate.on_request
         capture_messages(consumer, self.gate)
@@ -131,7 +131,7 @@ def _govern_tasks(governor: Governor) -> None:
         govern(task)
 
 
-def _hear_of_queues(consumer: Any, loop: Loop, gate: Gate) -> None:
+def _hear_of_queues(consumer: Any, loop: Loop, gate: Dispatcher) -> None:
     """Tell the lots when the worker begins or ceases to consume a queue: parked tasks are released
     by the workers that consume theirs."""
 
@@ -147,7 +147,7 @@ def _hear_of_queues(consumer: Any, loop: Loop, gate: Gate) -> None:
     consumer.cancel_task_queue = heard(consumer.cancel_task_queue)
 
 
-def _begin_when_ready(consumer: Any, loop: Loop, gate: Gate) -> None:
+def _begin_when_ready(consumer: Any, loop: Loop, gate: Dispatcher) -> None:
     """Parked tasks are handed to Celery, which must be ready for them; at each connection."""
     celery = consumer.on_ready
 

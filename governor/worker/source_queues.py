@@ -10,7 +10,7 @@ from kombu.common import Broadcast
 from governor.worker.routes import QUEUE
 
 
-class Origins:
+class SourceQueues:
     """The queues of one worker; others may be added, and some cancelled, while it runs."""
 
     def __init__(self, consumer: Any) -> None:

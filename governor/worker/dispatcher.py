@@ -51,24 +51,24 @@ from governor.policy.decision import (
 from governor.policy.parking_lot import Ticket
 from governor.ports import ClaimAction, Reason
 from governor.ports import Settlement as Renewal
-from governor.worker.advance import Advances
-from governor.worker.arrivals import Arrivals
 from governor.worker.backpressure import Backpressure
+from governor.worker.body_results import RUN_KEY
+from governor.worker.completion import Completion
+from governor.worker.dead_letter_writer import DeadLetterWriter
 from governor.worker.description import waiting_here
-from governor.worker.ends import Ends
-from governor.worker.funeral import Funeral
-from governor.worker.lifecycle import ENDED, WAITING, Lifecycle, State
-from governor.worker.loop import Loop, guarded
-from governor.worker.lots import Lots
-from governor.worker.messages import copy_of, was_redelivered
-from governor.worker.outage import ASK_AGAIN, StoreOutage
-from governor.worker.outcomes import RUN_KEY
-from governor.worker.outgoing import AGAIN, Outgoing
-from governor.worker.parked import ParkedMessage
-from governor.worker.places import Places
+from governor.worker.event_loop import Loop, guarded
+from governor.worker.lifecycle import ENDED, WAITING, Lifecycle, RequestState
+from governor.worker.parked_message import ParkedMessage
+from governor.worker.parking_in import ParkingIn
+from governor.worker.parking_out import ParkingOut
+from governor.worker.pool import PoolSlots
+from governor.worker.prefetch import Prefetch
+from governor.worker.publisher import copy_of, was_redelivered
+from governor.worker.publishing import AGAIN, Publishing
+from governor.worker.queue import WaitQueue
+from governor.worker.recorder import Recorder
 from governor.worker.request import GovernedRequest
-from governor.worker.settlement import Settlement
-from governor.worker.waiting import WaitingRoom
+from governor.worker.store_outage import ASK_AGAIN, StoreOutage
 
 _LONGEST_LEAD = SECOND // 2
 """A deferred task comes back this long before its slot, so that Celery's timers, which fire ten
@@ -106,7 +106,7 @@ class Pace:
         return min(span // max(self._apart, 1), _MOST_AHEAD)
 
 
-class Gate:
+class Dispatcher:
     """Admission and settlement of one worker.
 
     Args:
@@ -118,7 +118,7 @@ class Gate:
         governor: Governor,
         consumer: Any,
         loop: Loop,
-        places: Places,
+        places: PoolSlots,
     ) -> None:
         self._governor = governor
         self._settings = governor.settings
@@ -130,31 +130,31 @@ class Gate:
         self._epoch = 0
         self._pace = Pace()
         self._backpressure = Backpressure()
-        self._advances = Advances(governor.settings.grace)
+        self._advances = Prefetch(governor.settings.grace)
         # Queued requests: those that had a slot, which come first, and those that had none.
         self._due: deque[GovernedRequest] = deque()
         self._new: deque[GovernedRequest] = deque()
         # Claims whose body has not begun, as far as is known: no more of them than places.
         self._handed_on: list[tuple[GovernedRequest, Any]] = []
-        self.outgoing = Outgoing(governor)
-        self._room = WaitingRoom(loop, governor.clock, self._let_go)
+        self.outgoing = Publishing(governor)
+        self._room = WaitQueue(loop, governor.clock, self._let_go)
         self.lifecycle = Lifecycle(consumer, governor.stats)
         self._outage = StoreOutage(governor.clock)
         self._holdings = governor.holdings
-        self.funeral = Funeral(governor, loop)
-        self.settlement = Settlement(
+        self.funeral = DeadLetterWriter(governor, loop)
+        self.settlement = Recorder(
             governor, loop, self.lifecycle, self.funeral, self._holdings, self._outage
         )
         self._identity = os.urandom(6).hex()
         self._delivery = count()
         self._make_known()
-        self.lots = Lots(
+        self.lots = ParkingOut(
             governor, consumer, loop, places, self._outage, self._identity, self._pace.within
         )
-        self.ends = Ends(
+        self.ends = Completion(
             governor, loop, self.lifecycle, self.settlement, self.lots, self.outgoing, self
         )
-        self._arrivals = Arrivals(
+        self._arrivals = ParkingIn(
             governor, consumer, loop, self._outage, self._arrivals_wait, self.lots.taken_in,
             self._is_parked, self._hand_back,
         )  # fmt: skip
@@ -213,7 +213,7 @@ class Gate:
         elif request.eta is not None:
             # Its timer fired. kombu's hub fires ten in a pass and may then sleep for a second
             # with more of them due; work brought to the loop keeps it awake.
-            self.lifecycle.move(request, State.QUEUED)
+            self.lifecycle.move(request, RequestState.QUEUED)
             self._new.append(request)
             self._loop.soon(self._want_slot)
         else:
@@ -288,7 +288,7 @@ class Gate:
 
     def enter(self, request: GovernedRequest) -> None:
         """Queue a request for a pool slot; its admission is asked for when there is one."""
-        self.lifecycle.move(request, State.QUEUED)
+        self.lifecycle.move(request, RequestState.QUEUED)
         if _had_turn(request):
             self._due.appendleft(request)
         else:
@@ -303,7 +303,7 @@ class Gate:
         if request.state in ENDED:
             # Revoked, or expired, while it was held.
             return
-        self.lifecycle.move(request, State.QUEUED)
+        self.lifecycle.move(request, RequestState.QUEUED)
         self._due.append(request)
         self._want_slot()
 
@@ -325,7 +325,7 @@ class Gate:
         for queue in (self._due, self._new):
             while queue:
                 request = queue.popleft()
-                if request.state is State.QUEUED:
+                if request.state is RequestState.QUEUED:
                     return request
         # Those it was asked for were revoked, or went back with a lost connection.
         return None
@@ -354,13 +354,13 @@ class Gate:
         often, or whose body has run, the dead letter says so."""
         request.stumbles += 1
         said = f"the governor failed on it: {type(exc).__name__}"
-        if request.state is State.GONE:
+        if request.state is RequestState.GONE:
             self.settlement.finish(request)
-        elif request.state is State.RUNNING:
+        elif request.state is RequestState.RUNNING:
             self.settlement.bury(request, Reason.OUTCOME_UNKNOWN, f"{said}, after its body ended")
-        elif request.state is State.RETRYING:
+        elif request.state is RequestState.RETRYING:
             self.settlement.bury(request, Reason.DEFER_PUBLISH_FAILED, said)
-        elif request.state is State.RECEIVED or request.state in WAITING:
+        elif request.state is RequestState.RECEIVED or request.state in WAITING:
             self._withdraw(request)
             if request.stumbles < _MOST_STUMBLES:
                 self._hold(request, self._clock.monotonic() + ASK_AGAIN)
@@ -483,7 +483,7 @@ class Gate:
                 continue
             plain = call.claim is None and not call.places and call.lane is None
             plain = plain and call.plan.upstream.breaker is None
-            if plain and not call.settled and request.state is State.QUEUED:
+            if plain and not call.settled and request.state is RequestState.QUEUED:
                 found.append(request)
         return found
 
@@ -582,7 +582,7 @@ class Gate:
         """Give a request to the pool; our pool slot is its from now on."""
         ours = True
         try:
-            self.lifecycle.move(request, State.RUNNING)
+            self.lifecycle.move(request, RequestState.RUNNING)
             ours = False
             self._places.run(request)
         except Exception as exc:
@@ -611,7 +611,7 @@ class Gate:
         job = None if request._apply_result is None else request._apply_result()
         self._handed_on = [
             held for held in self._handed_on
-            if held[0].time_start is None and held[0].state is State.RUNNING
+            if held[0].time_start is None and held[0].state is RequestState.RUNNING
         ]  # fmt: skip
         self._handed_on.append((request, job))
 
@@ -619,7 +619,7 @@ class Gate:
 
     def _hold(self, request: GovernedRequest, until: int) -> None:
         """Let a request wait in this worker until monotonic microseconds ``until``."""
-        self.lifecycle.move(request, State.HELD)
+        self.lifecycle.move(request, RequestState.HELD)
         self._room.hold(request, until)
 
     def _park(self, request: GovernedRequest, call: Call) -> None:
@@ -634,7 +634,7 @@ class Gate:
 
     def _park_one(self, request: GovernedRequest) -> None:
         call = _call(request)
-        self.lifecycle.move(request, State.PARKING)
+        self.lifecycle.move(request, RequestState.PARKING)
         if call.admitted:
             # It had its turn and could not use it.
             self.settlement.settle(request, ClaimAction.RELEASE)
@@ -646,7 +646,7 @@ class Gate:
         parked without being asked about, and would overtake them."""
         found = [
             other for other in self._new
-            if (its := other.call) is not None and other.state is State.QUEUED
+            if (its := other.call) is not None and other.state is RequestState.QUEUED
             and its.lane == call.lane and its.upstream == call.upstream
             # One that is admitted ahead of its pool slot, or holds something, keeps that.
             and not its.header.reserved and not its.admitted
@@ -692,7 +692,7 @@ class Gate:
 
     def _defer(self, request: GovernedRequest, call: Call) -> None:
         """Publish the message again with a countdown, and acknowledge it once the broker has it."""
-        self.lifecycle.move(request, State.DEFERRING)
+        self.lifecycle.move(request, RequestState.DEFERRING)
         assert call.slot is not None
         now = self._clock.monotonic()
         delay = call.slot - now - min(self._settings.hold, _LONGEST_LEAD)
@@ -774,7 +774,7 @@ class Gate:
             # Celery empties the queue of a pool of processes. What was written to none of them made
             # no call, and another delivery may claim it. Threads and greenlets have begun.
             written = job is None or getattr(job, "_write_to", job) is not None
-            if request.state is State.RUNNING and not written:
+            if request.state is RequestState.RUNNING and not written:
                 guarded(partial(self._lost, request))
         self._handed_on.clear()
         self.lots.give_back()
@@ -787,7 +787,7 @@ class Gate:
     def _lost(self, request: GovernedRequest) -> None:
         """Let go of a request that did not begin and whose message is the broker's again."""
         self.settlement.settle(request, ClaimAction.RELEASE)
-        self.lifecycle.move(request, State.RETURNED)
+        self.lifecycle.move(request, RequestState.RETURNED)
 
 
 def _had_turn(request: GovernedRequest) -> bool:

@@ -18,13 +18,13 @@ from governor.messages.header import Attempt, Header, is_whole, work_id
 from governor.policy.failure import ExceptionFacts, exception_facts
 from governor.ports import Death, MessageCopy, Reason
 from governor.redaction.argument_reprs import masks_of, shown
+from governor.worker.body_results import RUN_KEY
 from governor.worker.claim_lookup import ClaimLookup
+from governor.worker.event_loop import Loop
 from governor.worker.failures import attempt_of, exception_of, failure_of
-from governor.worker.loop import Loop
-from governor.worker.messages import copy_of, was_redelivered
-from governor.worker.outbox import Outbox
-from governor.worker.outcomes import RUN_KEY
+from governor.worker.publisher import copy_of, was_redelivered
 from governor.worker.salvage import bare_death, reduced
+from governor.worker.serial_executor import SerialExecutor
 
 _DATABASE_AGAIN = 5 * SECOND
 """How long a database that did not answer is not asked: the spill is faster than its timeout."""
@@ -37,14 +37,14 @@ _LAST_WRITE = 1.0
 """Seconds for which the writing thread's end is waited for."""
 
 
-class Funeral:
+class DeadLetterWriter:
     """Dead letters of one worker, written in order by a thread of their own."""
 
     def __init__(self, governor: Governor, loop: Loop) -> None:
         self._governor = governor
         self._clock = governor.clock
         self._loop = loop
-        self._outbox = Outbox("dead-letters", loop)
+        self._outbox = SerialExecutor("dead-letters", loop)
         self._claims = ClaimLookup(governor)
         self._away_until = 0
         self._drain_planned = False

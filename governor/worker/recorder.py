@@ -10,7 +10,7 @@ from typing import Any
 from celery.worker.state import task_ready
 
 from governor.admission.admission import Call, parts_of
-from governor.admission.lease_renewal import Holdings
+from governor.admission.lease_renewal import LeaseRenewal
 from governor.clock import SECOND
 from governor.errors import GovernorError, StoreUnavailable
 from governor.governor import Governor
@@ -18,12 +18,12 @@ from governor.log_lines import LOG
 from governor.policy.outcome import Outcome
 from governor.ports import ClaimAction, Reason
 from governor.ports import Settlement as Leavings
-from governor.worker.funeral import Funeral
-from governor.worker.lifecycle import ENDED, Lifecycle, State
-from governor.worker.loop import Loop, guarded
-from governor.worker.outage import StoreOutage
-from governor.worker.outcomes import RUN_KEY
+from governor.worker.body_results import RUN_KEY
+from governor.worker.dead_letter_writer import DeadLetterWriter
+from governor.worker.event_loop import Loop, guarded
+from governor.worker.lifecycle import ENDED, Lifecycle, RequestState
 from governor.worker.request import GovernedRequest
+from governor.worker.store_outage import StoreOutage
 
 _MOST_MISSED = 10_000
 """Settlements of one upstream kept while the store is away."""
@@ -31,7 +31,7 @@ _MOST_MISSED = 10_000
 _WRITE_AGAIN = SECOND
 
 
-class Settlement:
+class Recorder:
     """Records the ends of one worker's requests with the store, and lets their messages go."""
 
     def __init__(  # noqa: PLR0917 - made in one place
@@ -39,8 +39,8 @@ class Settlement:
         governor: Governor,
         loop: Loop,
         lifecycle: Lifecycle,
-        funeral: Funeral,
-        holdings: Holdings,
+        funeral: DeadLetterWriter,
+        holdings: LeaseRenewal,
         outage: StoreOutage,
     ) -> None:
         self._store = governor.store
@@ -71,8 +71,8 @@ class Settlement:
             guarded(then)
             return
         request.after += (then,)
-        if request.state is not State.DYING:
-            self._lifecycle.move(request, State.DYING)
+        if request.state is not RequestState.DYING:
+            self._lifecycle.move(request, RequestState.DYING)
             settle = partial(self.settle, request, ClaimAction.FINISH, pause=pause, outcome=outcome)
             self._write(request, reason, why, exc_info, settle)
 
@@ -107,7 +107,7 @@ class Settlement:
         """Let go of a request whose end is recorded: what Celery does at an end, and then the
         acknowledgement, whatever of it fails."""
         try:
-            self._lifecycle.move(request, State.GONE)
+            self._lifecycle.move(request, RequestState.GONE)
         finally:
             for then in celery:
                 guarded(then)
@@ -133,7 +133,7 @@ class Settlement:
         places = call.places if call.admitted else ()
         if claim is not None or places:
             self._holdings.remove(call.holder)
-        ran = RUN_KEY in request.request_dict or request.state is State.DYING
+        ran = RUN_KEY in request.request_dict or request.state is RequestState.DYING
         if keeps_claim or not ran:
             claim = None
         watched = upstream.breaker is not None or upstream.adaptive is not None

@@ -1,4 +1,4 @@
-"""Places in a pool, and the loop that is woken for them: no place is lost, nobody woken in vain."""
+"""Slots of a pool, and the loop that is woken for them: no slot is lost, no wake-up is in vain."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from celery.exceptions import WorkerShutdown
 
 from governor.testing.clock import FakeClock
-from governor.worker import loop as loop_module
-from governor.worker.loop import HubLoop, Work
-from governor.worker.outcomes import BodyDied
-from governor.worker.places import CountedPlaces, PreforkPlaces
+from governor.worker import event_loop as loop_module
+from governor.worker.body_results import BodyDied
+from governor.worker.event_loop import HubLoop, Work
+from governor.worker.pool import CountedSlots, PreforkSlots
 
 
 class Later:
@@ -33,8 +33,8 @@ class Later:
             self.brought.popleft()()
 
 
-def counted(later: Any, size: int = 1) -> CountedPlaces:
-    return CountedPlaces(Mock(), Mock(num_processes=size), later)
+def counted(later: Any, size: int = 1) -> CountedSlots:
+    return CountedSlots(Mock(), Mock(num_processes=size), later)
 
 
 def test_a_place_that_nobody_waits_for_wakes_nobody() -> None:
@@ -82,7 +82,7 @@ def test_a_place_is_given_back_once_its_end_is_heard() -> None:
     later, pool, told = Later(), Mock(num_processes=1), []
     applied = pool.on_apply
     controller = Mock()
-    places = CountedPlaces(controller, pool, later)
+    places = CountedSlots(controller, pool, later)
     controller._process_task.side_effect = lambda _: pool.on_apply(list, callback=told.append)
     places.acquire(places.run, "one")
     for name in ("two", "three"):
@@ -115,7 +115,7 @@ def test_whatever_is_raised_in_a_thread_is_the_end_of_its_task(
     """An exception that leaves Celery's tracer is heard as a failure, and the place comes back."""
     later, pool, told = Later(), Mock(num_processes=1), []
     controller = Mock()
-    places = CountedPlaces(controller, pool, later)
+    places = CountedSlots(controller, pool, later)
     applied = places._on_apply = Mock()
 
     def target() -> None:
@@ -135,7 +135,7 @@ def test_whatever_is_raised_in_a_thread_is_the_end_of_its_task(
 def test_a_killed_worker_is_told_so_by_the_pool() -> None:
     """An exception that ends the worker itself passes, and the task's place comes back."""
     later, pool = Later(), Mock(num_processes=1)
-    places = CountedPlaces(Mock(), pool, later)
+    places = CountedSlots(Mock(), pool, later)
     applied = places._on_apply = Mock()
 
     def target() -> None:
@@ -155,7 +155,7 @@ def test_a_request_that_no_pool_of_threads_takes_gives_its_place_back(where: str
     """Handing it over raises; its place is there for the next one."""
     later, pool, came = Later(), Mock(num_processes=1), []
     controller = Mock()
-    places = CountedPlaces(controller, pool, later)
+    places = CountedSlots(controller, pool, later)
     places._on_apply = Mock(side_effect=RecursionError)
     if where == "in the pool":
         controller._process_task.side_effect = lambda _: pool.on_apply(list, callback=list)
@@ -180,7 +180,7 @@ def test_a_request_that_no_process_takes_gives_its_place_back_and_leaves_no_job(
     others = Mock(correlation_id="two", accepted=lambda: False)
     controller.pool._pool._cache = {1: ours, 2: others}
     controller._process_task.side_effect = RecursionError
-    places = PreforkPlaces(controller, later)
+    places = PreforkSlots(controller, later)
     with pytest.raises(RecursionError):
         places.run(Mock(id="one"))
     later.run()

@@ -18,20 +18,20 @@ from governor.messages.header import Attempt
 from governor.messages.variants import retried
 from governor.policy.outcome import Outcome
 from governor.ports import ClaimAction, Reason
+from governor.worker.body_results import RUN_KEY
+from governor.worker.event_loop import Loop, guarded
 from governor.worker.failures import attempt_of
 from governor.worker.lateness import Lateness
-from governor.worker.lifecycle import Lifecycle, State
-from governor.worker.loop import Loop, guarded
-from governor.worker.lots import Lots
-from governor.worker.messages import copy_of
-from governor.worker.outcomes import RUN_KEY
-from governor.worker.outgoing import AGAIN, Outgoing
+from governor.worker.lifecycle import Lifecycle, RequestState
+from governor.worker.parking_out import ParkingOut
+from governor.worker.publisher import copy_of
+from governor.worker.publishing import AGAIN, Publishing
+from governor.worker.recorder import Recorder
 from governor.worker.request import GovernedRequest
-from governor.worker.settlement import Settlement
-from governor.worker.verdicts import Verdict, judge
+from governor.worker.verdicts import Ending, judge
 
 
-class Waiting(Protocol):
+class WaitingRequests(Protocol):
     """How a request waits that has to, again; the gate's."""
 
     def enter(self, request: GovernedRequest) -> None:
@@ -47,7 +47,7 @@ class Waiting(Protocol):
         """The upstream is paused: slots that were to be used without asking are asked about."""
 
 
-class Ends:
+class Completion:
     """The ends of one worker's bodies. All of it happens on its loop, but for a success."""
 
     def __init__(  # noqa: PLR0917 - made in one place
@@ -55,10 +55,10 @@ class Ends:
         governor: Governor,
         loop: Loop,
         lifecycle: Lifecycle,
-        settlement: Settlement,
-        lots: Lots,
-        outgoing: Outgoing,
-        waiting: Waiting,
+        settlement: Recorder,
+        lots: ParkingOut,
+        outgoing: Publishing,
+        waiting: WaitingRequests,
     ) -> None:
         self._governor = governor
         self._settings = governor.settings
@@ -82,7 +82,7 @@ class Ends:
             if call is not None and call.header.replay_of:
                 self._settlement.resolve(request)
         finally:
-            self._lifecycle.move(request, State.GONE)
+            self._lifecycle.move(request, RequestState.GONE)
 
     def failed(self, request: GovernedRequest, exc_info: Any, celery: Callable[..., None]) -> None:
         """The body, or its process, ended with an exception."""
@@ -104,7 +104,7 @@ class Ends:
         if expired:
             why = "it expired while it waited"
             self._settlement.bury(request, Reason.EXPIRED, why, None, celery)
-        elif request.state is not State.DYING:
+        elif request.state is not RequestState.DYING:
             self._settlement.settle(request, ClaimAction.FINISH)
             self._settlement.finish(request, celery)
 
@@ -113,23 +113,23 @@ class Ends:
         assert governance is not None
         verdict = judge(request, exc_info, governance)
         match verdict.kind:
-            case Verdict.Kind.NOT_NOW:
+            case Ending.Kind.NOT_NOW:
                 self._not_now(request, verdict)
-            case Verdict.Kind.AGAIN:
+            case Ending.Kind.AGAIN:
                 attempt = replace(attempt_of(exc_info, self._clock.wall()), wait=verdict.wait)
                 self._again(request, verdict, attempt, partial(celery, verdict.exc_info))
-            case Verdict.Kind.PASS:
+            case Ending.Kind.PASS:
                 self._settlement.settle(request, ClaimAction.FINISH, outcome=verdict.outcome)
                 self._settlement.finish(request, partial(celery, verdict.exc_info))
-            case Verdict.Kind.LEAVE:
+            case Ending.Kind.LEAVE:
                 self._lots.abandon(request)
                 celery(verdict.exc_info)
-                if request.state is State.RUNNING:
+                if request.state is RequestState.RUNNING:
                     self._return(request, called=True)
-            case Verdict.Kind.ABANDON:
+            case Ending.Kind.ABANDON:
                 self._lots.abandon(request)
                 self._return(request, called=verdict.called)
-            case Verdict.Kind.DEAD:
+            case Ending.Kind.DEAD:
                 assert verdict.reason is not None
                 self._settlement.bury(
                     request, verdict.reason, None, exc_info, partial(celery, verdict.exc_info),
@@ -144,10 +144,10 @@ class Ends:
         A claim is given back only where no call was made; else the next delivery finds it.
         """
         self._settlement.settle(request, ClaimAction.RELEASE, keeps_claim=called)
-        self._lifecycle.move(request, State.RETURNED)
+        self._lifecycle.move(request, RequestState.RETURNED)
         task_ready(request)
 
-    def _not_now(self, request: GovernedRequest, verdict: Verdict) -> None:
+    def _not_now(self, request: GovernedRequest, verdict: Ending) -> None:
         """The body did not make its call; it waits like any other, with no attempt spent."""
         call, pause = request.call, verdict.pause
         assert call is not None
@@ -179,14 +179,14 @@ class Ends:
     def _again(
         self,
         request: GovernedRequest,
-        verdict: Verdict,
+        verdict: Ending,
         attempt: Attempt,
         celery: Callable[[], None],
     ) -> None:
         """Publish the next attempt; when the broker has it, Celery may acknowledge this one."""
         call = request.call
         assert call is not None
-        self._lifecycle.move(request, State.RETRYING)
+        self._lifecycle.move(request, RequestState.RETRYING)
         call.header.failed(attempt)
         eta = self._clock.wall() + min(verdict.wait, self._settings.max_countdown)
         copy = retried(copy_of(request.message), call.header, as_datetime(eta))

@@ -14,8 +14,8 @@ from governor.policy.decision import LaneKey
 from governor.policy.parking_lot import Parking
 from governor.policy.plan import CallPlan
 from governor.testing.clock import FakeClock
-from governor.worker.arrivals import MOST_BYTES, Arrivals
-from governor.worker.outage import StoreOutage
+from governor.worker.parking_in import MOST_BYTES, ParkingIn
+from governor.worker.store_outage import StoreOutage
 from tests.unit.simulated_loop import SimulatedLoop
 
 PLAN = CallPlan.of("task", Upstream("api", Limit("10/s")))
@@ -28,7 +28,7 @@ def message(size: int) -> Any:
     )  # fmt: skip
 
 
-def arrivals_of(parked: list[int], loop: SimulatedLoop, clock: FakeClock) -> Arrivals:
+def arrivals_of(parked: list[int], loop: SimulatedLoop, clock: FakeClock) -> ParkingIn:
     """Arrivals whose store writes down how many tasks each call parks."""
 
     def park(_: str, arrivals: Any) -> Parking:
@@ -36,7 +36,9 @@ def arrivals_of(parked: list[int], loop: SimulatedLoop, clock: FakeClock) -> Arr
         return Parking(clock.now, (True,) * len(arrivals), 1, fresh=False)
 
     governor = Mock(clock=clock, store=Mock(lots=Mock(park=park)))
-    return Arrivals(governor, Mock(), loop, StoreOutage(clock), lambda _: 0, Mock(), Mock(), Mock())
+    return ParkingIn(
+        governor, Mock(), loop, StoreOutage(clock), lambda _: 0, Mock(), Mock(), Mock()
+    )
 
 
 def test_a_call_parks_no_more_bytes_than_the_store_takes_in_time() -> None:
