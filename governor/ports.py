@@ -18,7 +18,7 @@ from governor.policy.admission import UpstreamState
 from governor.policy.breaker import BreakerPolicy
 from governor.policy.decision import Answer, AnyCharge, Ask, ClaimAsk
 from governor.policy.outcome import Outcome
-from governor.policy.parking_lot import (
+from governor.policy.parking_values import (
     Arrival,
     LotView,
     Overdue,

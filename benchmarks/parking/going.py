@@ -11,7 +11,7 @@ from benchmarks.figures import percentile
 from benchmarks.fleet import Fleet, wait_until
 from benchmarks.parking.probes import Messages, Stamps, inversions, rounded, task_id
 from governor.clock import SECOND
-from governor.policy.parking_lot import Arrival, Waiting
+from governor.policy.parking_values import Arrival, Waiting
 from governor.ports import Change
 from governor.stores.redis.store import RedisStore
 

@@ -16,7 +16,7 @@ import redis
 from benchmarks.parking.probes import rounded
 from governor.clock import SECOND
 from governor.policy.limits import Limit, Rule
-from governor.policy.parking_lot import Arrival, Group, Lane, ReleaseAsk
+from governor.policy.parking_values import Arrival, Group, Lane, ReleaseAsk
 from governor.stores.redis.store import RedisStore
 from governor.testing.redis_server import PrivateRedis
 

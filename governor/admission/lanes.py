@@ -14,7 +14,7 @@ from governor.deadletter.encoding import decode, encode
 from governor.keys import digest, name_of
 from governor.messages.header import Header
 from governor.policy.decision import AnyCharge
-from governor.policy.parking_lot import Group, Lane
+from governor.policy.parking_values import Group, Lane
 from governor.policy.plan import CallPlan
 from governor.policy.upstream import UpstreamDeclaration
 from governor.ports import MessageCopy

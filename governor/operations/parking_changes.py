@@ -10,7 +10,7 @@ from governor.admission.lanes import Lanes
 from governor.errors import DeclarationError
 from governor.operations.limit_status import LimitStatusReader
 from governor.operations.parking_status import Parked
-from governor.policy.parking_lot import Lane, Steering
+from governor.policy.parking_values import Lane, Steering
 from governor.ports import LimiterStore, MessageCopy
 
 AT_ONCE = 100

@@ -11,7 +11,7 @@ from governor.clock import SECOND
 from governor.errors import StoreUnavailable
 from governor.operations.limit_status import FOREVER, LimitStatusReader, UpstreamView
 from governor.policy.breaker import Open
-from governor.policy.parking_lot import Lane, LaneView, LotView, Waiting
+from governor.policy.parking_values import Lane, LaneView, LotView, Waiting
 from governor.policy.upstream import Parking
 from governor.ports import LimiterStore, MessageCopy
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from governor.policy.decision import Answer, Ask
-from governor.policy.parking_lot import (
+from governor.policy.parking_lot import Lot
+from governor.policy.parking_values import (
     Arrival,
-    Lot,
     LotView,
     Overdue,
     Parking,

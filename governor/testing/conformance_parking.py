@@ -8,7 +8,7 @@ from typing import Any
 from governor.clock import SECOND
 from governor.policy.decision import Admit, LaneKey, Park
 from governor.policy.limits import Concurrency, Limit, Rule
-from governor.policy.parking_lot import Arrival, Group, Lane, ReleaseAsk, Steering, Ticket
+from governor.policy.parking_values import Arrival, Group, Lane, ReleaseAsk, Steering, Ticket
 from governor.ports import ClaimAction, ParkingLots, Settlement
 from governor.testing.conformance import MS, StoreHarness, ask
 

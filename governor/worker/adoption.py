@@ -17,7 +17,8 @@ from governor.clock import SECOND
 from governor.errors import StoreUnavailable
 from governor.governor import Governor
 from governor.log_lines import LOG
-from governor.policy.parking_lot import MOST_LOOKED_AT, Group, ReleaseAsk, Ticket
+from governor.policy.parking_lot import MOST_LOOKED_AT
+from governor.policy.parking_values import Group, ReleaseAsk, Ticket
 from governor.policy.upstream import UpstreamDeclaration
 from governor.worker.event_loop import Loop, guarded
 from governor.worker.source_queues import SourceQueues

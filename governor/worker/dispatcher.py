@@ -48,7 +48,7 @@ from governor.policy.decision import (
     Reservation,
     Wait,
 )
-from governor.policy.parking_lot import Ticket
+from governor.policy.parking_values import Ticket
 from governor.ports import ClaimAction, Reason
 from governor.ports import Settlement as Renewal
 from governor.worker.backpressure import Backpressure

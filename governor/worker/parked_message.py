@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from kombu.message import Message
 
-from governor.policy.parking_lot import Ticket
+from governor.policy.parking_values import Ticket
 from governor.ports import MessageCopy
 from governor.worker.routes import QUEUE
 

@@ -18,7 +18,7 @@ from governor.governor import Governor
 from governor.log_lines import LOG
 from governor.messages.variants import parked
 from governor.policy.decision import LaneKey
-from governor.policy.parking_lot import Arrival, Lane, Parking
+from governor.policy.parking_values import Arrival, Lane, Parking
 from governor.worker.event_loop import Loop, guarded
 from governor.worker.parked_message import ParkedMessage
 from governor.worker.publisher import copy_of

@@ -34,7 +34,7 @@ from governor.clock import SECOND, Clock
 from governor.errors import StoreUnavailable, UpstreamStateError
 from governor.governor import Governor
 from governor.log_lines import LOG
-from governor.policy.parking_lot import Group, Parking, ReleaseAsk, Released, Steering, Ticket
+from governor.policy.parking_values import Group, Parking, ReleaseAsk, Released, Steering, Ticket
 from governor.policy.upstream import UpstreamDeclaration
 from governor.ports import MessageCopy
 from governor.worker.adoption import Adoption
@@ -77,7 +77,7 @@ class _Lot:
         timer: monotonic microseconds of the next question.
         misses: how many times in a row the timer came in vain.
         timed: the next question is the timer's.
-        freed, news: see :class:`~governor.policy.parking_lot.ReleaseAsk`.
+        freed, news: see :class:`~governor.policy.parking_values.ReleaseAsk`.
         out: what was released to this worker and has not ended, and the requests made of it.
         silent: of those, the ones that will not end here.
         left: what has ended since the last question.

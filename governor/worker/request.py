@@ -16,7 +16,7 @@ from kombu.utils.imports import symbol_by_name
 
 from governor.admission.admission import Call
 from governor.errors import DeclarationError
-from governor.policy.parking_lot import Lane
+from governor.policy.parking_values import Lane
 from governor.worker.event_loop import guarded
 from governor.worker.lifecycle import RequestState
 

@@ -15,7 +15,7 @@ from governor.policy.breaker import BreakerPolicy
 from governor.policy.decision import Ask, LaneKey
 from governor.policy.limits import Concurrency, Limit, Quota, Rule, Window
 from governor.policy.outcome import Outcome
-from governor.policy.parking_lot import Arrival, Group, Lane, ReleaseAsk, Steering
+from governor.policy.parking_values import Arrival, Group, Lane, ReleaseAsk, Steering
 from governor.ports import Change, ClaimAction, Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock

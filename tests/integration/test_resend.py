@@ -19,7 +19,7 @@ from governor.errors import Unroutable
 from governor.messages.header import Header
 from governor.messages.variants import deferred, parked, retried
 from governor.operations.replay import replay_message
-from governor.policy.parking_lot import Ticket
+from governor.policy.parking_values import Ticket
 from governor.ports import MessageCopy
 from governor.worker.parked_message import ParkedMessage
 from governor.worker.publisher import Publisher, copy_of

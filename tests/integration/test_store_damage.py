@@ -27,7 +27,7 @@ from governor.policy.decision import (
     WindowCharge,
 )
 from governor.policy.limits import Limit
-from governor.policy.parking_lot import Arrival, Group, Lane, ReleaseAsk, Steering
+from governor.policy.parking_values import Arrival, Group, Lane, ReleaseAsk, Steering
 from governor.ports import Change, Settlement
 from governor.stores.redis.store import RedisStore
 from governor.testing.redis_server import PrivateRedis

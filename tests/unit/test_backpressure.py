@@ -14,7 +14,7 @@ from governor.admission.lanes import Lanes
 from governor.clock import SECOND
 from governor.messages.header import Header
 from governor.policy.decision import LaneKey
-from governor.policy.parking_lot import Parking
+from governor.policy.parking_values import Parking
 from governor.policy.plan import CallPlan
 from governor.testing.clock import FakeClock
 from governor.worker.backpressure import Backpressure

@@ -27,7 +27,7 @@ from governor.operations.limit_status import FOREVER
 from governor.operations.parking_status import tasks_ahead
 from governor.policy.breaker import BreakerPolicy
 from governor.policy.outcome import Outcome
-from governor.policy.parking_lot import (
+from governor.policy.parking_values import (
     Arrival,
     Lane,
     LaneView,

@@ -21,7 +21,7 @@ from kombu.serialization import dumps
 
 from governor import GovernedTask, Governor, Limit, Upstream
 from governor.clock import SECOND, seconds
-from governor.policy.parking_lot import ReleaseAsk, Released
+from governor.policy.parking_values import ReleaseAsk, Released
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 from governor.worker.body_results import RUN_KEY, NotNow

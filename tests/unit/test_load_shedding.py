@@ -10,7 +10,7 @@ import pytest
 from governor.clock import SECOND
 from governor.errors import Overloaded, StoreUnavailable
 from governor.policy.limits import Limit
-from governor.policy.parking_lot import Arrival, ReleaseAsk
+from governor.policy.parking_values import Arrival, ReleaseAsk
 from governor.policy.upstream import UpstreamDeclaration
 from governor.ports import Settlement
 from governor.producer.load_shedding import LoadShedding

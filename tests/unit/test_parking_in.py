@@ -11,7 +11,7 @@ from governor.admission.admission import Call
 from governor.admission.lanes import Lanes
 from governor.messages.header import Header
 from governor.policy.decision import LaneKey
-from governor.policy.parking_lot import Parking
+from governor.policy.parking_values import Parking
 from governor.policy.plan import CallPlan
 from governor.testing.clock import FakeClock
 from governor.worker.parking_in import MOST_BYTES, ParkingIn

@@ -15,7 +15,7 @@ from governor import GovernedTask, Governor, Limit, Upstream
 from governor.admission.lanes import Lanes, group_of, pack
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
-from governor.policy.parking_lot import Arrival, ReleaseAsk, Released
+from governor.policy.parking_values import Arrival, ReleaseAsk, Released
 from governor.ports import MessageCopy, Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock

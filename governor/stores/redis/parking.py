@@ -12,7 +12,7 @@ from governor import keys
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable, UpstreamStateError
 from governor.policy.decision import AnyCharge
-from governor.policy.parking_lot import (
+from governor.policy.parking_values import (
     Arrival,
     LotView,
     Overdue,

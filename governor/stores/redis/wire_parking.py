@@ -20,8 +20,9 @@ from governor.policy.parking_lot import (
     MOST_OVERDUE,
     MOST_PASSED,
     MOST_UNBLOCKED,
-    PACE,
     TURN,
+)
+from governor.policy.parking_values import (
     Arrival,
     Group,
     Lane,
@@ -34,8 +35,8 @@ from governor.policy.parking_lot import (
     Steering,
     Ticket,
     Waiting,
-    rate_of,
 )
+from governor.policy.release_pace import PACE, rate_of
 from governor.stores.redis.wire import Words
 
 _BETWEEN = "\x1f"
