@@ -10,7 +10,7 @@ from governor.policy.decision import Admit, LaneKey, Park
 from governor.policy.limits import Concurrency, Limit, Rule
 from governor.policy.parking_values import Arrival, Group, Lane, ReleaseAsk, Steering, Ticket
 from governor.ports import ClaimAction, ParkingLots, Settlement
-from governor.testing.conformance import MS, StoreHarness, ask
+from governor.testing.conformance_harness import MS, StoreHarness, ask
 
 FAST: tuple[Rule, ...] = (Limit("1000/s", burst=1000, margin=0),)
 TEN_PER_SECOND: tuple[Rule, ...] = (Limit("10/s", margin=0),)

@@ -298,7 +298,7 @@ def packed(words: Sequence[object]) -> bytes:
     command = f"*{len(texts)}\r\n{text}"
     if command.isascii():
         return command.encode()
-    # The lengths are of bytes. Bytes that are no text were read as such (wire_lot.py).
+    # The lengths are of bytes. Bytes that are no text were read as such (wire_parking.py).
     encoded = [word.encode("utf-8", "surrogateescape") for word in texts]
     return b"*%d\r\n%b" % (len(encoded), b"".join(map(bulk, encoded)))
 

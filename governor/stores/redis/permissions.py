@@ -28,7 +28,7 @@ _PLAIN: dict[Role, Sequence[str]] = {
         "ZCARD", "ZRANGE", "ZRANGEBYLEX",
     ),
 }  # fmt: skip
-"""Commands sent without a script; see redis.py and redis_lot.py."""
+"""Commands sent without a script; see store.py and parking.py."""
 
 _WORD = re.compile(rb"'([A-Z]{3,})'")
 _NO_COMMANDS = {"WITHSCORES", "MAXLEN", "LIMIT", "WRONGTYPE"}
