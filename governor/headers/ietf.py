@@ -5,14 +5,16 @@ https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
 
 from __future__ import annotations
 
+from collections import UserString
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from math import floor
+from typing import Any
 
 from governor.clock import SECOND
 from governor.headers import values
 from governor.headers.report import Answer, Dialect, QuotaReport
-from governor.headers.structured_fields import Bare, Item, parse_dictionary, parse_list
+from governor.headers.structured_fields import Item, parse_dictionary, parse_list
 from governor.headers.values import UnreadableError
 
 
@@ -21,11 +23,11 @@ def policies(dialect: str, answer: Answer) -> Iterator[QuotaReport]:
     left = {item.value: item.params for item in answer.items("ratelimit")}
     allowed = {item.value: item.params for item in answer.items("ratelimit-policy")}
     for name in left | allowed:
-        if isinstance(name, str):
+        if isinstance(name, str | UserString):  # a string, or a token
             state, policy = left.get(name, {}), allowed.get(name, {})
             yield QuotaReport(
                 dialect,
-                values.name(name),
+                values.name(str(name)),
                 limit=_whole(policy, "q"),
                 remaining=_whole(state, "r"),
                 reset_after=_seconds(state, "t"),
@@ -74,7 +76,7 @@ def triple(dialect: str, prefix: str) -> Dialect:
     return Dialect(dialect, tuple(headers), parse, alone=True)
 
 
-def _whole(params: Mapping[str, Bare], key: str) -> int | None:
+def _whole(params: Mapping[str, Any], key: str) -> int | None:
     value = params.get(key)
     if value is None:
         return None
@@ -83,7 +85,7 @@ def _whole(params: Mapping[str, Bare], key: str) -> int | None:
     return value
 
 
-def _seconds(params: Mapping[str, Bare], key: str) -> int | None:
+def _seconds(params: Mapping[str, Any], key: str) -> int | None:
     whole = _whole(params, key)
     return None if whole is None else values.length(whole * SECOND)
 
@@ -107,7 +109,7 @@ def _numbers(answer: Answer, header: str) -> list[Item]:
     return items
 
 
-def _amount(value: Bare) -> int | None:
+def _amount(value: Any) -> int | None:
     """A number that is not negative, rounded down."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal) or value < 0:
         return None
