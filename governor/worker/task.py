@@ -1,32 +1,27 @@
-"""The task base class, and the body that every governed task type gets."""
+"""The task base class, and what makes a task type a governed one."""
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import wraps
 from typing import Any
 from uuid import uuid4
 
 from celery import Task
-from celery.exceptions import Ignore, Reject
-from celery.exceptions import Retry as CeleryRetry
 
-from governor.admission import nested_calls
-from governor.admission.admission import Call, charges_of
-from governor.admission.blocking import admitted as admitted_at_its_slot
-from governor.clock import seconds
-from governor.errors import ConfigurationError, DeclarationError
-from governor.foreign import is_from_outside
-from governor.governor import Governance, Governor
+from governor.admission.admission import charges_of
+from governor.errors import DeclarationError
+from governor.governor import Governor
 from governor.messages.header import NAME, Header, work_id
 from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan
-from governor.policy.retry import Retry, RetryIn
+from governor.policy.retry import Retry
 from governor.policy.upstream import UpstreamDeclaration
-from governor.worker.body_results import RUN_KEY, BodyDied, NotNow
-from governor.worker.failures import Tracer, decide, raised, returned, with_attempt
+from governor.worker.body import governed_body
+from governor.worker.body_results import RUN_KEY
+from governor.worker.failures import Tracer, with_attempt
 
 
 class _Bind:
@@ -240,7 +235,7 @@ def govern(task: Any) -> None:
     task.reject_on_worker_lost = task.retry_on_worker_lost = False
     # Inside Celery's own retries, which would take a "not now" for a failure.
     run = "_orig_run" if "_orig_run" in vars(task) else "run"
-    setattr(task, run, _governed_body(task, getattr(task, run)))
+    setattr(task, run, governed_body(task, getattr(task, run)))
     task.governed = True
     kind, known = task.__class__, task.__trace__
     if not isinstance(vars(kind).get("__trace__"), Tracer):
@@ -251,86 +246,3 @@ def govern(task: Any) -> None:
 def _is_governed(task: Any) -> bool:
     # Not asked of its body: a library may have put its own around it.
     return bool(vars(task).get("governed"))
-
-
-def _governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
-    """``run`` with an admission before it and its failures made decisions after it."""
-
-    @wraps(run)
-    def body(*args: Any, **kwargs: Any) -> Any:
-        request = task.request
-        governor = Governor.of(task.app)
-        governance = governor.governance(task.name)
-        if governance is None:
-            return run(*args, **kwargs)
-        if request.called_directly or request.is_eager:
-            _admit_inline(governor, governance, args, kwargs)
-            try:
-                with nested_calls.call():
-                    return run(*args, **kwargs)
-            except Exception as exc:
-                _decide_eagerly(task, governor, governance, exc)
-                raise
-        admitted = getattr(request, RUN_KEY, None)
-        if admitted is None:
-            raise ConfigurationError(
-                f"Task {task.name} reached a worker without admission. "
-                "The worker's app must have a Governor(app)"
-            )
-        # Celery takes it for a header of the caller's, which its retry would publish.
-        (request.headers or {}).pop(RUN_KEY, None)
-        if (late := governor.clock.monotonic() - admitted["until"]) > 0:
-            raise NotNow(late=late)
-        try:
-            with nested_calls.watched() as calls:
-                result = run(*args, **kwargs)
-        except (Ignore, Reject, CeleryRetry):
-            raise
-        except BaseException as exc:
-            if is_from_outside(exc):
-                raise
-            now = governor.clock.wall()
-            ended = decide(task.name, governance, exc, request, admitted, calls, now)
-            told = ended if isinstance(ended, NotNow) else raised(admitted, exc, ended)
-            if told is None:
-                raise
-            # An exception that would end the worker goes no further.
-            raise told from (None if isinstance(told, BodyDied) else exc)
-        returned(admitted)
-        return result
-
-    body.governed = True  # type: ignore[attr-defined]
-    return body
-
-
-def _decide_eagerly(task: Any, governor: Governor, governance: Governance, exc: Exception) -> None:
-    """The same in eager mode, where Celery runs the next attempt inside this one. A direct call
-    is the caller's to repeat."""
-    request = task.request
-    if not request.is_eager or isinstance(exc, Ignore | Reject | CeleryRetry):
-        return
-    if governance.idempotent and governance.retry is not None:
-        attempt = int(request.retries or 0) + 1
-        decision = governance.retry.decide(exc, attempt=attempt, elapsed=0)
-        if isinstance(decision, RetryIn):
-            signature = task.signature_from_request(
-                request, request.args, request.kwargs,
-                countdown=seconds(decision.wait), retries=attempt,
-            )  # fmt: skip
-            governor.clock.sleep(min(decision.wait, governor.settings.inline_wait))
-            raise CeleryRetry(exc=exc, when=seconds(decision.wait), sig=signature) from exc
-
-
-def _admit_inline(
-    governor: Governor, governance: Governance, args: Sequence[Any], kwargs: Any
-) -> None:
-    """Block until the call may be made.
-
-    Raises:
-        NotAdmitted: not within ``governor_inline_wait``.
-        StoreUnavailable: the limiter store did not answer.
-    """
-    plan = governance.plan
-    call = Call(plan, charges_of(plan, Header(), args, kwargs), Header())
-    patience = min(governor.settings.inline_wait, plan.upstream.max_wait)
-    admitted_at_its_slot(governor.admission, governor.clock, call, patience)
