@@ -20,7 +20,7 @@ from governor.deadletter.spill import Backlog, Spill
 from governor.errors import DatabaseUnavailable
 from governor.ports import Death, Reason
 from governor.testing.clock import FakeClock
-from governor.worker import dead_letter_writer as writer_module
+from governor.worker import death_facts as facts_module
 from governor.worker.dead_letter_writer import DeadLetterWriter
 from governor.worker.salvage import reduced
 from governor.worker.serial_executor import SerialExecutor
@@ -118,8 +118,8 @@ def test_facts_that_cannot_be_told_cost_no_dead_letter(monkeypatch: pytest.Monke
     governor: Any = Mock(clock=FakeClock(0))
     governor.dead_letters.record.side_effect = written.append
     funeral = DeadLetterWriter(governor, AtOnce())
-    facts = Mock(side_effect=[KeyboardInterrupt, writer_module.exception_facts(None, None, None)])
-    monkeypatch.setattr(writer_module, "exception_facts", facts)
+    facts = Mock(side_effect=[KeyboardInterrupt, facts_module.exception_facts(None, None, None)])
+    monkeypatch.setattr(facts_module, "exception_facts", facts)
     ended = threading.Semaphore(0)
     for task_id in ("a", "b"):
         found = Message(b"[]", headers={"id": task_id, "task": "known"})  # type: ignore[no-untyped-call]
