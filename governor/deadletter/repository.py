@@ -19,12 +19,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, or_
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Engine, or_
 from sqlalchemy.engine import URL
 
 from governor.clock import SECOND, Clock, SystemClock
-from governor.deadletter import reading
+from governor.deadletter import reading, recording
 from governor.deadletter.engine import (
     TIMEOUT,
     bounded,
@@ -42,7 +41,6 @@ from governor.deadletter.rows import (
     DeadLetter,
     in_ascii,
     row_values,
-    stamped,
     stored_message,
 )
 from governor.deadletter.texts import Redact, storable
@@ -142,7 +140,7 @@ class SqlDeadLetters:
     def _write(self, death: Death, values: dict[str, Any]) -> str:
         try:
             with self._transaction(write=True) as connection:
-                return self._record(connection, death, values)
+                return recording.record(connection, self._edges, death, values)
         except DatabaseUnavailable as error:
             if is_refusal(error.__cause__):
                 raise self._refused(values, error.__cause__) from error.__cause__
@@ -157,61 +155,6 @@ class SqlDeadLetters:
             f"The dead-letter database {shown(self._engine.url)} refuses the row of task {what}: "
             f"{first_line(error)}"
         )
-
-    def _record(self, connection: Connection, death: Death, values: dict[str, Any]) -> str:
-        parent = None
-        replay_of = stamped(death.message, "replay_of")
-        if replay_of is not None:
-            parent = connection.execute(
-                reading.columns("id", "origin_id", "generation", "state", "version").where(
-                    DEAD_LETTERS.c.id == replay_of
-                )
-            ).first()
-        if parent is not None:
-            values["origin_id"] = parent.origin_id or parent.id
-            values["generation"] = parent.generation + 1
-        # Both dialects; whoever comes second waits for the first and then does nothing.
-        upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        written = connection.execute(
-            upsert(DEAD_LETTERS).values(**values).on_conflict_do_nothing(),
-            execution_options={"preserve_rowcount": True},  # else -1 for an INSERT
-        )
-        if written.rowcount != 1:
-            return self._first_id(connection, death, values)
-        row_id = str(values["id"])
-        self._edges.log(
-            connection, row_id, values["recorded_at"], action="died", to_state=State.DEAD, version=1
-        )
-        if parent is not None:
-            self._edges.log(
-                connection,
-                parent.id,
-                values["recorded_at"],
-                action="replay_died",
-                from_state=State(parent.state),
-                to_state=State(parent.state),
-                version=parent.version,
-                reason=f"died again as {row_id}",
-            )
-        return row_id
-
-    def _first_id(self, connection: Connection, death: Death, values: dict[str, Any]) -> str:
-        if death.task_id is not None:
-            same_death = (
-                (DEAD_LETTERS.c.task_id == values["task_id"])
-                & (DEAD_LETTERS.c.delivery == values["delivery"])
-                & (DEAD_LETTERS.c.message_id == values["message_id"])
-            )
-        else:
-            same_death = (
-                DEAD_LETTERS.c.task_id.is_(None)
-                & (DEAD_LETTERS.c.message_sha256 == values["message_sha256"])
-                & (DEAD_LETTERS.c.state == State.DEAD.value)
-            )
-        found = connection.execute(reading.columns("id").where(same_death)).scalar()
-        if found is None:
-            raise DatabaseUnavailable("The first row of this death was removed meanwhile")
-        return str(found)
 
     # ------------------------------------------------------------------ reading
 
