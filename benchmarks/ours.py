@@ -76,7 +76,7 @@ def admission_of(url: str) -> Admission:
 def asked_at_admission(
     admission: Admission, plan: CallPlan, batch: int = 1
 ) -> Callable[[], object]:
-    """Ask for new calls, as the worker's gate does."""
+    """Ask for new calls, as the worker's dispatcher does."""
     charges = plan.charges((), {"account": "acct_1"})
     header = Header(upstream=plan.upstream.name)
     if batch == 1:

@@ -103,7 +103,7 @@ class OpenCall:
         self._cost: int | None = None
         self._began = nested_calls.began()
         if self._places():
-            governor.holdings.add(self._settlement(ClaimAction.RENEW))
+            governor.lease_renewal.add(self._settlement(ClaimAction.RENEW))
 
     def settle(self, *, cost: int) -> None:
         """Say what the call turned out to cost: the difference is charged, or given back.
@@ -126,7 +126,7 @@ class OpenCall:
 
     def _end(self, exc: BaseException | None) -> None:
         call, admission = self._call, self._governor.admission
-        self._governor.holdings.remove(call.holder)
+        self._governor.lease_renewal.remove(call.holder)
         throttled = self._throttled(exc)
         outcome = self._outcome(exc, throttled)
         pause = 0

@@ -86,7 +86,7 @@ class Governor:
         self.app = app
         self.clock: Clock = clock or SystemClock()
         self.stats = Stats()
-        self.gate: Any = None  # the worker's, once there is one
+        self.dispatcher: Any = None  # the worker's, once there is one
         self._store = store
         self._governances: dict[str, Governance | None] = {}
         self._complaint = ""
@@ -139,7 +139,7 @@ class Governor:
         return Admission(self.store, self.settings, self.clock, self.stats)
 
     @cached_property
-    def holdings(self) -> LeaseRenewal:
+    def lease_renewal(self) -> LeaseRenewal:
         """Renews what calls hold that this process makes inside tasks or outside a worker."""
         return LeaseRenewal(self.store, self.clock)
 
@@ -174,8 +174,8 @@ class Governor:
         """Give back the connections and threads that this process has open; they are opened again
         when they are needed."""
         made = vars(self)
-        if "holdings" in made:
-            self.holdings.rest()
+        if "lease_renewal" in made:
+            self.lease_renewal.rest()
         if "dead_letters" in made:
             self.dead_letters.close()
         if "store" in made:

@@ -121,7 +121,7 @@ def charges_of(
 
 
 class Admission:
-    """The one way to ask: in the worker's gate, in a late body, in a direct call.
+    """The one way to ask: in the worker's dispatcher, in a late body, in a direct call.
 
     Attributes:
         in_force: limits as they are now.

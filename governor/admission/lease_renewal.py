@@ -38,7 +38,7 @@ class LeaseRenewal:
             self._resting = False
             if self._thread is None:
                 self._thread = threading.Thread(
-                    target=self._run, name="governor-holdings", daemon=True
+                    target=self._run, name="governor-lease-renewal", daemon=True
                 )
                 self._thread.start()
             self._some.notify()
@@ -89,8 +89,8 @@ _of_this_process: WeakSet[LeaseRenewal] = WeakSet()
 
 def _forked() -> None:
     """The thread, and what was held, stayed with the parent."""
-    for holdings in _of_this_process:
-        holdings._start()
+    for renewal in _of_this_process:
+        renewal._start()
 
 
 os.register_at_fork(after_in_child=_forked)

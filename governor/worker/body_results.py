@@ -16,8 +16,8 @@ from governor.clock import SECOND
 from governor.errors import GovernorError
 
 RUN_KEY = "governor_run"
-"""Where the worker's gate tells the body until when its admission is good, and what else it has
-to know of it."""
+"""Where the worker's dispatcher tells the body until when its admission is good, and what else the
+body has to know of it."""
 
 STORE_AGAIN = SECOND
 """When a task is started again whose call inside found the limiter store away."""

@@ -1,4 +1,4 @@
-"""The consumer bootstep that puts the gate into a worker.
+"""The consumer bootstep that puts the dispatcher into a worker.
 
 No Celery signal can veto a task. What works in every pool is to stand where the consumer hands
 a request to the pool: ``consumer.on_task_request``, wrapped before Celery's own steps copy
@@ -32,7 +32,7 @@ _LAST_WORDS = 5 * SECOND
 
 
 class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Installs the gate; named by ``Governor(app)``."""
+    """Installs the dispatcher; named by ``Governor(app)``."""
 
     requires = (Connection,)
 
@@ -52,12 +52,12 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
             places = PreforkSlots(controller, self._loop)
         else:
             places = CountedSlots(controller, consumer.pool, self._loop)
-        self.gate = Dispatcher(governor, consumer, self._loop, places)
-        governor.gate = self.gate
-        consumer.on_task_request = self.gate.on_request
-        capture_messages(consumer, self.gate)
-        _begin_when_ready(consumer, self._loop, self.gate)
-        _hear_of_queues(consumer, self._loop, self.gate)
+        self.dispatcher = Dispatcher(governor, consumer, self._loop, places)
+        governor.dispatcher = self.dispatcher
+        consumer.on_task_request = self.dispatcher.on_request
+        capture_messages(consumer, self.dispatcher)
+        _begin_when_ready(consumer, self._loop, self.dispatcher)
+        _hear_of_queues(consumer, self._loop, self.dispatcher)
         self._governor = governor
         self._end_stats = _write_stats(governor)
 
@@ -67,22 +67,22 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self._loop.register(hub)
 
     def start(self, _consumer: Any) -> None:
-        """Nothing: the gate was put in place before the first message."""
+        """Nothing: the dispatcher was put in place before the first message."""
 
     def stop(self, _consumer: Any) -> None:
         """The connection ends, for a reconnection or for good."""
-        self.gate.disconnected()
+        self.dispatcher.disconnected()
 
     def shutdown(self, consumer: Any) -> None:
         """The pool has ended: hear what it still had to say, and write it down."""
         deadline = self._clock.monotonic() + _LAST_WORDS
         self._loop.drain()
-        while not self.gate.funeral.idle() and self._clock.monotonic() < deadline:
+        while not self.dispatcher.dead_letter_writer.idle() and self._clock.monotonic() < deadline:
             self._clock.sleep(10_000)
             self._loop.drain()
-        guarded(self.gate.close)
+        guarded(self.dispatcher.close)
         self._loop.drain()
-        guarded(self.gate.lots.flush)
+        guarded(self.dispatcher.parking_out.flush)
         if consumer.hub is not None:
             # The acknowledgements wait in a loop that has ended.
             guarded(partial(_flush, consumer.hub))
@@ -131,14 +131,14 @@ def _govern_tasks(governor: Governor) -> None:
         govern(task)
 
 
-def _hear_of_queues(consumer: Any, loop: Loop, gate: Dispatcher) -> None:
+def _hear_of_queues(consumer: Any, loop: Loop, dispatcher: Dispatcher) -> None:
     """Tell the lots when the worker begins or ceases to consume a queue: parked tasks are released
     by the workers that consume theirs."""
 
     def heard(celery: Callable[..., Any]) -> Callable[..., Any]:
         def changed(*args: Any, **kwargs: Any) -> Any:
             done = celery(*args, **kwargs)
-            loop.soon(gate.lots.queues_changed)
+            loop.soon(dispatcher.parking_out.queues_changed)
             return done
 
         return changed
@@ -147,13 +147,13 @@ def _hear_of_queues(consumer: Any, loop: Loop, gate: Dispatcher) -> None:
     consumer.cancel_task_queue = heard(consumer.cancel_task_queue)
 
 
-def _begin_when_ready(consumer: Any, loop: Loop, gate: Dispatcher) -> None:
+def _begin_when_ready(consumer: Any, loop: Loop, dispatcher: Dispatcher) -> None:
     """Parked tasks are handed to Celery, which must be ready for them; at each connection."""
     celery = consumer.on_ready
 
     def on_ready() -> None:
         celery()
-        loop.soon(gate.lots.begin)
+        loop.soon(dispatcher.parking_out.begin)
 
     consumer.on_ready = on_ready
 

@@ -32,7 +32,7 @@ from governor.worker.verdicts import Ending, judge
 
 
 class WaitingRequests(Protocol):
-    """How a request waits that has to, again; the gate's."""
+    """How a request waits that has to, again; the dispatcher's."""
 
     def enter(self, request: GovernedRequest) -> None:
         """It wants a place, and asks then."""
@@ -55,9 +55,9 @@ class Completion:
         governor: Governor,
         loop: Loop,
         lifecycle: Lifecycle,
-        settlement: Recorder,
-        lots: ParkingOut,
-        outgoing: Publishing,
+        recorder: Recorder,
+        parking_out: ParkingOut,
+        publishing: Publishing,
         waiting: WaitingRequests,
     ) -> None:
         self._governor = governor
@@ -66,9 +66,9 @@ class Completion:
         self._clock = governor.clock
         self._loop = loop
         self._lifecycle = lifecycle
-        self._settlement = settlement
-        self._lots = lots
-        self._outgoing = outgoing
+        self._recorder = recorder
+        self._parking_out = parking_out
+        self._publishing = publishing
         self._waiting = waiting
         self.lateness = Lateness(governor.settings.grace)
 
@@ -78,9 +78,9 @@ class Completion:
             call = request.call
             if call is not None:
                 self._admission.succeeded(call)
-            self._settlement.settle(request, ClaimAction.FINISH, outcome=Outcome.SUCCESS)
+            self._recorder.settle(request, ClaimAction.FINISH, outcome=Outcome.SUCCESS)
             if call is not None and call.header.replay_of:
-                self._settlement.resolve(request)
+                self._recorder.resolve(request)
         finally:
             self._lifecycle.move(request, RequestState.GONE)
 
@@ -97,16 +97,16 @@ class Completion:
     ) -> None:
         """The pool killed the body's process at its hard time limit."""
         why = f"hard time limit of {timeout} s"
-        self._settlement.bury(request, Reason.HARD_TIME_LIMIT, why, None, celery)
+        self._recorder.bury(request, Reason.HARD_TIME_LIMIT, why, None, celery)
 
     def revoked(self, request: GovernedRequest, expired: bool, celery: Callable[[], None]) -> None:
         """The task expired, or a person revoked it. A revocation is a person's own record."""
         if expired:
             why = "it expired while it waited"
-            self._settlement.bury(request, Reason.EXPIRED, why, None, celery)
+            self._recorder.bury(request, Reason.EXPIRED, why, None, celery)
         elif request.state is not RequestState.DYING:
-            self._settlement.settle(request, ClaimAction.FINISH)
-            self._settlement.finish(request, celery)
+            self._recorder.settle(request, ClaimAction.FINISH)
+            self._recorder.finish(request, celery)
 
     def _follow(self, request: GovernedRequest, exc_info: Any, celery: Callable[..., None]) -> None:
         governance = self._governor.governance(request.task.name)
@@ -119,19 +119,19 @@ class Completion:
                 attempt = replace(attempt_of(exc_info, self._clock.wall()), wait=verdict.wait)
                 self._again(request, verdict, attempt, partial(celery, verdict.exc_info))
             case Ending.Kind.PASS:
-                self._settlement.settle(request, ClaimAction.FINISH, outcome=verdict.outcome)
-                self._settlement.finish(request, partial(celery, verdict.exc_info))
+                self._recorder.settle(request, ClaimAction.FINISH, outcome=verdict.outcome)
+                self._recorder.finish(request, partial(celery, verdict.exc_info))
             case Ending.Kind.LEAVE:
-                self._lots.abandon(request)
+                self._parking_out.abandon(request)
                 celery(verdict.exc_info)
                 if request.state is RequestState.RUNNING:
                     self._return(request, called=True)
             case Ending.Kind.ABANDON:
-                self._lots.abandon(request)
+                self._parking_out.abandon(request)
                 self._return(request, called=verdict.called)
             case Ending.Kind.DEAD:
                 assert verdict.reason is not None
-                self._settlement.bury(
+                self._recorder.bury(
                     request, verdict.reason, None, exc_info, partial(celery, verdict.exc_info),
                     verdict.outcome, verdict.pause or 0,
                 )  # fmt: skip
@@ -143,7 +143,7 @@ class Completion:
 
         A claim is given back only where no call was made; else the next delivery finds it.
         """
-        self._settlement.settle(request, ClaimAction.RELEASE, keeps_claim=called)
+        self._recorder.settle(request, ClaimAction.RELEASE, keeps_claim=called)
         self._lifecycle.move(request, RequestState.RETURNED)
         task_ready(request)
 
@@ -154,7 +154,7 @@ class Completion:
         if pause is not None or verdict.wait:
             self._lifecycle.count(request, "throttled")
             call.header.throttles += 1
-        self._settlement.settle(request, ClaimAction.RELEASE, pause or 0, verdict.outcome)
+        self._recorder.settle(request, ClaimAction.RELEASE, pause or 0, verdict.outcome)
         if verdict.late:
             self._came_late(request, call, verdict.late)
         if pause is not None:
@@ -192,19 +192,19 @@ class Completion:
         copy = retried(copy_of(request.message), call.header, as_datetime(eta))
 
         def submit() -> None:
-            if (error := self._outgoing.publish(copy, eta)) is None:
+            if (error := self._publishing.publish(copy, eta)) is None:
                 guarded(partial(self._lifecycle.count, request, "retried"))
                 guarded(
                     partial(
-                        self._settlement.settle, request, ClaimAction.FINISH,
+                        self._recorder.settle, request, ClaimAction.FINISH,
                         outcome=verdict.outcome,
                     )
                 )  # fmt: skip
-                self._settlement.finish(request, celery)
+                self._recorder.finish(request, celery)
                 return
             if isinstance(error, Unroutable):
                 # The broker would say the same for ever.
-                self._settlement.bury(
+                self._recorder.bury(
                     request, Reason.DEFER_PUBLISH_FAILED, str(error), outcome=verdict.outcome
                 )
                 return

@@ -36,7 +36,7 @@ class DeadLetterWriter:
         self._governor = governor
         self._clock = governor.clock
         self._loop = loop
-        self._outbox = SerialExecutor("dead-letters", loop)
+        self._executor = SerialExecutor("dead-letters", loop)
         self._facts = DeathFacts(governor)
         self._away_until = 0
         self._drain_planned = False
@@ -70,17 +70,17 @@ class DeadLetterWriter:
             if error is not None:
                 LOG.error("Replay %s succeeded, but its dead letter still says replayed", task_id)
 
-        self._outbox.submit(
+        self._executor.submit(
             partial(self._governor.dead_letters.replay_succeeded, task_id, now), report
         )
 
     def idle(self) -> bool:
         """Whether every death is written."""
-        return self._outbox.idle()
+        return self._executor.idle()
 
     def close(self) -> None:
         """Write what there is to write, and nothing more."""
-        self._outbox.close(_LAST_WRITE)
+        self._executor.close(_LAST_WRITE)
 
     def _write(self, make: Callable[[], Death], then: Callable[[], None]) -> None:
         def done(error: Exception | None) -> None:
@@ -94,7 +94,7 @@ class DeadLetterWriter:
             self._loop.at(self._clock.monotonic() + _WRITE_AGAIN, submit)
 
         def submit() -> None:
-            self._outbox.submit(partial(self._record, make), done)
+            self._executor.submit(partial(self._record, make), done)
 
         submit()
 
@@ -166,7 +166,7 @@ class DeadLetterWriter:
             if error is not None:
                 self._plan_drain(_DATABASE_AGAIN)
 
-        self._outbox.submit(self._drain_spill, done)
+        self._executor.submit(self._drain_spill, done)
 
     def _drain_spill(self) -> None:
         spill = self._governor.spill

@@ -1,4 +1,4 @@
-"""The worker's gate: every governed request passes here before it takes a place in the pool,
+"""The worker's dispatcher: every governed request passes here before it takes a place in the pool,
 and again when it ends.
 
 The life of a request::
@@ -107,7 +107,7 @@ class Pace:
 
 
 class Dispatcher:
-    """Admission and settlement of one worker.
+    """Admission and recorder of one worker.
 
     Args:
         consumer: Celery's consumer.
@@ -130,41 +130,46 @@ class Dispatcher:
         self._epoch = 0
         self._pace = Pace()
         self._backpressure = Backpressure()
-        self._advances = Prefetch(governor.settings.grace)
+        self._prefetch = Prefetch(governor.settings.grace)
         # Queued requests: those that had a slot, which come first, and those that had none.
         self._due: deque[GovernedRequest] = deque()
         self._new: deque[GovernedRequest] = deque()
         # Claims whose body has not begun, as far as is known: no more of them than places.
         self._handed_on: list[tuple[GovernedRequest, Any]] = []
-        self.outgoing = Publishing(governor)
-        self._room = WaitQueue(loop, governor.clock, self._let_go)
+        self.publishing = Publishing(governor)
+        self._held = WaitQueue(loop, governor.clock, self._let_go)
         self.lifecycle = Lifecycle(consumer, governor.stats)
         self._outage = StoreOutage(governor.clock)
-        self._holdings = governor.holdings
-        self.funeral = DeadLetterWriter(governor, loop)
-        self.settlement = Recorder(
-            governor, loop, self.lifecycle, self.funeral, self._holdings, self._outage
+        self._lease_renewal = governor.lease_renewal
+        self.dead_letter_writer = DeadLetterWriter(governor, loop)
+        self.recorder = Recorder(
+            governor,
+            loop,
+            self.lifecycle,
+            self.dead_letter_writer,
+            self._lease_renewal,
+            self._outage,
         )
         self._identity = os.urandom(6).hex()
         self._delivery = count()
         self._make_known()
-        self.lots = ParkingOut(
+        self.parking_out = ParkingOut(
             governor, consumer, loop, places, self._outage, self._identity, self._pace.within
         )
-        self.ends = Completion(
-            governor, loop, self.lifecycle, self.settlement, self.lots, self.outgoing, self
+        self.completion = Completion(
+            governor, loop, self.lifecycle, self.recorder, self.parking_out, self.publishing, self
         )
-        self._arrivals = ParkingIn(
-            governor, consumer, loop, self._outage, self._arrivals_wait, self.lots.taken_in,
+        self._parking_in = ParkingIn(
+            governor, consumer, loop, self._outage, self._arrivals_wait, self.parking_out.taken_in,
             self._is_parked, self._hand_back,
         )  # fmt: skip
-        self.lots.before_release = self._arrivals.take_back
+        self.parking_out.before_release = self._parking_in.take_back
         self._end_news = governor.store.listen(self.heard)
 
     def close(self) -> None:
-        """End the threads that work for this gate, once they have done what they were given."""
+        """End the dispatcher's threads, once they have done what they were given."""
         guarded(self._end_news)
-        guarded(self.funeral.close)
+        guarded(self.dead_letter_writer.close)
 
     # ------------------------------------------------------------------ the way in
 
@@ -199,7 +204,7 @@ class Dispatcher:
         request.epoch = self._epoch
         request.received = self._clock.monotonic()
         if isinstance(message, ParkedMessage):
-            self.lots.redeemed(request)
+            self.parking_out.redeemed(request)
             if not message.adopted:
                 ticket = message.ticket
                 request.token = ticket.holder or request.token
@@ -223,7 +228,7 @@ class Dispatcher:
         """Build the request's call. ``None`` if its arguments are unusable; its dead letter is on
         its way then."""
         if not isinstance(request.args, list | tuple) or not isinstance(request.kwargs, dict):
-            self.settlement.bury(
+            self.recorder.bury(
                 request, Reason.INVALID_MESSAGE, "its arguments are no list and mapping"
             )
             return None
@@ -238,7 +243,7 @@ class Dispatcher:
         try:
             charges = charges_of(plan, header, request.args, request.kwargs)
         except DeclarationError as exc:
-            self.settlement.bury(request, Reason.INVALID_MESSAGE, str(exc))
+            self.recorder.bury(request, Reason.INVALID_MESSAGE, str(exc))
             return None
         claim = None
         if not governance.idempotent:
@@ -248,11 +253,11 @@ class Dispatcher:
             )  # fmt: skip
         call = Call(plan, charges, header, claim, request.token)
         try:
-            request.lane = self._arrivals.lane_of(
+            request.lane = self._parking_in.lane_of(
                 call, request.message, request.args, request.kwargs
             )
         except DeclarationError as exc:
-            self.settlement.bury(request, Reason.INVALID_MESSAGE, str(exc))
+            self.recorder.bury(request, Reason.INVALID_MESSAGE, str(exc))
             return None
         request.call = call
         return call
@@ -266,7 +271,7 @@ class Dispatcher:
             header.give_up_at = ticket.since + call.plan.upstream.max_wait
         if ticket.late:
             if not request.revoked():
-                self.settlement.bury(
+                self.recorder.bury(
                     request, Reason.DEFERRAL_BUDGET_EXHAUSTED, request.message.why_late
                 )
             return
@@ -313,7 +318,7 @@ class Dispatcher:
     def _use_slot(self, _: None) -> None:
         """Decide about the next queued request, then use our pool slot or give it back. Called by
         Celery's semaphore: nothing gets out."""
-        guarded(self._room.look)
+        guarded(self._held.look)
         request = self._next()
         if request is None or not self._step(request, partial(self._decide, request)):
             self._places.give_back()
@@ -331,7 +336,7 @@ class Dispatcher:
         return None
 
     def _arrivals_wait(self, upstream: str) -> int:
-        return self._backpressure.pause(self.lots.waiting(upstream), self._clock.monotonic())
+        return self._backpressure.pause(self.parking_out.waiting(upstream), self._clock.monotonic())
 
     # ------------------------------------------------------------------ owning
 
@@ -355,25 +360,25 @@ class Dispatcher:
         request.stumbles += 1
         said = f"the governor failed on it: {type(exc).__name__}"
         if request.state is RequestState.GONE:
-            self.settlement.finish(request)
+            self.recorder.finish(request)
         elif request.state is RequestState.RUNNING:
-            self.settlement.bury(request, Reason.OUTCOME_UNKNOWN, f"{said}, after its body ended")
+            self.recorder.bury(request, Reason.OUTCOME_UNKNOWN, f"{said}, after its body ended")
         elif request.state is RequestState.RETRYING:
-            self.settlement.bury(request, Reason.DEFER_PUBLISH_FAILED, said)
+            self.recorder.bury(request, Reason.DEFER_PUBLISH_FAILED, said)
         elif request.state is RequestState.RECEIVED or request.state in WAITING:
             self._withdraw(request)
             if request.stumbles < _MOST_STUMBLES:
                 self._hold(request, self._clock.monotonic() + ASK_AGAIN)
             else:
-                self.settlement.bury(request, Reason.INVALID_MESSAGE, said)
+                self.recorder.bury(request, Reason.INVALID_MESSAGE, said)
 
     def _withdraw(self, request: GovernedRequest) -> None:
         """Take a request out of wherever it waits in this worker."""
         for queue in (self._due, self._new):
             if request in queue:
                 queue.remove(request)
-        self._room.take(lambda other: other is request, 1)
-        self._arrivals.forget(request)
+        self._held.take(lambda other: other is request, 1)
+        self._parking_in.forget(request)
 
     # ------------------------------------------------------------------ the decision
 
@@ -394,13 +399,13 @@ class Dispatcher:
         if self._parks_unasked(request, call):
             self._park(request, call)
             return False
-        runs = self._advances.take(call, now) or self._asked(request, call, now)
+        runs = self._prefetch.take(call, now) or self._asked(request, call, now)
         return runs and self._prepared(request, call)
 
     def _parks_unasked(self, request: GovernedRequest, call: Call) -> bool:
         """Tell whether a request can only wait behind others of its lane. One that may meet a claim
         asks first: parked, it would be charged in order to find that out."""
-        if call.header.reserved or call.had_turn or not self._arrivals.follows(call):
+        if call.header.reserved or call.had_turn or not self._parking_in.follows(call):
             return False
         comes_back = call.binding == CLAIM or was_redelivered(request.message)
         return call.claim is None or not comes_back
@@ -409,8 +414,8 @@ class Dispatcher:
         """Ask for a request's admission, together with others that will want theirs soon."""
         if now < self._outage.until(call.upstream, call.parts()):
             return self._decide_alone(request, call)
-        expected = self._pace.within(self._advances.span)
-        advance = self._advances.question(call, expected, now)
+        expected = self._pace.within(self._prefetch.span)
+        advance = self._prefetch.question(call, expected, now)
         ahead = [] if advance else self._ahead()
         asked = [call, advance[0]] if advance else [call, *map(_call, ahead)]
         answer, *others = self._governor.admission.ask_many(asked)
@@ -418,12 +423,12 @@ class Dispatcher:
             self._outage.failed(answer)
         else:
             self._outage.answered(call.upstream, call.parts())
-            self.settlement.catch_up()
+            self.recorder.catch_up()
         if not isinstance(answer, Admit):
-            self._advances.pressed(call.upstream, now)
+            self._prefetch.pressed(call.upstream, now)
         if advance:
-            self._advances.answered(*advance, others[0], now)
-            self.settlement.unused(advance[0])
+            self._prefetch.answered(*advance, others[0], now)
+            self.recorder.unused(advance[0])
         self._act_ahead(ahead, others)
         if isinstance(answer, StoreUnavailable):
             return self._decide_alone(request, call)
@@ -458,7 +463,7 @@ class Dispatcher:
         late it comes the second time, but well before its claim may have run out."""
         assert call.slot is not None
         latest = self._settings.latest
-        allowed = latest if call.late else self.ends.lateness.allowed(now)
+        allowed = latest if call.late else self.completion.lateness.allowed(now)
         return call.slot + (allowed if call.claim is None else min(allowed, latest))
 
     def _decide_alone(self, request: GovernedRequest, call: Call) -> bool:
@@ -490,7 +495,7 @@ class Dispatcher:
     def _act(self, request: GovernedRequest, call: Call, answer: Answer) -> bool:
         match answer:
             case Admit(now=now) if call.header.throttles and now > _gives_up_at(call):
-                self.settlement.bury(
+                self.recorder.bury(
                     request,
                     Reason.DEFERRAL_BUDGET_EXHAUSTED,
                     f"it was told {call.header.throttles} times to wait, beyond max_wait",
@@ -509,7 +514,7 @@ class Dispatcher:
                 self._wait(request, call, until)
             case Refuse():
                 wait = seconds(answer.until - answer.now)
-                self.settlement.bury(
+                self.recorder.bury(
                     request,
                     Reason.DEFERRAL_BUDGET_EXHAUSTED,
                     f"{answer.limit} has its next slot in {wait:.0f} s, beyond max_wait",
@@ -517,9 +522,9 @@ class Dispatcher:
             case AlreadyDone():
                 LOG.info("Task %s[%s] has already run: dropped", request.name, request.id)
                 self.lifecycle.count(request, "dropped")
-                self.settlement.finish(request)
+                self.recorder.finish(request)
             case OutcomeUnknown():
-                self.settlement.bury(
+                self.recorder.bury(
                     request,
                     Reason.OUTCOME_UNKNOWN,
                     "the worker that began it died; whether the call was made is not known",
@@ -538,7 +543,7 @@ class Dispatcher:
             return
         near = answer.charged or answer.until - answer.now <= self._settings.hold
         # Whoever may be woken stays where it can be.
-        stays = answer.woken and request.lane is None and len(self._room) < _MOST_HELD
+        stays = answer.woken and request.lane is None and len(self._held) < _MOST_HELD
         if near or (stays and self._clock.monotonic() < stays_until):
             self.lifecycle.count(request, "held")
             self._hold(request, call.slot if near else min(call.slot, stays_until))
@@ -550,7 +555,7 @@ class Dispatcher:
         From the parking lot the request would be released, and sent back, again and again."""
         assert call.slot is not None
         if call.admitted:
-            self.settlement.settle(request, ClaimAction.RELEASE)
+            self.recorder.settle(request, ClaimAction.RELEASE)
         call.header.reserved = ()
         if self._clock.monotonic() < stays_until:
             self.lifecycle.count(request, "held")
@@ -569,7 +574,7 @@ class Dispatcher:
             "leaves_reserve": bool(call.plan.held_back),
         }
         if call.claim is not None or (call.places and call.admitted):
-            self._holdings.add(
+            self._lease_renewal.add(
                 Renewal(
                     call.upstream, call.holder, ClaimAction.RENEW, call.claim, call.places,
                     self._settings.claim_lease,
@@ -595,14 +600,14 @@ class Dispatcher:
 
     def _not_handed_over(self, request: GovernedRequest, exc: Exception) -> None:
         """The pool refused a request, whose body therefore did not begin."""
-        self.settlement.settle(request, ClaimAction.RELEASE)
+        self.recorder.settle(request, ClaimAction.RELEASE)
         request.request_dict.pop(RUN_KEY, None)
         request.stumbles += 1
         if request.stumbles < _MOST_STUMBLES:
             self._hold(request, self._clock.monotonic() + ASK_AGAIN)
         else:
             said = f"the pool cannot be given it: {type(exc).__name__}"
-            self.settlement.bury(request, Reason.INVALID_MESSAGE, said)
+            self.recorder.bury(request, Reason.INVALID_MESSAGE, said)
 
     def _hand_on(self, request: GovernedRequest) -> None:
         """Remember the pool's job of a claim whose body has not begun, as far as is known."""
@@ -620,14 +625,14 @@ class Dispatcher:
     def _hold(self, request: GovernedRequest, until: int) -> None:
         """Let a request wait in this worker until monotonic microseconds ``until``."""
         self.lifecycle.move(request, RequestState.HELD)
-        self._room.hold(request, until)
+        self._held.hold(request, until)
 
     def _park(self, request: GovernedRequest, call: Call) -> None:
         """Let a request wait elsewhere: in its upstream's parking lot, or in the broker."""
         if request.lane is None or self._outage.on(call.upstream, call.parts()):
             self._hand_back(request, call)
             return
-        self._advances.drop(call.upstream)
+        self._prefetch.drop(call.upstream)
         self._park_one(request)
         for other in self._companions(call):
             self._step(other, partial(self._park_one, other))
@@ -637,9 +642,9 @@ class Dispatcher:
         self.lifecycle.move(request, RequestState.PARKING)
         if call.admitted:
             # It had its turn and could not use it.
-            self.settlement.settle(request, ClaimAction.RELEASE)
+            self.recorder.settle(request, ClaimAction.RELEASE)
         call.header.reserved = ()
-        self._arrivals.park(request, call)
+        self._parking_in.park(request, call)
 
     def _companions(self, call: Call) -> list[GovernedRequest]:
         """Take queued requests of a call's lane out of their queue: those that come after are
@@ -656,7 +661,7 @@ class Dispatcher:
         return found
 
     def _is_parked(self, request: GovernedRequest, call: Call) -> None:
-        self.settlement.finish(request)
+        self.recorder.finish(request)
         self.lifecycle.count(request, "parked")
         LOG.debug("Task %s[%s] is parked: it waits for %s",
                   request.name, request.id, call.upstream)  # fmt: skip
@@ -684,8 +689,8 @@ class Dispatcher:
 
     def recall(self, upstream: str) -> None:
         """The upstream is paused: slots that were to be used without asking are asked about."""
-        self._advances.drop(upstream)
-        for request in self._room.requests():
+        self._prefetch.drop(upstream)
+        for request in self._held.requests():
             call = request.call
             if call is not None and call.upstream == upstream:
                 call.settled = False
@@ -700,12 +705,12 @@ class Dispatcher:
         call.header.deferrals += 1
         eta = self._clock.wall() + delay
         copy = deferred(copy_of(request.message), call.header, as_datetime(eta))
-        if (error := self.outgoing.publish(copy, eta)) is not None:
+        if (error := self.publishing.publish(copy, eta)) is not None:
             LOG.error("Task %s[%s]: not deferred, %s; the message stays here",
                        request.name, request.id, type(error).__name__)  # fmt: skip
             self._hold(request, self._clock.monotonic() + AGAIN)
             return
-        self.settlement.finish(request)
+        self.recorder.finish(request)
         self.lifecycle.count(request, "deferred")
         LOG.info("Task %s[%s] waits for %s until its slot in %.1f s",
                   request.name, request.id, call.upstream, seconds(call.slot - now))  # fmt: skip
@@ -728,7 +733,7 @@ class Dispatcher:
     def heard(self, upstream: str, what: str) -> None:
         """The store says, from any thread, that who waits for ``upstream`` may go earlier."""
         self._loop.soon(partial(self._woken, upstream, what))
-        self._loop.soon(partial(self.lots.heard, upstream, what))
+        self._loop.soon(partial(self.parking_out.heard, upstream, what))
 
     def _woken(self, upstream: str, what: str) -> None:
         """``what`` is a bucket in which a place came free, ``breaker``, ``change``, or nothing when
@@ -747,21 +752,21 @@ class Dispatcher:
             return call.binding == "breaker" if what == "breaker" else what in call.places
 
         if what in {"", "change"}:
-            self._advances.drop(upstream)
+            self._prefetch.drop(upstream)
             most = _MOST_HELD
         else:
             # One place for one; of a breaker's next step nobody knows how many it lets through.
             most = _MOST_PROBES if what == "breaker" else 1
         if what != "lot":
-            self._room.let_out(may_go, most)
+            self._held.let_out(may_go, most)
 
     def waiting(self) -> list[dict[str, Any]]:
         """Who waits in this worker, for people; see :mod:`governor.worker.description`."""
-        return waiting_here(self._room.requests(), [*self._due, *self._new], self._clock)
+        return waiting_here(self._held.requests(), [*self._due, *self._new], self._clock)
 
     def late_starts(self) -> dict[str, int]:
         """How late bodies start in this worker, for people."""
-        return self.ends.lateness.told()
+        return self.completion.lateness.told()
 
     # ------------------------------------------------------------------ the worker's life
 
@@ -777,8 +782,8 @@ class Dispatcher:
             if request.state is RequestState.RUNNING and not written:
                 guarded(partial(self._lost, request))
         self._handed_on.clear()
-        self.lots.give_back()
-        for request in (*self._room.clear(), *self._due, *self._new):
+        self.parking_out.give_back()
+        for request in (*self._held.clear(), *self._due, *self._new):
             guarded(partial(self._lost, request))
         self._due.clear()
         self._new.clear()
@@ -786,7 +791,7 @@ class Dispatcher:
 
     def _lost(self, request: GovernedRequest) -> None:
         """Let go of a request that did not begin and whose message is the broker's again."""
-        self.settlement.settle(request, ClaimAction.RELEASE)
+        self.recorder.settle(request, ClaimAction.RELEASE)
         self.lifecycle.move(request, RequestState.RETURNED)
 
 

@@ -37,23 +37,23 @@ class _Withheld:
         return getattr(self._message, name)
 
 
-def capture_messages(consumer: Any, gate: Dispatcher) -> None:
+def capture_messages(consumer: Any, dispatcher: Dispatcher) -> None:
     """Put the entrance into a consumer: it looks at each message, and messages that never become a
     request get their dead letter before Celery lets them go."""
-    _record(consumer, gate, "on_unknown_task", Reason.UNKNOWN_TASK,
+    _record(consumer, dispatcher, "on_unknown_task", Reason.UNKNOWN_TASK,
             lambda _, m, exc: (m, exc), lambda _, m, exc: (None, m, exc))  # fmt: skip
-    _record(consumer, gate, "on_invalid_task", Reason.INVALID_MESSAGE,
+    _record(consumer, dispatcher, "on_invalid_task", Reason.INVALID_MESSAGE,
             lambda _, m, exc: (m, exc), lambda _, m, exc: (None, m, exc))  # fmt: skip
-    _record(consumer, gate, "on_unknown_message", Reason.INVALID_MESSAGE,
+    _record(consumer, dispatcher, "on_unknown_message", Reason.INVALID_MESSAGE,
             lambda _, m: (m, None), lambda _, m: (None, m))  # fmt: skip
-    _record(consumer, gate, "on_decode_error", Reason.UNDECODABLE,
+    _record(consumer, dispatcher, "on_decode_error", Reason.UNDECODABLE,
             lambda m, exc: (m, exc), lambda m, exc: (m, exc))  # fmt: skip
-    _look_at_each(consumer, gate)
+    _look_at_each(consumer, dispatcher)
 
 
 def _record(  # noqa: PLR0917 - one hook of Celery's
     consumer: Any,
-    gate: Dispatcher,
+    dispatcher: Dispatcher,
     name: str,
     reason: Reason,
     find: Callable[..., tuple[Any, BaseException | None]],
@@ -77,12 +77,14 @@ def _record(  # noqa: PLR0917 - one hook of Celery's
                 # The hook failed on what it wanted to log or to store.
                 message.reject_log_error(LOG, consumer.connection_errors)
 
-        gate.on_loop(partial(gate.funeral.hold_message, message, reason, exc, written))
+        dispatcher.on_loop(
+            partial(dispatcher.dead_letter_writer.hold_message, message, reason, exc, written)
+        )
 
     setattr(consumer, name, captured)
 
 
-def _look_at_each(consumer: Any, gate: Dispatcher) -> None:
+def _look_at_each(consumer: Any, dispatcher: Dispatcher) -> None:
     create = consumer.create_task_handler
 
     def create_task_handler(*args: Any, **kwargs: Any) -> Callable[[Any], None]:
@@ -100,7 +102,7 @@ def _look_at_each(consumer: Any, gate: Dispatcher) -> None:
                 return
             # Only the worker that runs a task says this, not one that has copied its headers.
             message.headers.pop(RUN_KEY, None)
-            guarded(partial(gate.outgoing.delays.restore, message))
+            guarded(partial(dispatcher.publishing.delays.restore, message))
             try:
                 handle(message)
             except consumer.connection_errors:

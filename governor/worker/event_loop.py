@@ -1,10 +1,10 @@
-"""The worker's event loop as the gate sees it: run soon, run at a time, from any thread.
+"""The worker's event loop as the dispatcher sees it: run soon, run at a time, from any thread.
 
 Celery has two: kombu's hub (prefork, threads and solo over Redis and RabbitMQ) and a plain
 blocking loop (gevent, and transports without asynchronous I/O), which has no place for our
 work, so a thread of ours does it; under gevent that thread is a greenlet.
 
-Everything the gate does happens on its loop, one thing at a time, and nothing that fails
+Everything the dispatcher does happens on its loop, one thing at a time, and nothing that fails
 there gets out: an exception in Celery's loop would end the worker.
 """
 
@@ -29,7 +29,7 @@ Work = Callable[[], object]
 
 
 class Loop(Protocol):
-    """Where the gate's work happens."""
+    """Where the dispatcher's work happens."""
 
     def soon(self, work: Work) -> None:
         """Run ``work`` on the loop, not from inside the caller. From any thread."""

@@ -17,20 +17,20 @@ STARTS = "governor_starts"
 )
 def governor_waiting(state: Any, task_id: str | None = None, **_: Any) -> list[dict[str, Any]]:
     """Tasks that wait for a limit in this worker, or this one task."""
-    gate = _gate(state)
-    if gate is None:
+    dispatcher = _dispatcher(state)
+    if dispatcher is None:
         return []
-    waiting: list[dict[str, Any]] = gate.waiting()
+    waiting: list[dict[str, Any]] = dispatcher.waiting()
     return [task for task in waiting if task_id in {None, task["task_id"]}]
 
 
 @inspect_command(name=STARTS)  # type: ignore[untyped-decorator]
 def governor_starts(state: Any, **_: Any) -> dict[str, int]:
     """How late bodies start in this worker, microseconds: grace, how many were late, the last."""
-    gate = _gate(state)
-    told: dict[str, int] = {} if gate is None else gate.late_starts()
+    dispatcher = _dispatcher(state)
+    told: dict[str, int] = {} if dispatcher is None else dispatcher.late_starts()
     return told
 
 
-def _gate(state: Any) -> Any:
-    return getattr(getattr(state.app, "governor", None), "gate", None)
+def _dispatcher(state: Any) -> Any:
+    return getattr(getattr(state.app, "governor", None), "dispatcher", None)

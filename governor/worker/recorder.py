@@ -39,8 +39,8 @@ class Recorder:
         governor: Governor,
         loop: Loop,
         lifecycle: Lifecycle,
-        funeral: DeadLetterWriter,
-        holdings: LeaseRenewal,
+        dead_letter_writer: DeadLetterWriter,
+        lease_renewal: LeaseRenewal,
         outage: StoreOutage,
     ) -> None:
         self._store = governor.store
@@ -49,8 +49,8 @@ class Recorder:
         self._clock = governor.clock
         self._loop = loop
         self._lifecycle = lifecycle
-        self._funeral = funeral
-        self._holdings = holdings
+        self._dead_letter_writer = dead_letter_writer
+        self._lease_renewal = lease_renewal
         self._outage = outage
         self._missed: dict[str, deque[Leavings]] = {}
 
@@ -82,7 +82,7 @@ class Recorder:
     ) -> None:  # fmt: skip
         buried = partial(self._buried, request, settle)
         try:
-            self._funeral.hold(request, reason, why, exc_info, buried)
+            self._dead_letter_writer.hold(request, reason, why, exc_info, buried)
         except Exception:
             LOG.exception("Task %s[%s]: its dead letter is not made", request.name, request.id)
             again = partial(self._write, request, reason, why, exc_info, settle)
@@ -132,7 +132,7 @@ class Recorder:
         claim, upstream = call.claim, call.plan.upstream
         places = call.places if call.admitted else ()
         if claim is not None or places:
-            self._holdings.remove(call.holder)
+            self._lease_renewal.remove(call.holder)
         ran = RUN_KEY in request.request_dict or request.state is RequestState.DYING
         if keeps_claim or not ran:
             claim = None
@@ -150,7 +150,7 @@ class Recorder:
 
     def resolve(self, request: GovernedRequest) -> None:
         """A replay succeeded: its dead letter says so."""
-        self._funeral.resolve(request.id)
+        self._dead_letter_writer.resolve(request.id)
 
     def unused(self, call: Call) -> None:
         """Nobody will run under this admission: a probe is another's to make."""

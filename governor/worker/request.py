@@ -22,11 +22,11 @@ from governor.worker.lifecycle import RequestState
 
 
 class GovernedRequest(Request):  # type: ignore[misc]
-    """A request whose end the gate hears of before the broker does.
+    """A request whose end the dispatcher hears of before the broker does.
 
     Attributes:
         state: where it is; changed by :class:`~governor.worker.lifecycle.Lifecycle` alone.
-        call: its admission, once the gate has seen it.
+        call: its admission, once the dispatcher has seen it.
         token: names this delivery in claims.
         epoch: the broker connection it came on.
         received: when it was, in monotonic microseconds.
@@ -50,39 +50,39 @@ class GovernedRequest(Request):  # type: ignore[misc]
         def celery(info: Any = exc_info) -> None:
             super(GovernedRequest, self).on_failure(info, send_failed_event, return_ok)
 
-        gate = self._gate()
-        if gate is None:
+        dispatcher = self._dispatcher()
+        if dispatcher is None:
             celery()
         else:
-            gate.on_loop(partial(gate.ends.failed, self, exc_info, celery))
+            dispatcher.on_loop(partial(dispatcher.completion.failed, self, exc_info, celery))
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         celery = partial(super().on_timeout, soft, timeout)
-        gate = self._gate()
-        if soft or gate is None:
+        dispatcher = self._dispatcher()
+        if soft or dispatcher is None:
             celery()
         else:
-            gate.on_loop(partial(gate.ends.timed_out, self, timeout, celery))
+            dispatcher.on_loop(partial(dispatcher.completion.timed_out, self, timeout, celery))
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         celery = partial(super()._announce_revoked, reason, terminated, signum, expired)
-        gate = self._gate()
-        if gate is None:
+        dispatcher = self._dispatcher()
+        if dispatcher is None:
             celery()
             return
         # Celery asks again and again whether it is revoked; the answer must be yes already.
         self._already_revoked = True
-        gate.on_loop(partial(gate.ends.revoked, self, expired, celery))
+        dispatcher.on_loop(partial(dispatcher.completion.revoked, self, expired, celery))
 
     def acknowledge(self) -> None:
-        gate = self._gate()
-        if gate is not None and self.state is RequestState.RUNNING and not self.acknowledged:
+        dispatcher = self._dispatcher()
+        if dispatcher is not None and self.state is RequestState.RUNNING and not self.acknowledged:
             # Nothing else acknowledges a request that runs: its body returned.
-            guarded(partial(gate.ends.succeeded, self))
+            guarded(partial(dispatcher.completion.succeeded, self))
         super().acknowledge()
 
-    def _gate(self) -> Any:
-        return getattr(self._app.governor, "gate", None)
+    def _dispatcher(self) -> Any:
+        return getattr(self._app.governor, "dispatcher", None)
 
 
 def governed_request(task: Any) -> type[GovernedRequest]:

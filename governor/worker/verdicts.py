@@ -32,7 +32,7 @@ _WAIT_AFTER_LOSS = SECOND
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What the gate does next.
+    """What the dispatcher does next.
 
     Attributes:
         exc_info: what Celery shall be told of, where that differs from what happened.

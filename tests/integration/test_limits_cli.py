@@ -35,7 +35,7 @@ import governor.worker.inspect
 app = Celery("waiting", set_as_current=False)
 entry = {"task_id": "t1", "task": "charge", "upstream": "api", "limit": "100/s", "where": "held",
          "until": 1_767_225_600_000_000, "since": None, "deferrals": 0, "reserved": []}
-app.governor = SimpleNamespace(gate=SimpleNamespace(waiting=lambda: [entry]))
+app.governor = SimpleNamespace(dispatcher=SimpleNamespace(waiting=lambda: [entry]))
 """
 
 
@@ -161,7 +161,7 @@ def test_a_broker_that_is_away(people: People) -> None:
 
 @pytest.mark.worker
 def test_a_worker_is_asked(people: People, redis_url: str, tmp_path: Path) -> None:
-    """The worker's gate answers the broadcast, and the limit's numbers are added here."""
+    """The worker's dispatcher answers the broadcast, and the limit's numbers are added here."""
     (tmp_path / "waiting.py").write_text(WAITING, encoding="utf-8")
     with WorkerProcess(
         "waiting", redis_url, directory=tmp_path, cwd=tmp_path, pool="solo", name="w1"

@@ -1,5 +1,5 @@
-"""A worker whose gate, lots and store are real, on a loop, a pool, a broker and a database that the
-test moves."""
+"""A worker whose dispatcher, lots and store are real, on a loop, a pool, a broker and a database
+that the test moves."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Rows:
         return death.task_id or ""
 
 
-class Outbox:
+class LoopExecutor:
     """Does its job on the loop."""
 
     def __init__(self, _: str, loop: SimulatedLoop) -> None:
@@ -161,7 +161,7 @@ class SimulatedWorker:
         self.rows = Rows()
         self.began: Counter[str] = Counter()
         self.store = MemoryStore(self.clock.monotonic)
-        patch.setattr(dead_letter_writer, "SerialExecutor", Outbox)
+        patch.setattr(dead_letter_writer, "SerialExecutor", LoopExecutor)
         self.app = Celery("app", broker="memory://", set_as_current=False)
         self.app.conf.update(
             governor_redis_url="redis://unused", governor_spill_dir=str(folder), governor_hold=0
@@ -189,10 +189,10 @@ class SimulatedWorker:
             connection=self.app.connection_for_read(),
             create_task_handler=lambda: self.received,
         )
-        self.gate = Dispatcher(self.governor, consumer, self.loop, self.pool)
-        self.governor.gate = self.gate
-        self.gate.outgoing.publish = self._publish  # type: ignore[method-assign]
-        self.gate.lots.begin()
+        self.dispatcher = Dispatcher(self.governor, consumer, self.loop, self.pool)
+        self.governor.dispatcher = self.dispatcher
+        self.dispatcher.publishing.publish = self._publish  # type: ignore[method-assign]
+        self.dispatcher.parking_out.begin()
 
     def send(self, task: str, how: str, tenant: str = "a") -> str:
         """Deliver a task from the broker; its id."""
@@ -204,7 +204,7 @@ class SimulatedWorker:
 
     def received(self, message: Any) -> None:
         """Do what Celery does with a message."""
-        self.gate.on_request(
+        self.dispatcher.on_request(
             GovernedRequest(
                 message, app=self.app, task=self.app.tasks[message.headers["task"]],
                 hostname="simulated", on_ack=message.ack_log_error,

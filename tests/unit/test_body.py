@@ -42,7 +42,7 @@ def test_a_body_in_time_runs() -> None:
 
 
 def test_a_body_that_is_late_does_not_call() -> None:
-    """One microsecond later it gives way, and the gate asks for another admission."""
+    """One microsecond later it gives way, and the dispatcher asks for another admission."""
 
     def call() -> None:
         raise AssertionError

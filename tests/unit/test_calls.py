@@ -311,13 +311,13 @@ def test_a_place_of_a_long_call_is_renewed() -> None:
     with world.call():
         for _ in range(6):
             world.clock.advance(lease // 2)
-            world.governor.holdings.renew(world.clock.monotonic())
+            world.governor.lease_renewal.renew(world.clock.monotonic())
         with pytest.raises(NotAdmitted):
             with world.call():
                 pass
     world.store.settlements.clear()
     world.clock.advance(lease)
-    world.governor.holdings.renew(world.clock.monotonic())
+    world.governor.lease_renewal.renew(world.clock.monotonic())
     assert world.store.settlements == []
 
 
@@ -327,24 +327,24 @@ def test_a_renewal_that_fails_is_tried_again(caplog: pytest.LogCaptureFixture) -
     with world.call():
         world.clock.advance(world.governor.settings.claim_lease // 2)
         world.store.away = True
-        world.governor.holdings.renew(world.clock.monotonic())
+        world.governor.lease_renewal.renew(world.clock.monotonic())
         assert "not renewed" in caplog.text
         world.store.away = False
-        world.governor.holdings.renew(world.clock.monotonic())
+        world.governor.lease_renewal.renew(world.clock.monotonic())
         assert world.store.settlements[-1].action is ClaimAction.RENEW
 
 
 def test_a_forked_process_renews_its_own_places_alone() -> None:
     """What the parent holds is the parent's to renew; the child's thread is its own."""
     world = World(Concurrency(2))
-    holdings = world.governor.holdings
+    lease_renewal = world.governor.lease_renewal
     with world.call():
         child = os.fork()
         if child == 0:
             with world.call():
                 world.clock.advance(world.governor.settings.claim_lease // 2)
-                holdings.renew(world.clock.monotonic())
-                alive = holdings._thread is not None and holdings._thread.is_alive()
+                lease_renewal.renew(world.clock.monotonic())
+                alive = lease_renewal._thread is not None and lease_renewal._thread.is_alive()
                 os._exit(10 * alive + len(world.store.settlements))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 11
 

@@ -213,22 +213,22 @@ def test_parts_that_are_away(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_worker_answers_from_its_gate() -> None:
-    """The command names those who wait, or the one asked about; without a gate, nobody."""
+    """The command names those who wait, or the one asked about; without a dispatcher, nobody."""
     command = Panel.data[inspect.COMMAND]
-    gate = SimpleNamespace(waiting=lambda: [{"task_id": "a"}, {"task_id": "b"}])
-    state = SimpleNamespace(app=SimpleNamespace(governor=SimpleNamespace(gate=gate)))
+    dispatcher = SimpleNamespace(waiting=lambda: [{"task_id": "a"}, {"task_id": "b"}])
+    state = SimpleNamespace(app=SimpleNamespace(governor=SimpleNamespace(dispatcher=dispatcher)))
     assert command(state) == [{"task_id": "a"}, {"task_id": "b"}]
     assert command(state, task_id="b") == [{"task_id": "b"}]
-    for app in (SimpleNamespace(), SimpleNamespace(governor=SimpleNamespace(gate=None))):
+    for app in (SimpleNamespace(), SimpleNamespace(governor=SimpleNamespace(dispatcher=None))):
         assert command(SimpleNamespace(app=app)) == []
     assert Panel.meta[inspect.COMMAND].type == "inspect"
 
 
 def test_the_worker_tells_how_late_its_bodies_start() -> None:
-    """Its gate's figures, for ``governor doctor``; nothing without a gate."""
+    """Its dispatcher's figures, for ``governor doctor``; nothing without a dispatcher."""
     command = Panel.data[inspect.STARTS]
-    gate = SimpleNamespace(late_starts=lambda: {"grace": 50, "starts": 1, "last": 80})
-    state = SimpleNamespace(app=SimpleNamespace(governor=SimpleNamespace(gate=gate)))
+    dispatcher = SimpleNamespace(late_starts=lambda: {"grace": 50, "starts": 1, "last": 80})
+    state = SimpleNamespace(app=SimpleNamespace(governor=SimpleNamespace(dispatcher=dispatcher)))
     assert command(state) == {"grace": 50, "starts": 1, "last": 80}
     assert command(SimpleNamespace(app=SimpleNamespace())) == {}
     assert Panel.meta[inspect.STARTS].type == "inspect"

@@ -40,9 +40,9 @@ def test_a_refused_row_is_set_aside_and_the_next_is_written(
     spill = Spill(tmp_path, redact=str)
     governor: Any = Mock(clock=FakeClock(0), spill=spill)
     governor.dead_letters.record.side_effect = error
-    funeral = DeadLetterWriter(governor, Mock())
+    dead_letter_writer = DeadLetterWriter(governor, Mock())
     for task_id in ("a", "b"):
-        funeral._record(lambda task_id=task_id: death(task_id))  # type: ignore[misc]
+        dead_letter_writer._record(lambda task_id=task_id: death(task_id))  # type: ignore[misc]
     assert governor.dead_letters.record.call_count == asked
     assert spill.backlog() == backlog
     if backlog.refused:
@@ -92,9 +92,9 @@ def test_content_that_cannot_be_written_is_left_out(
     governor.dead_letters.record.side_effect = database
     for keep in (governor.spill.append, governor.spill.set_aside):
         keep.side_effect = disk
-    funeral = DeadLetterWriter(governor, Mock())
+    dead_letter_writer = DeadLetterWriter(governor, Mock())
     bad = death("\ud800", message=message("x", headers={"odd": "\ud800"}), exc_message="\ud800")
-    funeral._record(lambda: bad)
+    dead_letter_writer._record(lambda: bad)
     take = {
         "database": governor.dead_letters.record,
         "append": governor.spill.append,
@@ -117,13 +117,13 @@ def test_facts_that_cannot_be_told_cost_no_dead_letter(monkeypatch: pytest.Monke
     written: list[Death] = []
     governor: Any = Mock(clock=FakeClock(0))
     governor.dead_letters.record.side_effect = written.append
-    funeral = DeadLetterWriter(governor, AtOnce())
+    dead_letter_writer = DeadLetterWriter(governor, AtOnce())
     facts = Mock(side_effect=[KeyboardInterrupt, facts_module.exception_facts(None, None, None)])
     monkeypatch.setattr(facts_module, "exception_facts", facts)
     ended = threading.Semaphore(0)
     for task_id in ("a", "b"):
         found = Message(b"[]", headers={"id": task_id, "task": "known"})  # type: ignore[no-untyped-call]
-        funeral.hold_message(found, Reason.INVALID_MESSAGE, ValueError(), ended.release)
+        dead_letter_writer.hold_message(found, Reason.INVALID_MESSAGE, ValueError(), ended.release)
     assert ended.acquire(timeout=30)
     assert ended.acquire(timeout=30)
     assert [each.task_id for each in written] == ["a", "b"]
@@ -135,12 +135,12 @@ def test_facts_that_cannot_be_told_cost_no_dead_letter(monkeypatch: pytest.Monke
 
 def test_the_writing_thread_outlives_whatever_its_work_raises() -> None:
     """Work that raises what would end a thread is reported, and the next is done."""
-    outbox = SerialExecutor("test", AtOnce())
+    executor = SerialExecutor("test", AtOnce())
     heard: list[str] = []
     over = threading.Event()
     for error in (SystemExit, KeyboardInterrupt, GeneratorExit, ValueError):
-        outbox.submit(Mock(side_effect=error), lambda exc: heard.append(repr(exc)))
-    outbox.submit(lambda: None, lambda _: over.set())
+        executor.submit(Mock(side_effect=error), lambda exc: heard.append(repr(exc)))
+    executor.submit(lambda: None, lambda _: over.set())
     assert over.wait(30)
     assert heard == [
         "RuntimeError('SystemExit')", "RuntimeError('KeyboardInterrupt')",

@@ -1,4 +1,4 @@
-"""Deliveries that meet another one's claim, with the worker's real gate on a simulated loop."""
+"""Deliveries that meet another one's claim, with the real dispatcher on a simulated loop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ClaimWorld(World):
         super().__init__(Random(0), 0, folder, idempotent=False, **options)
         self.dead: list[tuple[str, Reason]] = []
         self.asked: list[Ask] = []
-        self.gate.funeral.hold = self._dies  # type: ignore[method-assign]
+        self.dispatcher.dead_letter_writer.hold = self._dies  # type: ignore[method-assign]
         admit_many = self.store.admit_many
 
         def seen(asks: Sequence[Ask]) -> Sequence[Answer]:
@@ -91,7 +91,7 @@ def test_an_execution_that_was_buried_never_begins(tmp_path: Path) -> None:
     world = ClaimWorld(tmp_path)
     # From here on the pool's processes stand still as well.
     world.random.choice = lambda _: LEASE + SECOND  # type: ignore[method-assign]
-    world.gate._holdings.add = lambda renewal: None  # type: ignore[method-assign]
+    world.dispatcher._lease_renewal.add = lambda renewal: None  # type: ignore[method-assign]
     world.send(1, "a")
     world.loop.run_for(LEASE + SECOND // 2)
     assert isinstance(world.claimed_elsewhere(1, "a", "second"), OutcomeUnknown)

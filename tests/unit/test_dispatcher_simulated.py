@@ -1,4 +1,4 @@
-"""The order of a lane, with the worker's real gate on a clock that stands wherever it hurts.
+"""The order of a lane, with the worker's real dispatcher on a clock that stands wherever it hurts.
 
 A worker may stand still anywhere: between asking and hearing the answer, before it tells its pool
 of a task, before it hears how one has ended. Meanwhile its pool's processes go on.
@@ -135,11 +135,11 @@ class World:
             create_task_handler=lambda: self.received,
         )
         pool = SimulatedPool(self, 1)
-        self.gate = Dispatcher(governor, consumer, self.loop, pool)
-        governor.gate = self.gate
+        self.dispatcher = Dispatcher(governor, consumer, self.loop, pool)
+        governor.dispatcher = self.dispatcher
         # The thread of the dead letters has nothing to do, and times of its own.
         self.loop.forget()
-        self.gate.lots.begin()
+        self.dispatcher.parking_out.begin()
 
     def stall(self) -> int:
         """Microseconds: nothing, less than the grace, more than it."""
@@ -174,7 +174,7 @@ class World:
 
     def received(self, message: Any) -> None:
         """What Celery does with a message."""
-        self.gate.on_request(
+        self.dispatcher.on_request(
             GovernedRequest(
                 message, app=self.app, task=self.app.tasks["call"], hostname="simulated",
                 on_ack=message.ack_log_error, on_reject=message.reject_log_error,

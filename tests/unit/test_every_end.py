@@ -31,8 +31,8 @@ SENT = [
 OWNER = {
     "guarded", "_step", "stumbled", "finish", "move", "on_request", "on_loop", "_use_slot",
     "_next", "_let_go", "_hand_back", "_is_parked", "_run", "_has_place", "bury", "on_failure",
-    "acknowledge", "failed", "_gate", "monotonic", "wall", "_wake", "_take_in", "_take_all_in",
-    "done", "_follow", "failure_info", "log",
+    "acknowledge", "failed", "_dispatcher", "monotonic", "wall", "_wake", "_take_in",
+    "_take_all_in", "done", "_follow", "failure_info", "log",
 }  # fmt: skip
 """The owner itself, and the ways into it: what it calls may fail, it may not."""
 

@@ -53,7 +53,7 @@ POOLS = [in_this_process, from_another_process]
 
 
 class World:
-    """An app whose tasks are run as a pool runs them, and judged as the gate does."""
+    """An app whose tasks are run as a pool runs them, and judged as the dispatcher does."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()

@@ -24,7 +24,7 @@ SETTINGS = load({"governor_redis_url": "redis://unused"}, {"governor_redis_url"}
 
 
 class Worker:
-    """Asks as the gate does, at a store of its own."""
+    """Asks as the dispatcher does, at a store of its own."""
 
     def __init__(self, *limits: Limit, expected: int = 10) -> None:
         self.clock = FakeClock()

@@ -23,7 +23,7 @@ def test_a_next_attempt_that_no_queue_gets_is_a_dead_letter(
 ) -> None:
     """The broker would say the same for ever: the task dies of it, and its message is let go."""
     worker = SimulatedWorker(tmp_path, monkeypatch)
-    monkeypatch.setattr(worker.gate.outgoing, "publish", lambda *_: Unroutable())
+    monkeypatch.setattr(worker.dispatcher.publishing, "publish", lambda *_: Unroutable())
     task_id = worker.send("again", "tries again")
     worker.run_for(3)
     (death,) = worker.rows.deaths
@@ -37,7 +37,7 @@ def test_a_deferral_that_no_queue_gets_stays_and_runs(
 ) -> None:
     """Its message is kept unacknowledged in the worker until its slot has come."""
     worker = SimulatedWorker(tmp_path, monkeypatch)
-    monkeypatch.setattr(worker.gate.outgoing, "publish", lambda *_: Unroutable())
+    monkeypatch.setattr(worker.dispatcher.publishing, "publish", lambda *_: Unroutable())
     sent = [worker.send("deferred", "returns") for _ in range(100)]
     worker.run_for(30)
     assert sorted(worker.began) == sorted(sent)
@@ -53,10 +53,10 @@ def test_a_broker_that_has_no_queue_is_not_away(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(outgoing_module, "Publisher", lambda _: publisher)
     monkeypatch.setattr(outgoing_module, "Delays", lambda _: Mock(delayed=lambda copy, _: copy))
     clock = FakeClock()
-    outgoing = Publishing(Mock(clock=clock, stats=Mock(broker_messages=0)))
-    assert isinstance(outgoing.publish(COPY, 0), Unroutable)
-    assert outgoing.publish(COPY, 0) is None
-    assert isinstance(outgoing.publish(COPY, 0), OSError)
-    assert isinstance(outgoing.publish(COPY, 0), TimeoutError)
+    publishing = Publishing(Mock(clock=clock, stats=Mock(broker_messages=0)))
+    assert isinstance(publishing.publish(COPY, 0), Unroutable)
+    assert publishing.publish(COPY, 0) is None
+    assert isinstance(publishing.publish(COPY, 0), OSError)
+    assert isinstance(publishing.publish(COPY, 0), TimeoutError)
     clock.advance(SECOND)
-    assert outgoing.publish(COPY, 0) is None
+    assert publishing.publish(COPY, 0) is None
