@@ -1,4 +1,4 @@
-"""Every error the governor raises.
+"""The errors that leave the governor, all of them.
 
 ::
 
@@ -8,10 +8,18 @@
     ├── StoreUnavailable         the limiter store did not answer within its time
     │   └── UpstreamStateError   it did, and refuses what is kept there for one upstream
     ├── DatabaseUnavailable      the dead-letter database did not answer
+    │   └── RowRefused           it did, and refuses this row
+    ├── SpillFailed              a death could be kept neither in the database nor on disk
     ├── Throttled                the upstream said "not now": the call did not happen
     │   └── NotAdmitted          our own limits said it: the upstream was not asked
+    ├── BodyDied                 a body raised what would have taken the worker down
+    ├── Overloaded               too many tasks wait: this one was not published
+    ├── Unroutable               the broker has no queue for a message
+    ├── NothingMatched           nothing has the name that a person gave
+    │   └── UnknownDeadLetter    no dead letter has this id
+    ├── Changed                  the dead letter is not as it was read
     ├── ReplayRefused            policy forbids this replay
-    └── Unroutable               the broker has no queue for a message
+    └── UnreadableMessage        the message of a parked task cannot be read
 
 Each class's docstring is its default message.
 """
@@ -89,6 +97,14 @@ class DatabaseUnavailable(GovernorError):
     """The dead-letter database did not answer within its time budget."""
 
 
+class RowRefused(DatabaseUnavailable):
+    """The database is there and refuses this row: trying again will not help."""
+
+
+class SpillFailed(GovernorError):
+    """The death could not be kept on disk either."""
+
+
 class Throttled(GovernorError):
     """The upstream said not now: the call did not happen.
 
@@ -152,6 +168,22 @@ def _rebuild_throttled(
     return kind(message, retry_after=retry_after, upstream=upstream, limit=limit)
 
 
+class BodyDied(GovernorError):
+    """The body raised what would have taken the worker down with it.
+
+    Attributes:
+        kind: name of the exception's class, like ``MemoryError`` or ``SystemExit``.
+    """
+
+    def __init__(self, kind: str, message: str = "") -> None:
+        self.kind = kind
+        self.detail = message
+        super().__init__(f"{kind}: {message}" if message else kind)
+
+    def __reduce__(self) -> tuple[type[BodyDied], tuple[str, str]]:
+        return type(self), (self.kind, self.detail)
+
+
 class Overloaded(GovernorError):
     """Too many tasks wait for the upstream: this one was not published.
 
@@ -178,9 +210,25 @@ class Overloaded(GovernorError):
         return type(self), (self.upstream, self.waiting, self.drain, self.limit)
 
 
+class Unroutable(GovernorError):
+    """The broker has no queue for the message: it was not sent."""
+
+
+class NothingMatched(GovernorError):
+    """There is nothing of this name, or nothing to undo."""
+
+
+class UnknownDeadLetter(NothingMatched):
+    """There is no dead letter with this id."""
+
+
+class Changed(GovernorError):
+    """The dead letter changed since it was read."""
+
+
 class ReplayRefused(GovernorError):
     """Policy forbids replaying this dead letter."""
 
 
-class Unroutable(GovernorError):
-    """The broker has no queue for the message: it was not sent."""
+class UnreadableMessage(GovernorError):
+    """The message of a parked task cannot be read."""

@@ -9,13 +9,12 @@ import click
 
 from governor.cli import dead_view, options, printing
 from governor.clock import Clock
-from governor.deadletter.errors import Changed, UnknownDeadLetter
 from governor.deadletter.models import State
 from governor.deadletter.reading import Filters
 from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.rows import DeadLetter
 from governor.deadletter.verdict import Verdict
-from governor.errors import DatabaseUnavailable, ReplayRefused
+from governor.errors import Changed, DatabaseUnavailable, ReplayRefused, UnknownDeadLetter
 from governor.operations.replay import replay_message
 from governor.ports import MessageCopy
 

@@ -15,9 +15,12 @@ import click
 
 from governor.cli.printing import printable
 from governor.clock import SECOND, as_micros
-from governor.deadletter.errors import UnknownDeadLetter
-from governor.errors import ConfigurationError, DatabaseUnavailable, StoreUnavailable
-from governor.operations.limit_status import NothingMatched
+from governor.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    NothingMatched,
+    StoreUnavailable,
+)
 
 NOTHING_MATCHED, UNREACHABLE = 4, 6
 
@@ -45,7 +48,7 @@ def exit_codes(command: Callable[_P, int]) -> Callable[_P, NoReturn]:
             code = command(*args, **options)
         except ConfigurationError as error:
             raise click.UsageError(str(error)) from error
-        except (NothingMatched, UnknownDeadLetter) as error:
+        except NothingMatched as error:
             click.echo(printable(error), err=True)
             code = NOTHING_MATCHED
         except (StoreUnavailable, DatabaseUnavailable) as error:

@@ -16,7 +16,8 @@ from governor.cli import options, printing, waiting_view
 from governor.cli.limits_view import live
 from governor.cli.options import NOTHING_MATCHED, UNREACHABLE
 from governor.clock import SECOND, SystemClock
-from governor.operations.limit_status import LimitStatusReader, NothingMatched
+from governor.errors import NothingMatched
+from governor.operations.limit_status import LimitStatusReader
 from governor.operations.parking_changes import AT_ONCE, ParkingChanged, ParkingChanges
 from governor.operations.parking_status import LotStatus, Parked, ParkedTasks, Turns
 

@@ -32,7 +32,6 @@ from governor.deadletter.engine import (
     is_refusal,
     shown,
 )
-from governor.deadletter.errors import Changed, RowRefused, UnknownDeadLetter
 from governor.deadletter.identity import replay_id
 from governor.deadletter.models import DEAD_LETTERS, State
 from governor.deadletter.reading import AuditEntry, DeadGroup, Filters
@@ -46,7 +45,13 @@ from governor.deadletter.rows import (
 from governor.deadletter.texts import Redact, storable
 from governor.deadletter.transitions import MOVABLE, WORKER, Transitions
 from governor.deadletter.verdict import Verdict
-from governor.errors import DatabaseUnavailable, ReplayRefused
+from governor.errors import (
+    Changed,
+    DatabaseUnavailable,
+    ReplayRefused,
+    RowRefused,
+    UnknownDeadLetter,
+)
 from governor.ports import Death, MessageCopy
 
 LEASE = 60 * SECOND

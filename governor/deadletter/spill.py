@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from governor.deadletter.encoding import decode_mapping, encode
-from governor.deadletter.errors import RowRefused, SpillFailed
 from governor.deadletter.rows import message_id_of, message_sha256
 from governor.deadletter.texts import TRACEBACK_LIMIT, Redact, Texts
-from governor.errors import DatabaseUnavailable
+from governor.errors import DatabaseUnavailable, RowRefused, SpillFailed
 from governor.ports import DeadLetters, Death, MessageCopy, Reason
 
 SPILL_SCHEMA = 1

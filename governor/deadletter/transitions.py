@@ -7,12 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
-from governor.deadletter.errors import Changed, UnknownDeadLetter
 from governor.deadletter.identity import uuid7
 from governor.deadletter.models import AUDIT, DEAD_LETTERS, State
 from governor.deadletter.reading import columns
 from governor.deadletter.texts import Redact, Texts, name
 from governor.deadletter.verdict import Verdict
+from governor.errors import Changed, UnknownDeadLetter
 
 WORKER = "worker"
 """The actor of what happens without a person."""

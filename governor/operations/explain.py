@@ -9,13 +9,8 @@ from typing import Any
 from governor.deadletter.reading import AuditEntry
 from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.rows import DeadLetter
-from governor.errors import StoreUnavailable
-from governor.operations.limit_status import (
-    LimitStatusReader,
-    LimitView,
-    NothingMatched,
-    UpstreamView,
-)
+from governor.errors import NothingMatched, StoreUnavailable
+from governor.operations.limit_status import LimitStatusReader, LimitView, UpstreamView
 
 
 @dataclass(frozen=True, slots=True)

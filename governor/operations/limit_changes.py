@@ -13,13 +13,12 @@ from typing import Any, Literal
 
 from governor.admission.limits_in_force import PAUSED_KEY, numbers_of
 from governor.clock import SECOND
-from governor.errors import DeclarationError
+from governor.errors import DeclarationError, NothingMatched
 from governor.operations.limit_status import (
     FOREVER,
     Declared,
     Key,
     LimitStatusReader,
-    NothingMatched,
     Pause,
     pauses,
     said_breaker,

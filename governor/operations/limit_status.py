@@ -11,7 +11,7 @@ from typing import Any
 
 from governor.admission.limits_in_force import PAUSED_KEY, numbers_of
 from governor.clock import SECOND, Clock, as_datetime
-from governor.errors import DeclarationError, GovernorError, StoreUnavailable, UpstreamStateError
+from governor.errors import DeclarationError, NothingMatched, StoreUnavailable, UpstreamStateError
 from governor.keys import digest, name_of
 from governor.policy.adaptive import WHOLE, Share
 from governor.policy.breaker import Breaker, Closed, Open
@@ -27,10 +27,6 @@ FOREVER = 4_102_444_800 * SECOND
 
 Key = tuple[str, str]
 """A ``per=`` argument and its value."""
-
-
-class NothingMatched(GovernorError):
-    """There is nothing of this name, or nothing to undo."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from governor.admission.lanes import Lanes
-from governor.errors import DeclarationError
+from governor.errors import DeclarationError, UnreadableMessage
 from governor.operations.limit_status import LimitStatusReader
 from governor.operations.parking_status import Parked
 from governor.policy.parking_values import Lane, Steering
@@ -15,10 +15,6 @@ from governor.ports import LimiterStore, MessageCopy
 
 AT_ONCE = 100
 """Tasks that one record names."""
-
-
-class UnreadableMessage(ValueError):
-    """Nobody can read the message of a parked task."""
 
 
 @dataclass(slots=True)

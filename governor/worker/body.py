@@ -13,12 +13,12 @@ from governor.admission import nested_calls
 from governor.admission.admission import Call, charges_of
 from governor.admission.blocking import admitted as admitted_at_its_slot
 from governor.clock import seconds
-from governor.errors import ConfigurationError
+from governor.errors import BodyDied, ConfigurationError
 from governor.foreign import is_from_outside
 from governor.governor import Governance, Governor
 from governor.messages.header import Header
 from governor.policy.retry import RetryIn
-from governor.worker.body_results import RUN_KEY, BodyDied, NotNow
+from governor.worker.body_results import RUN_KEY, NotNow
 from governor.worker.failures import decide, raised, returned
 
 

@@ -13,7 +13,6 @@ from billiard.einfo import ExceptionInfo
 from celery.exceptions import Ignore, Retry
 
 from governor.clock import SECOND
-from governor.errors import GovernorError
 
 RUN_KEY = "governor_run"
 """Where the worker's dispatcher tells the body until when its admission is good, and what else the
@@ -67,22 +66,6 @@ class Again(Retry):  # type: ignore[misc]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message, self.exc, self.when, self.wait)
-
-
-class BodyDied(GovernorError):
-    """The body raised what would have taken the worker down with it.
-
-    Attributes:
-        kind: name of the exception's class, like ``MemoryError`` or ``SystemExit``.
-    """
-
-    def __init__(self, kind: str, message: str = "") -> None:
-        self.kind = kind
-        self.detail = message
-        super().__init__(f"{kind}: {message}" if message else kind)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.kind, self.detail)
 
 
 def failure_info(exc: BaseException) -> ExceptionInfo:

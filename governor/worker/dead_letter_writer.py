@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from governor.clock import SECOND
-from governor.deadletter.errors import RowRefused, SpillFailed
-from governor.errors import DatabaseUnavailable
+from governor.errors import DatabaseUnavailable, RowRefused, SpillFailed
 from governor.governor import Governor
 from governor.log_lines import LOG
 from governor.ports import Death, MessageCopy, Reason

@@ -21,7 +21,7 @@ from celery.utils.serialization import UnpickleableExceptionWrapper
 
 from governor.admission import nested_calls
 from governor.clock import micros, seconds
-from governor.errors import NotAdmitted, StoreUnavailable
+from governor.errors import BodyDied, NotAdmitted, StoreUnavailable
 from governor.foreign import attribute, is_from_outside, quietly, text_of
 from governor.governor import Governance, Governor
 from governor.messages.header import NAME, Attempt, Header, work_id
@@ -30,7 +30,7 @@ from governor.policy.outcome import Outcome, outcome_of
 from governor.policy.retry import LONGEST_WAIT, GiveUp, RetryIn
 from governor.policy.retry_after import pause_of, throttled_from_exception
 from governor.ports import Reason
-from governor.worker.body_results import RUN_KEY, STORE_AGAIN, Again, BodyDied, NotNow, failure_info
+from governor.worker.body_results import RUN_KEY, STORE_AGAIN, Again, NotNow, failure_info
 
 _ATTRIBUTE = "_governor_failure"
 _FAILURE, _RAISED, _RETURNED = "failure", "raised", "returned"

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from billiard.einfo import ExceptionInfo
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 
-from governor.worker.body_results import BodyDied, failure_info
+from governor.errors import BodyDied
+from governor.worker.body_results import failure_info
 from governor.worker.event_loop import Loop
 
 Occupant = Callable[[Any], None]

@@ -15,7 +15,7 @@ from kombu.exceptions import KombuError
 from kombu.message import Message
 from kombu.serialization import prepare_accept_content
 
-from governor.operations.parking_changes import UnreadableMessage
+from governor.errors import UnreadableMessage
 from governor.operations.parking_status import Parked
 from governor.ports import MessageCopy
 from governor.worker.publisher import bounded_connection

@@ -12,10 +12,11 @@ from celery.worker import state
 from kombu.exceptions import OperationalError
 
 from governor.clock import SECOND, seconds
+from governor.errors import BodyDied
 from governor.governor import Governance
 from governor.policy.outcome import Outcome
 from governor.ports import Reason
-from governor.worker.body_results import Again, BodyDied, NotNow, failure_info
+from governor.worker.body_results import Again, NotNow, failure_info
 from governor.worker.failures import Failure, exception_of, failure_of
 
 _ENDED_FROM_OUTSIDE = (

@@ -20,12 +20,18 @@ from sqlalchemy.engine import make_url
 from governor.clock import SECOND
 from governor.deadletter import reading, schema
 from governor.deadletter.engine import bounded, bounded_engine
-from governor.deadletter.errors import Changed, RowRefused, UnknownDeadLetter
 from governor.deadletter.models import DEAD_LETTERS, State
 from governor.deadletter.reading import Filters
 from governor.deadletter.repository import LEASE, SqlDeadLetters
 from governor.deadletter.transitions import Transitions
-from governor.errors import ConfigurationError, DatabaseUnavailable, ReplayRefused
+from governor.errors import (
+    Changed,
+    ConfigurationError,
+    DatabaseUnavailable,
+    ReplayRefused,
+    RowRefused,
+    UnknownDeadLetter,
+)
 from governor.operations.replay import replay_message
 from governor.ports import MessageCopy, Reason
 from tests.deaths import BODY, DEAD_AT, death, message

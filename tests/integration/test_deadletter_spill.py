@@ -15,11 +15,10 @@ import pytest
 
 from governor.deadletter import schema
 from governor.deadletter.engine import bounded_engine
-from governor.deadletter.errors import RowRefused, SpillFailed
 from governor.deadletter.reading import Filters
 from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.spill import Backlog, Drained, Spill, drain
-from governor.errors import DatabaseUnavailable
+from governor.errors import DatabaseUnavailable, RowRefused, SpillFailed
 from governor.ports import Death, Reason
 from tests.deaths import death, message
 

@@ -11,9 +11,10 @@ import pytest
 from celery import Celery
 
 from governor import GovernedTask, Governor, Limit, Throttled, Upstream
+from governor.errors import BodyDied
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
-from governor.worker.body_results import BodyDied, NotNow
+from governor.worker.body_results import NotNow
 
 
 def run(body: Callable[[], Any], *, late: int = 0) -> Any:

@@ -14,10 +14,9 @@ import pytest
 from kombu.message import Message
 
 from governor.deadletter.encoding import Lost
-from governor.deadletter.errors import RowRefused
 from governor.deadletter.rows import message_id_of
 from governor.deadletter.spill import Backlog, Spill
-from governor.errors import DatabaseUnavailable
+from governor.errors import DatabaseUnavailable, RowRefused
 from governor.ports import Death, Reason
 from governor.testing.clock import FakeClock
 from governor.worker import death_facts as facts_module

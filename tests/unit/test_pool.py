@@ -12,9 +12,9 @@ from unittest.mock import Mock
 import pytest
 from celery.exceptions import WorkerShutdown
 
+from governor.errors import BodyDied
 from governor.testing.clock import FakeClock
 from governor.worker import event_loop as loop_module
-from governor.worker.body_results import BodyDied
 from governor.worker.event_loop import HubLoop, Work
 from governor.worker.pool import CountedSlots, PreforkSlots
 
