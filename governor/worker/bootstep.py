@@ -82,7 +82,7 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self._loop.drain()
         guarded(self.dispatcher.close)
         self._loop.drain()
-        guarded(self.dispatcher.parking_out.flush)
+        guarded(self.dispatcher.parking_out.upkeep.flush)
         if consumer.hub is not None:
             # The acknowledgements wait in a loop that has ended.
             guarded(partial(_flush, consumer.hub))

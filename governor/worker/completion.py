@@ -122,12 +122,12 @@ class Completion:
                 self._recorder.settle(request, ClaimAction.FINISH, outcome=verdict.outcome)
                 self._recorder.finish(request, partial(celery, verdict.exc_info))
             case Ending.Kind.LEAVE:
-                self._parking_out.abandon(request)
+                self._parking_out.upkeep.abandon(request)
                 celery(verdict.exc_info)
                 if request.state is RequestState.RUNNING:
                     self._return(request, called=True)
             case Ending.Kind.ABANDON:
-                self._parking_out.abandon(request)
+                self._parking_out.upkeep.abandon(request)
                 self._return(request, called=verdict.called)
             case Ending.Kind.DEAD:
                 assert verdict.reason is not None

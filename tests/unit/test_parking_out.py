@@ -19,7 +19,7 @@ from governor.policy.parking_values import Arrival, ReleaseAsk, Released
 from governor.ports import MessageCopy, Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
-from governor.worker import parking_out as lots_module
+from governor.worker import parking_revocations
 from governor.worker.parked_message import ParkedMessage
 from governor.worker.parking_out import ParkingOut
 from governor.worker.store_outage import StoreOutage
@@ -144,7 +144,7 @@ def test_what_was_revoked_while_the_store_was_away_leaves_the_lot(
     """A revocation that came while the store did not answer is heard of when it does again."""
     worker = make_worker(10)
     revoked: set[str] = set()
-    monkeypatch.setattr(lots_module, "revoked_tasks", revoked)
+    monkeypatch.setattr(parking_revocations, "revoked_tasks", revoked)
     worker.store.settle(Settlement("api", pause=HOUR))
     worker.park("t0")
     worker.park("t1")
@@ -206,7 +206,7 @@ def test_a_released_task_that_cannot_be_handed_over_goes_back(
             raise RuntimeError
         message.ack()
 
-    monkeypatch.setattr(worker.lots, "_handler", handle)
+    monkeypatch.setattr(worker.lots._delivery, "_handler", handle)
     worker.park("one")
     worker.loop.run_for(5 * 60 * SECOND)
     assert [message.headers["id"] for message in handled] == ["one", "one"]

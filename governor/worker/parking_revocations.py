@@ -1,0 +1,83 @@
+"""Parked tasks that are revoked leave the lots: Celery announces them as it does others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from celery.worker.state import revoked as revoked_tasks
+
+from governor.clock import SECOND
+from governor.errors import StoreUnavailable
+from governor.governor import Governor
+from governor.policy.parking_values import Steering, Ticket
+from governor.worker.adoption import Deliver
+from governor.worker.event_loop import Loop
+from governor.worker.known_lot import KnownLot
+from governor.worker.store_outage import StoreOutage
+
+_LOOK = SECOND
+"""How often this worker's memory is searched for revoked tasks that may be parked."""
+
+
+class ParkingRevocations:
+    """The search of one worker's lots for revoked tasks, on its loop.
+
+    Args:
+        lots: those that it releases from, by upstream.
+    """
+
+    def __init__(
+        self,
+        governor: Governor,
+        loop: Loop,
+        outage: StoreOutage,
+        lots: Mapping[str, KnownLot],
+        deliver: Deliver,
+    ) -> None:
+        self._store = governor.store
+        self._clock = governor.clock
+        self._loop = loop
+        self._outage = outage
+        self._lots = lots
+        self._deliver = deliver
+        self._looking = False
+        self._revoked: set[str] = set()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._looking = False
+
+    def look_later(self) -> None:
+        if not self._looking:
+            self._looking = True
+            self._loop.at(self._clock.monotonic() + _LOOK, self._look_for_revoked)
+
+    def _look_for_revoked(self) -> None:
+        """Tasks that were revoked leave the lots: Celery announces them as it does others."""
+        self._looking = False
+        lots = [lot for lot in self._lots.values() if lot.waiting]
+        if not lots:
+            return
+        self.look_later()
+        revoked = set(revoked_tasks)
+        fresh = revoked - self._revoked
+        # Nobody else may ask for a long time.
+        if not fresh:
+            return
+        found = True
+        for lot in lots:
+            if self._clock.monotonic() < self._outage.until(lot.upstream.name):
+                found = False
+                continue
+            try:
+                taken = self._store.lots.steer(lot.upstream.name, Steering("revoke", tuple(fresh)))
+            except StoreUnavailable as exc:
+                self._outage.failed(exc)
+                found = False
+                continue
+            self._outage.answered(lot.upstream.name)
+            for payload in taken:
+                self._deliver(lot.upstream.name, Ticket("", 0, "", payload, 0, late=True))
+        if found:
+            # Else they are sought again at the next look.
+            self._revoked = revoked
