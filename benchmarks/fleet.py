@@ -84,7 +84,6 @@ class Fleet:
         pool: str = "prefork",
         queue: str = "celery",
         places: int = 2,
-        level: str = "WARNING",
         settings: Settings | None = None,
     ) -> ChildProcess:
         """Start a worker; it consumes its queue when this returns its main process."""
@@ -92,8 +91,7 @@ class Fleet:
         log = self.folder / f"worker-{number}.log"
         command = [sys.executable, "-m", "celery", "-A", "benchmarks.app", "worker"]
         command += ["-P", pool, "-c", str(places), "-Q", queue, "-n", f"bench{number}@localhost"]
-        command += ["-l", level, "--without-gossip"]
-        command += ["--without-mingle", "--without-heartbeat"]
+        command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         environment = {
             **os.environ,
             **(settings or self.settings).environment(),

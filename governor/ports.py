@@ -48,8 +48,6 @@ class Reason(StrEnum):
     UNDECODABLE = "undecodable"
     INVALID_MESSAGE = "invalid_message"
     EXPIRED = "expired"
-    POISON_REDELIVERY = "poison_redelivery"
-    MANUAL = "manual"
 
 
 @dataclass(frozen=True, slots=True)

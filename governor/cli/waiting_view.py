@@ -164,7 +164,7 @@ def _said_blocked(until: int, by: str, now: int) -> str:
     return f"{said} ({by})" if by else said
 
 
-def parked(told: Told, *, indent: str = "") -> None:
+def parked(told: Told) -> None:
     """A parked task, line by line."""
     found, place = told.parked, told.place
     entry = found.entry
@@ -190,7 +190,7 @@ def parked(told: Told, *, indent: str = "") -> None:
         )
     lines.append(f"  release      {_said_release(found, place)}")
     for line in lines:
-        click.echo(printable(indent + line))
+        click.echo(printable(line))
 
 
 def _said_release(found: Parked, place: Place) -> str:

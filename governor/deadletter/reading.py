@@ -30,6 +30,9 @@ def in_state(state: State) -> ColumnElement[bool]:
     return _letters.state == literal_column(f"'{state.value}'")
 
 
+_MOST_GROUPS = 100
+
+
 @dataclass(frozen=True, slots=True)
 class Filters:
     """Which dead letters; every field that is set must match. Times in µs."""
@@ -76,7 +79,7 @@ def columns(*names: str) -> Select[Any]:
     return select(*(_letters[column] for column in names))
 
 
-def group_sizes(since: int | None, limit: int) -> Select[Any]:
+def group_sizes(since: int | None) -> Select[Any]:
     """The largest groups' fingerprints, sizes and times, from the group index alone."""
     counted = (
         select(
@@ -88,14 +91,14 @@ def group_sizes(since: int | None, limit: int) -> Select[Any]:
         .where(in_state(State.DEAD))
         .group_by(_letters.fingerprint)
         .order_by(func.count().desc(), _letters.fingerprint)
-        .limit(limit)
+        .limit(_MOST_GROUPS)
     )
     return counted if since is None else counted.where(_letters.dead_at >= since)
 
 
-def groups(connection: Connection, since: int | None, limit: int) -> tuple[DeadGroup, ...]:
+def groups(connection: Connection, since: int | None) -> tuple[DeadGroup, ...]:
     """The largest groups, each with the texts of its newest row."""
-    found = connection.execute(group_sizes(since, limit)).all()
+    found = connection.execute(group_sizes(since)).all()
     newest = (
         columns("fingerprint", "task_name", "reason", "exc_type", "exc_message", "id")
         .where(in_state(State.DEAD))

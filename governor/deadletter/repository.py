@@ -15,7 +15,7 @@ same one, so the worker's claim drops the copy that comes second.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,6 @@ from governor.deadletter.identity import replay_id
 from governor.deadletter.models import DEAD_LETTERS, State
 from governor.deadletter.reading import AuditEntry, DeadGroup, Filters
 from governor.deadletter.rows import (
-    MAX_PAYLOAD_BYTES,
     DeadLetter,
     in_ascii,
     row_values,
@@ -57,6 +56,8 @@ from governor.ports import Death, MessageCopy
 LEASE = 60 * SECOND
 """How long a claimed replay may take to be published."""
 RESOLVED_KEPT = 30 * 86_400 * SECOND
+_MOST_RELEASED = 500
+"""Claims that one transaction releases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,6 @@ class SqlDeadLetters:
         redact: applied to every text of a death before it is written.
         clock: says when a row was written; all other times are arguments.
         timeout: seconds a call may take.
-        entropy: as :func:`os.urandom`, for ids.
 
     Raises:
         ConfigurationError: the URL names no database the governor can use.
@@ -98,8 +98,6 @@ class SqlDeadLetters:
         redact: Redact,
         clock: Clock | None = None,
         timeout: float = TIMEOUT,
-        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
-        entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._engine = (
             database if isinstance(database, Engine) else bounded_engine(database, timeout=timeout)
@@ -107,8 +105,7 @@ class SqlDeadLetters:
         self._redact = redact
         self._clock = clock or SystemClock()
         self._timeout = timeout
-        self._max_payload_bytes = max_payload_bytes
-        self._edges = Transitions(redact, entropy)
+        self._edges = Transitions(redact)
         self._pid = os.getpid()
 
     def close(self) -> None:
@@ -130,7 +127,6 @@ class SqlDeadLetters:
                 row_id=self._edges.new_id(death.dead_at),
                 recorded_at=recorded_at,
                 redact=self._redact,
-                max_payload_bytes=self._max_payload_bytes,
             )
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
                 ValueError) as error:  # fmt: skip
@@ -163,14 +159,14 @@ class SqlDeadLetters:
 
     # ------------------------------------------------------------------ reading
 
-    def groups(self, since: int | None = None, *, limit: int = 100) -> tuple[DeadGroup, ...]:
+    def groups(self, since: int | None = None) -> tuple[DeadGroup, ...]:
         """The largest groups of rows in state ``dead`` that died at ``since`` (µs) or later.
 
         Raises:
             DatabaseUnavailable
         """
         with self._transaction(write=False) as connection:
-            return reading.groups(connection, since, limit)
+            return reading.groups(connection, since)
 
     def count(self, filters: Filters) -> int:
         """How many dead letters match.
@@ -320,7 +316,7 @@ class SqlDeadLetters:
                 return State(row["state"])
             return self._edges.release(connection, row, now, actor, f"publish failed: {why}")
 
-    def release_expired(self, now: int, *, limit: int = 500) -> int:
+    def release_expired(self, now: int) -> int:
         """Release claims whose lease is over; returns how many.
 
         Raises:
@@ -330,7 +326,7 @@ class SqlDeadLetters:
             reading.columns(*MOVABLE)
             .where(reading.in_state(State.REPLAYING), DEAD_LETTERS.c.lease_until <= now)
             .order_by(DEAD_LETTERS.c.id)
-            .limit(limit)
+            .limit(_MOST_RELEASED)
             .with_for_update(skip_locked=True)
         )
         with self._transaction(write=True) as connection:

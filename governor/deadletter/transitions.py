@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
@@ -24,13 +24,12 @@ MOVABLE = ("id", "state", "version", "idempotent", "replay_task_id", "lease_unti
 class Transitions:
     """Changes rows inside a transaction that the caller began."""
 
-    def __init__(self, redact: Redact, entropy: Callable[[int], bytes]) -> None:
+    def __init__(self, redact: Redact) -> None:
         self._redact = redact
-        self._entropy = entropy
 
     def new_id(self, wall: int) -> str:
         """An id that sorts by ``wall`` (µs)."""
-        return uuid7(wall, self._entropy(10))
+        return uuid7(wall, os.urandom(10))
 
     def release(
         self, connection: Connection, row: RowMapping, now: int, actor: str, why: str

@@ -88,11 +88,6 @@ class Rate:
             raise DeclarationError("cost", f"{cost!r} is negative", "Give 0 or more")
         return -(-cost * self.period * self.count.denominator // self.count.numerator)
 
-    @property
-    def per_second(self) -> float:
-        """Calls a second, for display; decisions use :meth:`interval`."""
-        return float(self.count * SECOND / self.period)
-
     def __str__(self) -> str:
         return self._written()
 

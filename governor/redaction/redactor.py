@@ -130,23 +130,17 @@ class Redactor:
     Args:
         keys: further names whose values are secret, in any spelling (``customerRef`` covers
             ``customer_ref``).
-        patterns: further regular expressions whose whole match is secret.
 
     Raises:
-        DeclarationError: a key is empty, or a pattern is not a regular expression.
+        DeclarationError: a key is empty.
     """
 
-    def __init__(
-        self, keys: Iterable[str] = (), patterns: Iterable[str | re.Pattern[str]] = ()
-    ) -> None:
+    def __init__(self, keys: Iterable[str] = ()) -> None:
         if isinstance(keys, str):
             raise DeclarationError("keys", f"{keys!r} is one text", "Give a list of names")
-        if isinstance(patterns, str):
-            raise DeclarationError("patterns", f"{patterns!r} is one text", "Give a list of them")
         self._keys = frozenset(_squeezed(key) for key in keys)
         if "" in self._keys:
             raise DeclarationError("keys", "a key without letters or digits", "Remove it")
-        self._patterns = [_compiled(pattern) for pattern in patterns]
 
     def secret_key(self, name: str) -> bool:
         """Whether a value of this name is secret."""
@@ -189,10 +183,7 @@ class Redactor:
             text = _ELEMENT.sub(self._element, text)
         if _MAY_HOLD_PAIRS.search(text):
             text = self._pairs(text)
-        text = _CARD.sub(_card, text)
-        for pattern in self._patterns:
-            text = pattern.sub(REDACTED, text)
-        return text
+        return _CARD.sub(_card, text)
 
     def _element(self, match: re.Match[str]) -> str:
         return f"<{match[1]}>{REDACTED}" if self.secret_key(match[1]) else match[0]
@@ -244,12 +235,3 @@ def _secret_by_default(name: str) -> bool:
     if _SECRET_PARTS.search(squeezed):
         return _HARMLESS_PARTS.search(squeezed) is None
     return any(word.lower() in _SECRET_WORDS for word in _WORDS.findall(name))
-
-
-def _compiled(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except (re.error, TypeError) as problem:
-        raise DeclarationError(
-            "patterns", f"{pattern!r} is not a regular expression ({problem})", "Correct it"
-        ) from problem

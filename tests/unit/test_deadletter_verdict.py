@@ -23,7 +23,6 @@ TABLE = [
     (Reason.DEFER_PUBLISH_FAILED, False, 0, SAFE),  # still waiting when it died
     (Reason.UNDECODABLE, True, 0, NEVER),  # the same bytes would die again
     (Reason.INVALID_MESSAGE, True, 0, NEVER),  # as above
-    (Reason.MANUAL, False, 0, CONFIRM),  # a person ended it, who knows when
 ]
 
 

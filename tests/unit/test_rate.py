@@ -86,11 +86,6 @@ def test_a_negative_cost_is_refused() -> None:
         Rate.parse("1/s").interval(-1)
 
 
-def test_per_second_is_for_display() -> None:
-    """per_second says the rate as people compare rates."""
-    assert Rate.parse("600/min").per_second == 10.0
-
-
 rates = st.builds(
     Rate,
     st.fractions(min_value=1, max_value=1_000, max_denominator=997),
