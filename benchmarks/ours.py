@@ -13,7 +13,8 @@ from celery import Celery
 
 from benchmarks.peers import Peer
 from governor import Governor
-from governor.admission.admission import Admission, Call
+from governor.admission.admission import Admission
+from governor.admission.call import Call
 from governor.clock import SECOND
 from governor.messages.header import Header
 from governor.policy.decision import Admit, Ask, ClaimAsk, Wait

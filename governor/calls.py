@@ -11,8 +11,8 @@ from celery import Celery, current_app, current_task
 from celery._state import _get_active_apps
 
 from governor.admission import nested_calls
-from governor.admission.admission import Call
 from governor.admission.blocking import admitted
+from governor.admission.call import Call
 from governor.clock import micros
 from governor.errors import (
     ConfigurationError,

@@ -3,7 +3,8 @@ tasks that are called like functions."""
 
 from __future__ import annotations
 
-from governor.admission.admission import Admission, Call
+from governor.admission.admission import Admission
+from governor.admission.call import Call
 from governor.clock import SECOND, Clock, seconds
 from governor.errors import NotAdmitted, StoreUnavailable
 from governor.policy.decision import Admit, Answer, Refuse, Wait

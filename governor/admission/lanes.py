@@ -1,7 +1,4 @@
-"""What is parked: a message as bytes that read back as the same message, and its lane.
-
-The bytes are a line of JSON (see :mod:`governor.deadletter.encoding`) and the message's body.
-"""
+"""Lanes of parking lots, and the groups that workers release them by."""
 
 from __future__ import annotations
 
@@ -10,45 +7,15 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from governor.deadletter.encoding import decode, encode
 from governor.keys import digest, name_of
 from governor.messages.header import Header
 from governor.policy.decision import AnyCharge
 from governor.policy.parking_values import Group, Lane
 from governor.policy.plan import CallPlan
 from governor.policy.upstream import UpstreamDeclaration
-from governor.ports import MessageCopy
 
 _SHOWN = 80
 """Characters of a tenant's name that are kept for people."""
-
-
-def pack(message: MessageCopy) -> bytes | None:
-    """The message as it is parked; ``None`` when it holds a value that could not be kept."""
-    head = encode({
-        "h": message.headers, "p": message.properties,
-        "x": message.exchange, "r": message.routing_key, "q": message.queue,
-    })  # fmt: skip
-    return head.text.encode() + b"\n" + message.body if head.exact else None
-
-
-def unpack(payload: bytes) -> MessageCopy:
-    """The message that was parked.
-
-    Raises:
-        ValueError: these are not such bytes.
-    """
-    head, _, body = payload.partition(b"\n")
-    facts = decode(head.decode())
-    try:
-        return MessageCopy(body, facts["h"], facts["p"], facts["x"], facts["r"], facts.get("q"))
-    except (KeyError, TypeError) as exc:
-        raise ValueError("this is no parked message") from exc
-
-
-def attempt_id(message: str, retries: int) -> str:
-    """Names one attempt of one message among all of its task id in the lot."""
-    return f"{message}.{retries}" if retries else message
 
 
 def rank_of(priority: int, *, high_first: bool) -> int:

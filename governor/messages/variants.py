@@ -13,12 +13,6 @@ from typing import Any
 from governor.messages.header import NAME, Header
 from governor.ports import MessageCopy
 
-KEPT_PROPERTIES = (
-    "content_type", "content_encoding", "correlation_id", "reply_to", "priority",
-    "delivery_mode", "expiration", "message_id", "type", "app_id",
-)  # fmt: skip
-"""Message properties that are a producer's, and are sent again."""
-
 # RabbitMQ records each dead-lettering hop here and drops a message it has seen before.
 _BROKER_HEADERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-opt-deaths")
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from governor.admission.lanes import unpack
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
+from governor.messages.message import unpack
 from governor.operations.limit_status import FOREVER, LimitStatusReader, UpstreamView
 from governor.policy.breaker import Open
 from governor.policy.parking_values import Lane, LaneView, LotView, Waiting

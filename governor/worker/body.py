@@ -10,8 +10,8 @@ from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
 
 from governor.admission import nested_calls
-from governor.admission.admission import Call, charges_of
 from governor.admission.blocking import admitted as admitted_at_its_slot
+from governor.admission.call import Call, charges_of
 from governor.clock import seconds
 from governor.errors import BodyDied, ConfigurationError
 from governor.foreign import is_from_outside

@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 from celery.worker.state import task_ready, task_reserved
 
-from governor.admission.admission import Call
+from governor.admission.call import Call
 from governor.clock import as_datetime
 from governor.errors import Unroutable
 from governor.governor import Governor
 from governor.log_lines import LOG
 from governor.messages.header import Attempt
+from governor.messages.message import copy_of
 from governor.messages.variants import retried
 from governor.policy.outcome import Outcome
 from governor.ports import ClaimAction, Reason
@@ -24,7 +25,6 @@ from governor.worker.failures import attempt_of
 from governor.worker.lateness import Lateness
 from governor.worker.lifecycle import Lifecycle, RequestState
 from governor.worker.parking_out import ParkingOut
-from governor.worker.publisher import copy_of
 from governor.worker.publishing import AGAIN, Publishing
 from governor.worker.recorder import Recorder
 from governor.worker.request import GovernedRequest

@@ -12,10 +12,10 @@ from governor.clock import SECOND
 from governor.errors import DatabaseUnavailable, RowRefused, SpillFailed
 from governor.governor import Governor
 from governor.log_lines import LOG
+from governor.messages.message import copy_of, was_redelivered
 from governor.ports import Death, MessageCopy, Reason
 from governor.worker.death_facts import DeathFacts
 from governor.worker.event_loop import Loop
-from governor.worker.publisher import copy_of, was_redelivered
 from governor.worker.salvage import bare_death, reduced
 from governor.worker.serial_executor import SerialExecutor
 

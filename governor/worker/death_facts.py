@@ -9,13 +9,13 @@ from typing import Any
 from governor.clock import seconds
 from governor.governor import Governor
 from governor.messages.header import Attempt, Header, is_whole, work_id
+from governor.messages.message import was_redelivered
 from governor.policy.failure import ExceptionFacts, exception_facts
 from governor.ports import Death, MessageCopy, Reason
 from governor.redaction.argument_reprs import masks_of, shown
 from governor.worker.body_results import RUN_KEY
 from governor.worker.claim_lookup import ClaimLookup
 from governor.worker.failures import attempt_of, exception_of, failure_of
-from governor.worker.publisher import was_redelivered
 
 _TRACE = re.compile(r"(?:[0-9a-f]{2}-)?([0-9a-f]{32})-")
 

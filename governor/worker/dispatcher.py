@@ -27,13 +27,14 @@ from typing import Any
 
 from celery.worker.state import task_ready
 
-from governor.admission.admission import Call, charges_of
+from governor.admission.call import Call, charges_of
 from governor.clock import SECOND, as_datetime, seconds
 from governor.errors import DeclarationError, StoreUnavailable
 from governor.governor import Governor
 from governor.keys import body_id
 from governor.log_lines import LOG
 from governor.messages.header import Header
+from governor.messages.message import copy_of, was_redelivered
 from governor.messages.variants import deferred
 from governor.policy.decision import (
     CLAIM,
@@ -63,7 +64,6 @@ from governor.worker.parking_in import ParkingIn
 from governor.worker.parking_out import ParkingOut
 from governor.worker.pool import PoolSlots
 from governor.worker.prefetch import Prefetch
-from governor.worker.publisher import copy_of, was_redelivered
 from governor.worker.publishing import AGAIN, Publishing
 from governor.worker.queue import WaitQueue
 from governor.worker.recorder import Recorder

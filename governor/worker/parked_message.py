@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from kombu.message import Message
 
+from governor.messages.message import QUEUE
 from governor.policy.parking_values import Ticket
 from governor.ports import MessageCopy
-from governor.worker.routes import QUEUE
 
 End = Literal["left", "back"]
 

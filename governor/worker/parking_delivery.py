@@ -8,9 +8,9 @@ from typing import Any
 
 from kombu.serialization import prepare_accept_content
 
-from governor.admission.lanes import unpack
 from governor.clock import Clock
 from governor.log_lines import LOG
+from governor.messages.message import unpack
 from governor.policy.parking_values import Ticket
 from governor.ports import MessageCopy
 from governor.worker.event_loop import guarded

@@ -10,18 +10,18 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from governor.admission.admission import Call
-from governor.admission.lanes import Lanes, attempt_id, pack, rank_of
+from governor.admission.call import Call
+from governor.admission.lanes import Lanes, rank_of
 from governor.clock import SECOND, as_micros
 from governor.errors import StoreUnavailable
 from governor.governor import Governor
 from governor.log_lines import LOG
+from governor.messages.message import attempt_id, copy_of, pack
 from governor.messages.variants import parked
 from governor.policy.decision import LaneKey
 from governor.policy.parking_values import Arrival, Lane, Parking
 from governor.worker.event_loop import Loop, guarded
 from governor.worker.parked_message import ParkedMessage
-from governor.worker.publisher import copy_of
 from governor.worker.request import GovernedRequest
 from governor.worker.source_queues import SourceQueues
 from governor.worker.store_outage import StoreOutage

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from governor.admission.admission import Call
+from governor.admission.call import Call
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
 from governor.messages.header import Header

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from threading import Lock
 from typing import Any
 
 from celery import Celery
 from kombu.compression import compress
-from kombu.message import Message
 
 from governor.clock import SECOND
-from governor.deadletter.encoding import encode
 from governor.errors import Unroutable
-from governor.messages.variants import KEPT_PROPERTIES
 from governor.ports import MessageCopy
-from governor.worker.routes import QUEUE, Routes, Way
+from governor.worker.routes import Routes, Way
 
 BUDGET = 2 * SECOND
 """Microseconds a publish may take."""
@@ -38,46 +34,6 @@ def bounded_connection(app: Celery, **options: Any) -> Any:
         },
         connect_timeout=budget,
     )
-
-
-def copy_of(message: Message) -> MessageCopy:
-    """Copy the message as it was published, without the broker's own additions, whatever its
-    parts are."""
-    info, found = _mapping(message.delivery_info), _mapping(message.properties)
-    properties = {k: v for k in KEPT_PROPERTIES if (v := found.get(k)) is not None}
-    properties["content_type"] = message.content_type
-    properties["content_encoding"] = message.content_encoding
-    return MessageCopy(
-        body=_bytes(message.body),
-        headers=_mapping(message.headers),
-        properties=properties,
-        exchange=_text(info.get("exchange")),
-        routing_key=_text(info.get("routing_key")),
-        queue=info.get(QUEUE),
-    )
-
-
-def was_redelivered(message: Any) -> bool:
-    """Tell whether the broker says that it had handed out the message before."""
-    parts = (message.delivery_info, message.headers)
-    return any(bool(_mapping(part).get("redelivered")) for part in parts)
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return dict(value) if isinstance(value, Mapping) else {}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _bytes(body: Any) -> bytes:
-    if isinstance(body, str):
-        return body.encode("utf-8", "surrogatepass")
-    if isinstance(body, (bytes, bytearray, memoryview)):
-        return bytes(body)
-    # A broker that keeps messages as JSON may hold any value there.
-    return b"" if body is None else encode(body).text.encode()
 
 
 class Publisher:

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery.worker.state import task_ready
 
-from governor.admission.admission import Call, parts_of
+from governor.admission.call import Call, parts_of
 from governor.admission.lease_renewal import LeaseRenewal
 from governor.clock import SECOND
 from governor.errors import GovernorError, StoreUnavailable

@@ -14,7 +14,7 @@ from typing import Any
 from celery.worker.request import Request
 from kombu.utils.imports import symbol_by_name
 
-from governor.admission.admission import Call
+from governor.admission.call import Call
 from governor.errors import DeclarationError
 from governor.policy.parking_values import Lane
 from governor.worker.event_loop import guarded

@@ -12,10 +12,8 @@ from kombu.common import Broadcast, maybe_declare
 from kombu.entity import Exchange, Queue
 from kombu.transport.virtual import Channel as VirtualChannel
 
+from governor.messages.message import QUEUE
 from governor.ports import MessageCopy
-
-QUEUE = "queue"
-"""Where a message's delivery info says which queue it was consumed from."""
 
 DEFAULT_EXCHANGE = ""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from kombu.common import Broadcast
 
-from governor.worker.routes import QUEUE
+from governor.messages.message import QUEUE
 
 
 class SourceQueues:

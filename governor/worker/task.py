@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from celery import Task
 
-from governor.admission.admission import charges_of
+from governor.admission.call import charges_of
 from governor.errors import DeclarationError
 from governor.governor import Governor
 from governor.messages.header import NAME, Header, work_id

@@ -14,15 +14,15 @@ import pytest
 from celery import Celery
 from kombu import Exchange, Queue
 
-from governor.admission.lanes import pack, unpack
 from governor.errors import Unroutable
 from governor.messages.header import Header
+from governor.messages.message import copy_of, pack, unpack
 from governor.messages.variants import deferred, parked, retried
 from governor.operations.replay import replay_message
 from governor.policy.parking_values import Ticket
 from governor.ports import MessageCopy
 from governor.worker.parked_message import ParkedMessage
-from governor.worker.publisher import Publisher, copy_of
+from governor.worker.publisher import Publisher
 from governor.worker.routes import mark_queues
 
 ETA = datetime(2026, 1, 1, tzinfo=UTC)

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 
 from governor import Limit, Upstream
-from governor.admission.admission import Call
+from governor.admission.call import Call
 from governor.admission.lanes import Lanes
 from governor.clock import SECOND
 from governor.messages.header import Header

@@ -17,12 +17,13 @@ from celery.exceptions import TaskRevokedError
 from click.testing import CliRunner, Result
 
 from governor import Breaker, GovernedTask, Governor, Limit, Upstream
-from governor.admission.lanes import Lanes, attempt_id, group_of, pack, rank_of
+from governor.admission.lanes import Lanes, group_of, rank_of
 from governor.cli import waiting as waiting_module
 from governor.cli.environment import Environment
 from governor.cli.limits import limits
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
+from governor.messages.message import attempt_id, pack
 from governor.operations.limit_status import FOREVER
 from governor.operations.parking_status import tasks_ahead
 from governor.policy.breaker import BreakerPolicy

@@ -11,9 +11,9 @@ import pytest
 
 from governor.clock import SECOND
 from governor.keys import body_id
+from governor.messages.message import copy_of
 from governor.policy.decision import Answer, Ask, ClaimAsk, OutcomeUnknown
 from governor.ports import Reason
-from governor.worker.publisher import copy_of
 from tests.unit.test_dispatcher_simulated import RATE, World
 
 LEASE = 30 * SECOND

@@ -10,10 +10,10 @@ from kombu.message import Message
 
 from governor.keys import message_id
 from governor.messages.header import NAME, Header
+from governor.messages.message import copy_of
 from governor.messages.variants import deferred, retried
 from governor.policy.decision import Reservation
 from governor.ports import MessageCopy
-from governor.worker.publisher import copy_of
 
 FULL = Header(
     upstream="stripe",

@@ -7,7 +7,7 @@ from typing import Any, cast
 from unittest.mock import Mock
 
 from governor import Limit, Upstream
-from governor.admission.admission import Call
+from governor.admission.call import Call
 from governor.admission.lanes import Lanes
 from governor.messages.header import Header
 from governor.policy.decision import LaneKey

@@ -12,9 +12,10 @@ import pytest
 from celery import Celery
 
 from governor import GovernedTask, Governor, Limit, Upstream
-from governor.admission.lanes import Lanes, group_of, pack
+from governor.admission.lanes import Lanes, group_of
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
+from governor.messages.message import pack
 from governor.policy.parking_values import Arrival, ReleaseAsk, Released
 from governor.ports import MessageCopy, Settlement
 from governor.stores.memory import MemoryStore

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from governor import Limit, Upstream
-from governor.admission.admission import Admission, Call
+from governor.admission.admission import Admission
+from governor.admission.call import Call
 from governor.clock import SECOND
 from governor.messages.header import Header
 from governor.policy.decision import Admit, ClaimAsk, Reservation
