@@ -13,7 +13,7 @@ from celery import Celery
 
 from benchmarks.peers import Peer
 from governor import Governor
-from governor.admission.admission import Admission
+from governor.admission.admission import AdmissionService
 from governor.admission.call import Call
 from governor.clock import SECOND
 from governor.messages.header import Header
@@ -68,14 +68,14 @@ def store_of(url: str) -> RedisStore:
     return RedisStore(url, timeout=30 * SECOND)
 
 
-def admission_of(url: str) -> Admission:
+def admission_of(url: str) -> AdmissionService:
     """The admission of a worker, with its own store."""
     app = Celery("benchmark", broker=url, set_as_current=False)
     return Governor(app, store=store_of(url)).admission
 
 
 def asked_at_admission(
-    admission: Admission, plan: CallPlan, batch: int = 1
+    admission: AdmissionService, plan: CallPlan, batch: int = 1
 ) -> Callable[[], object]:
     """Ask for new calls, as the worker's dispatcher does."""
     charges = plan.charges((), {"account": "acct_1"})

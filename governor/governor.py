@@ -18,7 +18,7 @@ from celery import Celery, signals
 from celery.app import utils
 
 from governor import settings as settings_
-from governor.admission.admission import Admission
+from governor.admission.admission import AdmissionService
 from governor.admission.corrections import Corrections
 from governor.admission.lease_renewal import LeaseRenewal
 from governor.clock import Clock, SystemClock
@@ -134,9 +134,9 @@ class Governor:
         return RedisStore(settings.redis_url, timeout=settings.timeout, prefix=settings.prefix)
 
     @cached_property
-    def admission(self) -> Admission:
+    def admission(self) -> AdmissionService:
         """The way to ask for a call's admission."""
-        return Admission(self.store, self.settings, self.clock, self.stats)
+        return AdmissionService(self.store, self.settings, self.clock, self.stats)
 
     @cached_property
     def lease_renewal(self) -> LeaseRenewal:

@@ -34,7 +34,7 @@ _MOST_REFRESHES = 3
 """How often in a row the limits may turn out to have changed since they were read."""
 
 
-class Admission:
+class AdmissionService:
     """The one way to ask: in the worker's dispatcher, in a late body, in a direct call.
 
     Attributes:

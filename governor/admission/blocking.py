@@ -1,9 +1,9 @@
-"""Admission for a caller that blocks until its slot: calls inside a task, outside a worker, and
-tasks that are called like functions."""
+"""Admission of a caller that blocks until its slot: a call inside a task or outside a worker, or a
+task that is called like a function."""
 
 from __future__ import annotations
 
-from governor.admission.admission import Admission
+from governor.admission.admission import AdmissionService
 from governor.admission.call import Call
 from governor.clock import SECOND, Clock, seconds
 from governor.errors import NotAdmitted, StoreUnavailable
@@ -16,7 +16,7 @@ _PLACE_IN = SECOND
 """When a place comes free is not known: what a caller is told that does not wait for it."""
 
 
-def admitted(admission: Admission, clock: Clock, call: Call, patience: int) -> None:
+def admitted(admission: AdmissionService, clock: Clock, call: Call, patience: int) -> None:
     """Block until ``call`` may be made, at most ``patience`` microseconds.
 
     Raises:
@@ -42,7 +42,7 @@ def admitted(admission: Admission, clock: Clock, call: Call, patience: int) -> N
         clock.sleep(min(delay, _LOOK_AGAIN) if woken else delay)
 
 
-def _answer(admission: Admission, call: Call) -> Answer:
+def _answer(admission: AdmissionService, call: Call) -> Answer:
     try:
         return admission.ask(call)
     except StoreUnavailable:

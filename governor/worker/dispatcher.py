@@ -107,7 +107,7 @@ class Pace:
 
 
 class Dispatcher:
-    """Admission and recorder of one worker.
+    """Decisions of one worker about its requests.
 
     Args:
         consumer: Celery's consumer.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from governor import Limit, Upstream
-from governor.admission.admission import Admission
+from governor.admission.admission import AdmissionService
 from governor.admission.call import Call
 from governor.clock import SECOND
 from governor.messages.header import Header
@@ -30,7 +30,7 @@ class Worker:
     def __init__(self, *limits: Limit, expected: int = 10) -> None:
         self.clock = FakeClock()
         self.store = MemoryStore(self.clock.wall)
-        self.admission = Admission(self.store, SETTINGS, self.clock, Stats())
+        self.admission = AdmissionService(self.store, SETTINGS, self.clock, Stats())
         self.advances = Prefetch(GRACE)
         self.plan = CallPlan.of("task", Upstream("api", *limits))
         self.expected = expected
