@@ -25,6 +25,7 @@ from governor.clock import Clock, SystemClock
 from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.spill import Spill
 from governor.errors import ConfigurationError, DeclarationError
+from governor.events import Emitter
 from governor.log_lines import LOG, ONE_LINE
 from governor.messages.header import NAME, Header, work_id
 from governor.policy.limits import Limit
@@ -74,6 +75,9 @@ class Governor:
         clock: the machine's clocks; tests pass their own.
         store: where limits are kept; by default the Redis of ``governor_redis_url``.
 
+    Attributes:
+        events: tells listeners of this process what happens; see ``docs/events.md``.
+
     Raises:
         ConfigurationError: the app has a governor already.
     """
@@ -86,6 +90,7 @@ class Governor:
         self.app = app
         self.clock: Clock = clock or SystemClock()
         self.stats = Stats()
+        self.events = Emitter()
         self.dispatcher: Any = None  # the worker's, once there is one
         self._store = store
         self._governances: dict[str, Governance | None] = {}
