@@ -353,6 +353,7 @@ def _spill(settings: Settings) -> Iterator[Finding]:
             "spill", "error", f"{folder} cannot be written",
             "Set governor_spill_dir to a folder that survives the worker",
         )  # fmt: skip
+        return
     backlog = Spill(folder, redact=str).backlog()
     if backlog.pending:
         yield Finding(

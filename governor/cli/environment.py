@@ -15,6 +15,7 @@ from celery.app.utils import find_app
 from governor.deadletter.repository import SqlDeadLetters
 from governor.errors import ConfigurationError
 from governor.governor import Governor
+from governor.operations.fleet_gauges import FleetGauges
 from governor.operations.limit_changes import LimitChanges
 from governor.operations.limit_status import LimitStatusReader
 from governor.operations.parking_changes import ParkingChanges
@@ -129,6 +130,18 @@ class Environment:
             revoke=partial(revoke, governor.app),
             announce=partial(announce, governor.app),
             by=by,
+        )
+
+    def fleet_gauges(self) -> FleetGauges:
+        """The gauges of the fleet that runs the application."""
+        standing, governor = self.standing(), self.governor()
+        return FleetGauges(
+            upstreams=standing.names(),
+            parked=self.parked(standing),
+            count_dead=self.dead_letters().counts,
+            backlog=governor.spill.backlog,
+            tasks=frozenset(governor.app.tasks),
+            clock=governor.clock,
         )
 
     def high_first(self) -> bool:

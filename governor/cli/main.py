@@ -13,6 +13,7 @@ from governor.cli.dead import dead
 from governor.cli.demo import demo
 from governor.cli.doctor import doctor
 from governor.cli.explain import explain
+from governor.cli.exporter import exporter
 from governor.cli.limits import limits
 from governor.cli.waiting import waiting
 from governor.errors import GovernorError
@@ -41,7 +42,7 @@ def governor(context: click.Context, app: str | None, database: str | None) -> N
     context.obj = environment.of(context.obj, app, database)
 
 
-for command in (db, dead, demo, doctor, explain, limits, waiting):
+for command in (db, dead, demo, doctor, explain, exporter, limits, waiting):
     governor.add_command(command)
 
 

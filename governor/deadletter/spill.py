@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import threading
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -119,8 +120,17 @@ class Spill:
         return len(self._files(_SUFFIX))
 
     def backlog(self) -> Backlog:
-        """Count what is on disk."""
-        return Backlog(*(len(self._files(suffix)) for suffix in (_SUFFIX, _REFUSED, _BROKEN)))
+        """Count what is on disk.
+
+        Raises:
+            OSError: the folder is there and cannot be read.
+        """
+        try:
+            names = os.listdir(self._directory)
+        except FileNotFoundError:
+            names = []
+        suffixes = Counter(Path(name).suffix for name in names)
+        return Backlog(*(suffixes[each] for each in (_SUFFIX, _REFUSED, _BROKEN)))
 
     def drain(self, dead_letters: DeadLetters, *, again: bool = False) -> Drained:
         """Write every spilled death to the database, the oldest first, and drop its file only after

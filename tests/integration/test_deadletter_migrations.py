@@ -25,7 +25,7 @@ from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.rows import row_values
 from tests.deaths import death, message
 
-HEAD = "0003"
+HEAD = "0004"
 
 
 @pytest.fixture
