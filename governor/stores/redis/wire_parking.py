@@ -13,15 +13,9 @@ from typing import Any
 from governor import keys
 from governor.policy import window
 from governor.policy.decision import Charge, QuotaCharge, WindowCharge
+from governor.policy.fair_queue import MOST_UNBLOCKED, TURN
 from governor.policy.limits import Limit, Rule
-from governor.policy.parking_lot import (
-    MOST_BACK,
-    MOST_LOOKED_AT,
-    MOST_OVERDUE,
-    MOST_PASSED,
-    MOST_UNBLOCKED,
-    TURN,
-)
+from governor.policy.parking_lot import MOST_BACK, MOST_LOOKED_AT, MOST_OVERDUE, MOST_PASSED
 from governor.policy.parking_values import (
     Arrival,
     Group,
