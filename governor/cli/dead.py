@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Protocol
 
 import click
 
 from governor.cli import dead_replay, dead_view, options, printing
+from governor.cli.environment import Environment
 from governor.clock import SystemClock
 from governor.deadletter.models import State
 from governor.deadletter.reading import Filters
-from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.spill import Spill
-from governor.ports import MessageCopy, Reason
+from governor.ports import Reason
 
 DONE, SOME_FAILED, USAGE, REFUSED, NOTHING_MATCHED, CHANGED, UNREACHABLE = range(7)
-
-
-class Environment(Protocol):
-    """What ``ctx.obj`` gives these commands."""
-
-    def database_url(self) -> str: ...
-
-    def spill_dir(self) -> str: ...
-
-    def dead_letters(self) -> SqlDeadLetters: ...
-
-    def publisher(self) -> Callable[[MessageCopy], None]:
-        """Publishes one message and returns when the broker has it.
-
-        Raises:
-            click.UsageError: no application was named.
-        """
-        ...
 
 
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")

@@ -71,7 +71,7 @@ def demo(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        # Here, not above: `governor --help` need not load Celery.
+        # Here, not above: the other commands need not load the demo.
         from governor.demo import report
         from governor.demo.run import PLACES, WORKERS, Options, run
         from governor.demo.view import View

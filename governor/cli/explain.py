@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import click
 from rich.console import Console
 
 from governor.cli import printing, waiting_view
 from governor.cli.dead_view import audit_as_json, printed_audit
+from governor.cli.environment import Environment
 from governor.cli.limits_view import limit_as_json, said_four, said_reason, span
 from governor.clock import SystemClock
-from governor.deadletter.repository import SqlDeadLetters
 from governor.errors import ConfigurationError, DatabaseUnavailable, StoreUnavailable
 from governor.operations import explain as explanation
 from governor.operations.explain import DeadTask, WaitingTask
 from governor.operations.limit_status import LimitStatusReader, said_breaker, said_pause
-from governor.operations.parking_status import ParkedTasks
 from governor.policy.decision import CLAIM
 from governor.worker.inspect import COMMAND
 
@@ -32,20 +31,6 @@ _WHERE = {
     "asking": "about to ask for admission",
 }
 _CLAIM = "another delivery of this task, which is still running"
-
-
-class Environment(Protocol):
-    """What ``ctx.obj`` gives this command."""
-
-    def standing(self) -> LimitStatusReader: ...
-
-    def parked(self, standing: LimitStatusReader) -> ParkedTasks: ...
-
-    def high_first(self) -> bool: ...
-
-    def dead_letters(self) -> SqlDeadLetters: ...
-
-    def ask_workers(self, command: str, arguments: Mapping[str, Any], wait: float) -> list[Any]: ...
 
 
 @click.command(short_help="Why does this task not run?")

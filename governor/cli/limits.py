@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import click
 
 from governor.cli import limits_view, options, printing
+from governor.cli.environment import Environment
 from governor.cli.options import NOTHING_MATCHED, UNREACHABLE
 from governor.clock import SECOND, SystemClock
 from governor.operations.limit_changes import LimitChanges, LimitsChanged
 from governor.operations.limit_status import Key, LimitStatusReader, UpstreamView
 
 DONE, USAGE, INTERRUPTED = 0, 2, 130
-
-
-class Environment(Protocol):
-    """What ``ctx.obj`` gives these commands."""
-
-    def standing(self) -> LimitStatusReader: ...
-
-    def steering(self, standing: LimitStatusReader, by: str) -> LimitChanges: ...
 
 
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")

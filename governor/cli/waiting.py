@@ -6,34 +6,22 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import click
 from rich.console import Console
 
 from governor.admission.lanes import rank_of
 from governor.cli import options, printing, waiting_view
+from governor.cli.environment import Environment
 from governor.cli.limits_view import live
 from governor.cli.options import NOTHING_MATCHED, UNREACHABLE
 from governor.clock import SECOND, SystemClock
 from governor.errors import NothingMatched
-from governor.operations.limit_status import LimitStatusReader
-from governor.operations.parking_changes import AT_ONCE, ParkingChanged, ParkingChanges
+from governor.operations.parking_changes import AT_ONCE, ParkingChanged
 from governor.operations.parking_status import LotStatus, Parked, ParkedTasks, Turns
 
 DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-
-
-class Environment(Protocol):
-    """What ``ctx.obj`` gives these commands."""
-
-    def standing(self) -> LimitStatusReader: ...
-
-    def parked(self, standing: LimitStatusReader) -> ParkedTasks: ...
-
-    def parked_steering(self, standing: LimitStatusReader, by: str) -> ParkingChanges: ...
-
-    def high_first(self) -> bool: ...
 
 
 class _Group(options.ByDefault):

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
+from celery import Celery
 from click.testing import CliRunner, Result
 
+from governor import Governor
 from governor.cli import dead_view
 from governor.cli.dead import dead
+from governor.cli.environment import Environment
 from governor.clock import SystemClock
 from governor.deadletter import schema
 from governor.deadletter.engine import bounded_engine
@@ -24,32 +26,26 @@ from governor.ports import MessageCopy, Reason
 from tests.deaths import BODY, DEAD_AT, death, message
 
 
-class Environment:
-    """The object the command line puts in ``ctx.obj``, with a broker that is a list."""
+class People(Environment):
+    """The environment of an application, with a broker that is a list."""
 
     def __init__(self, folder: Path) -> None:
-        self.url = f"sqlite:///{folder / 'dead.sqlite'}"
-        self.folder = folder
+        app = Celery("people", broker="memory://", set_as_current=False)
+        app.conf.governor_redis_url = "redis://127.0.0.1:1/0"
+        app.conf.governor_spill_dir = str(folder / "spill")
+        Governor(app)
+        super().__init__(app, f"sqlite:///{folder / 'dead.sqlite'}")
         self.sent: list[MessageCopy] = []
         self.fail: Callable[[MessageCopy], None] = lambda _message: None
-        self.app_known = True
-        engine = bounded_engine(self.url)
+        engine = bounded_engine(self.database_url())
         schema.upgrade(engine)
-        self.letters = SqlDeadLetters(engine, redact=str)
-
-    def database_url(self) -> str:
-        return self.url
-
-    def spill_dir(self) -> str:
-        return str(self.folder / "spill")
+        engine.dispose()
+        self.letters = super().dead_letters()
 
     def dead_letters(self) -> SqlDeadLetters:
         return self.letters
 
     def publisher(self) -> Callable[[MessageCopy], None]:
-        if not self.app_known:
-            raise click.UsageError("Name the application: governor -A proj …")
-
         def publish(sent: MessageCopy) -> None:
             self.fail(sent)
             self.sent.append(sent)
@@ -61,8 +57,8 @@ class Environment:
 
 
 @pytest.fixture
-def env(tmp_path: Path) -> Iterator[Environment]:
-    made = Environment(tmp_path)
+def env(tmp_path: Path) -> Iterator[People]:
+    made = People(tmp_path)
     yield made
     made.letters.close()
 
@@ -70,7 +66,7 @@ def env(tmp_path: Path) -> Iterator[Environment]:
 # ---------------------------------------------------------------------------- reading
 
 
-def test_groups(env: Environment) -> None:
+def test_groups(env: People) -> None:
     """Groups come largest first, as lines of fields and as JSON."""
     for number in range(3):
         env.letters.record(death(f"a{number}"))
@@ -86,7 +82,7 @@ def test_groups(env: Environment) -> None:
     assert found[0]["last_dead_at"] == "2025-06-15T15:06:40.000+00:00"
 
 
-def test_nothing_to_show(env: Environment) -> None:
+def test_nothing_to_show(env: People) -> None:
     """No match is exit code 4, and valid JSON all the same."""
     assert env.run("groups").exit_code == 4
     assert env.run("list").exit_code == 4
@@ -97,7 +93,7 @@ def test_nothing_to_show(env: Environment) -> None:
     assert "nope" in unknown.stderr
 
 
-def test_since(env: Environment) -> None:
+def test_since(env: People) -> None:
     """An age limits what is shown; what is no age is a usage error naming the option."""
     env.letters.record(death())  # in 2025
     env.letters.record(death("new", dead_at=SystemClock().wall()))
@@ -109,7 +105,7 @@ def test_since(env: Environment) -> None:
     assert "24h" in wrong.stderr
 
 
-def test_list_filters(env: Environment) -> None:
+def test_list_filters(env: People) -> None:
     """Each filter of the command reaches the query."""
     env.letters.record(death("a", upstream="bank"))
     env.letters.record(death("b", task_name="other", tenant="b", reason=Reason.WORKER_LOST))
@@ -128,14 +124,14 @@ def test_list_filters(env: Environment) -> None:
     assert env.run("list", "--state", "resolved").exit_code == 4
 
 
-def test_a_list_that_was_cut_says_so(env: Environment) -> None:
+def test_a_list_that_was_cut_says_so(env: People) -> None:
     """When there are more than the limit, the total is named."""
     for number in range(3):
         env.letters.record(death(f"a{number}"))
     assert "2 of 3 shown" in env.run("list", "--limit", "2").stderr
 
 
-def test_show(env: Environment) -> None:
+def test_show(env: People) -> None:
     """One dead letter is shown with its verdict, hash, texts and audit trail, not its body."""
     row_id = env.letters.record(
         death(traceback="Traceback\n  File x", attempt_log=[{"n": 1, "error": "e"}])
@@ -150,7 +146,7 @@ def test_show(env: Environment) -> None:
     assert "acct_1" not in plain.stdout
 
 
-def test_nothing_from_the_database_controls_the_terminal(env: Environment) -> None:
+def test_nothing_from_the_database_controls_the_terminal(env: People) -> None:
     """Escape sequences, C1 controls and direction marks are shown as text, in every view."""
     nasty = "\x1b[2J\x9b31m\x07\r\u202eevil\x7f [red]"
     row_id = env.letters.record(
@@ -183,7 +179,7 @@ def test_nothing_from_the_database_controls_the_terminal(env: Environment) -> No
 
 
 def test_a_terminal_gets_a_table(
-    env: Environment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    env: People, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a terminal rows are drawn, and markup in them is text."""
     env.letters.record(death(task_name="[red]\x1b[2Jx"))
@@ -200,7 +196,7 @@ def test_a_terminal_gets_a_table(
 # ---------------------------------------------------------------------------- replaying
 
 
-def test_replay(env: Environment) -> None:
+def test_replay(env: People) -> None:
     """A confirmed replay publishes the same body under the claimed id and marks the row."""
     row_id = env.letters.record(death())
     done = env.run("replay", row_id, "--reason", "bank is back", "--yes", "--json")
@@ -217,7 +213,7 @@ def test_replay(env: Environment) -> None:
     assert "@" in claimed.actor
 
 
-def test_preview(env: Environment) -> None:
+def test_preview(env: People) -> None:
     """Before acting: how many, of which tasks and tenants, and what will be refused and why."""
     env.letters.record(death("a"))
     env.letters.record(death("b", tenant="b"))
@@ -245,14 +241,14 @@ USAGE = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), USAGE)
-def test_usage(env: Environment, arguments: list[str], said: str) -> None:
+def test_usage(env: People, arguments: list[str], said: str) -> None:
     """A wrong command is exit code 2 and names what is wrong."""
     found = env.run(*arguments)
     assert found.exit_code == 2
     assert said in found.stderr
 
 
-def test_without_a_terminal_and_without_yes(env: Environment) -> None:
+def test_without_a_terminal_and_without_yes(env: People) -> None:
     """When nobody can be asked, nothing is replayed."""
     row_id = env.letters.record(death())
     refused = env.run("replay", row_id, "--reason", "r")
@@ -263,7 +259,7 @@ def test_without_a_terminal_and_without_yes(env: Environment) -> None:
 
 
 @pytest.mark.parametrize(("answer", "sent"), [("y\n", 1), ("n\n", 0), ("\n", 0)])
-def test_asking(env: Environment, monkeypatch: pytest.MonkeyPatch, answer: str, sent: int) -> None:
+def test_asking(env: People, monkeypatch: pytest.MonkeyPatch, answer: str, sent: int) -> None:
     """At a terminal the answer decides, and no answer is no."""
     row_id = env.letters.record(death())
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _self: True)
@@ -272,18 +268,19 @@ def test_asking(env: Environment, monkeypatch: pytest.MonkeyPatch, answer: str, 
     assert found.exit_code == (0 if sent else 2)
 
 
-def test_without_an_application(env: Environment) -> None:
+def test_without_an_application(env: People) -> None:
     """Publishing needs the application; looking at the preview does not."""
     row_id = env.letters.record(death())
-    env.app_known = False
-    assert env.run("replay", row_id, "--dry-run").exit_code == 0
-    missing = env.run("replay", row_id, "--reason", "r", "--yes")
+    nameless = Environment(None, env.database_url())
+    replay = ["replay", row_id, "--reason", "r", "--yes"]
+    assert CliRunner().invoke(dead, [*replay, "--dry-run"], obj=nameless).exit_code == 0
+    missing = CliRunner().invoke(dead, replay, obj=nameless)
     assert missing.exit_code == 2
     assert "-A" in missing.stderr
     assert env.letters.get(row_id).version == 1
 
 
-def test_not_idempotent(env: Environment) -> None:
+def test_not_idempotent(env: People) -> None:
     """Refused by default, allowed when confirmed, and the reason is required either way."""
     row_id = env.letters.record(death(idempotent=False, reason=Reason.NOT_IDEMPOTENT))
     refused = env.run("replay", row_id, "--reason", "r", "--yes")
@@ -296,7 +293,7 @@ def test_not_idempotent(env: Environment) -> None:
     assert len(env.sent) == 1
 
 
-def test_impossible(env: Environment) -> None:
+def test_impossible(env: People) -> None:
     """What cannot be replayed is refused, whatever is confirmed."""
     row_id = env.letters.record(death(reason=Reason.UNDECODABLE))
     found = env.run("replay", row_id, "--reason", "r", "--yes", "--confirm-not-idempotent")
@@ -304,7 +301,7 @@ def test_impossible(env: Environment) -> None:
     assert not env.sent
 
 
-def test_some_refused_some_replayed(env: Environment) -> None:
+def test_some_refused_some_replayed(env: People) -> None:
     """A group is replayed as far as policy allows; the rest makes the exit code 1."""
     env.letters.record(death("a"))
     env.letters.record(death("b", idempotent=False))
@@ -313,7 +310,7 @@ def test_some_refused_some_replayed(env: Environment) -> None:
     assert len(env.sent) == 1
 
 
-def test_nothing_matched(env: Environment) -> None:
+def test_nothing_matched(env: People) -> None:
     """No row to replay is exit code 4; one of several ids missing is a failed item."""
     assert env.run("replay", "--task", "x", "--reason", "r", "--yes").exit_code == 4
     assert env.run("replay", "nope", "--reason", "r", "--yes").exit_code == 4
@@ -324,7 +321,7 @@ def test_nothing_matched(env: Environment) -> None:
     assert len(env.sent) == 1
 
 
-def test_already_replayed(env: Environment) -> None:
+def test_already_replayed(env: People) -> None:
     """A second replay of the same row changes nothing: exit code 5."""
     row_id = env.letters.record(death())
     assert env.run("replay", row_id, "--reason", "r", "--yes").exit_code == 0
@@ -334,7 +331,7 @@ def test_already_replayed(env: Environment) -> None:
     assert len(env.sent) == 1
 
 
-def test_changed_since_the_preview(env: Environment) -> None:
+def test_changed_since_the_preview(env: People) -> None:
     """A row another operator took between preview and action is left to them."""
     first = env.letters.record(death("a"))
     second = env.letters.record(death("b", dead_at=DEAD_AT + 1))
@@ -351,7 +348,7 @@ def test_changed_since_the_preview(env: Environment) -> None:
 
 
 @pytest.mark.parametrize(("idempotent", "state"), [(True, "dead"), (False, "needs_review")])
-def test_a_publish_that_fails(env: Environment, idempotent: bool, state: str) -> None:
+def test_a_publish_that_fails(env: People, idempotent: bool, state: str) -> None:
     """A failed publish is a failed item, its row free again only if a copy does no harm."""
     row_id = env.letters.record(death(idempotent=idempotent))
 
@@ -370,7 +367,7 @@ def test_a_publish_that_fails(env: Environment, idempotent: bool, state: str) ->
 
 
 @pytest.mark.parametrize("published", [False, True], ids=["before", "after"])
-def test_killed_around_the_publish(env: Environment, published: bool) -> None:
+def test_killed_around_the_publish(env: People, published: bool) -> None:
     """An operator killed between claim and mark leaves a row that is later replayed under
     the same task id: the worker sees one dispatch."""
     row_id = env.letters.record(death())
@@ -395,7 +392,7 @@ def test_killed_around_the_publish(env: Environment, published: bool) -> None:
     assert len(set(ids)) == 1
 
 
-def test_the_limit_leaves_the_rest_and_says_so(env: Environment) -> None:
+def test_the_limit_leaves_the_rest_and_says_so(env: People) -> None:
     """More than the limit is not replayed silently in part: what is left is named."""
     for number in range(3):
         env.letters.record(death(f"a{number}", dead_at=DEAD_AT + number))
@@ -404,7 +401,7 @@ def test_the_limit_leaves_the_rest_and_says_so(env: Environment) -> None:
     assert len(env.sent) == 2
 
 
-def test_an_unreachable_database(env: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_database(env: People, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command ends with 6 when the database is away."""
 
     def away(*_args: object, **_options: object) -> None:
@@ -426,9 +423,7 @@ def test_an_unreachable_database(env: Environment, monkeypatch: pytest.MonkeyPat
         assert "no answer from db \\x1b[2J" in found.stderr
 
 
-def test_the_database_goes_away_in_the_middle(
-    env: Environment, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_database_goes_away_in_the_middle(env: People, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was replayed before is reported, and the exit code is 6."""
     first = env.letters.record(death("a"))
     second = env.letters.record(death("b", dead_at=DEAD_AT + 1))
@@ -445,7 +440,7 @@ def test_the_database_goes_away_in_the_middle(
     assert list(json.loads(found.stdout)["replayed"]) == [first]
 
 
-def test_drain_spill(env: Environment) -> None:
+def test_drain_spill(env: People) -> None:
     """Spilled deaths become rows; an empty folder is exit code 4, a broken file 1."""
     spill = Spill(env.spill_dir(), redact=str)
     assert env.run("drain-spill").exit_code == 4
@@ -459,7 +454,7 @@ def test_drain_spill(env: Environment) -> None:
 
 
 @pytest.mark.parametrize("command", [[], ["groups"], ["list"], ["show"], ["replay"]])
-def test_help(env: Environment, command: list[str]) -> None:
+def test_help(env: People, command: list[str]) -> None:
     """Every command explains itself."""
     found = env.run(*command, "--help")
     assert found.exit_code == 0
