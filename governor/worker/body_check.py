@@ -41,7 +41,7 @@ def _arguments_problem(message: Any, args: Any, kwargs: Any, embed: Any) -> str 
         return f"body: arguments are {kind_of(args)}, and should be a list"
     if not isinstance(kwargs, dict):
         return f"body: keyword arguments are {kind_of(kwargs)}, and should be a mapping"
-    if not all(isinstance(name, str) for name in kwargs):
+    if kwargs and not all(isinstance(name, str) for name in kwargs):
         return "body: a keyword argument's name is no text"
     if embed:
         if not isinstance(embed, dict):
@@ -49,7 +49,7 @@ def _arguments_problem(message: Any, args: Any, kwargs: Any, embed: Any) -> str 
         for name in embed:
             if not isinstance(name, str) or name in _NOT_EMBEDDED:
                 return f"body: {shown(name)} is no option of a task"
-        if (problem := canvas_problem("body", embed)) is not None:
+        if any(embed.values()) and (problem := canvas_problem("body", embed)) is not None:
             return problem
     most = sys.getrecursionlimit() // 2
     if _may_be_deep(message, most) and _is_deep((args, kwargs, embed), most):

@@ -92,8 +92,8 @@ def _check(payload: Any) -> None:
 
 
 def _part(payload: Any, name: str) -> Mapping[str, Any]:
-    part = payload.get(name) if isinstance(payload, Mapping) else None
-    if not isinstance(part, Mapping):
+    part = payload.get(name) if isinstance(payload, (dict, Mapping)) else None
+    if not isinstance(part, (dict, Mapping)):
         raise DecodeError(f"the envelope's {name} are no mapping")
     return part
 

@@ -37,6 +37,9 @@ class RequestState(Enum):
     RETURNED = "returned"  # its message is the broker's or the lot's again, not acknowledged
     GONE = "gone"  # what it leaves behind is recorded; its message is acknowledged
 
+    # Each is itself alone. Enum's own hash is a call in Python for every look into a table.
+    __hash__ = object.__hash__
+
 
 _S = RequestState
 

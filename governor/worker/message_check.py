@@ -10,6 +10,7 @@ task, is left to Celery, which notices both by itself.
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
@@ -45,6 +46,9 @@ dead letter and a parking lot keep as many."""
 
 _NAMES = ("id", "root_id", "parent_id", "group")
 _TEXTS = ("shadow", "argsrepr", "kwargsrepr")
+_NO_LIMITS = [None, None]
+"""What Celery's producers send for a task without time limits."""
+
 _NUMBERS = ("group_index", "replaced_task_nesting")
 _TIMES = ("eta", "expires")
 _PROPERTIES = ("reply_to", "correlation_id", "message_id", "type", "app_id")
@@ -63,13 +67,24 @@ def problem_of(message: Any, known: Container[Any], zone: Any) -> str | None:
         zone: the app's time zone, in which Celery reads times without one.
     """
     headers, properties = message.headers, message.properties
-    if not isinstance(headers, Mapping):
+    if not isinstance(headers, (dict, Mapping)):
         return f"headers: {kind_of(headers)} where a mapping belongs"
     return (
-        _size_problem(headers, properties)
+        (None if _are_small(headers, properties) else _size_problem(headers, properties))
         or _property_problem(message, properties)
         or _task_problem(message, headers, known, zone)
     )
+
+
+def _are_small(*parts: Any) -> bool:
+    """Tell whether headers are far below every limit, as most are, and need no walk through them.
+    Each value, character and level is at least a byte of what ``marshal`` writes."""
+    try:
+        written = marshal.dumps(parts, 2)
+    except ValueError:
+        return False
+    levels = written.count(b"(") + written.count(b"[") + written.count(b"{")
+    return len(written) <= MOST_VALUES and levels <= MOST_DEPTH
 
 
 def _size_problem(*parts: Any) -> str | None:
@@ -111,16 +126,17 @@ def _length_of_names(mapping: dict[Any, Any]) -> int:
 
 
 def _property_problem(message: Any, properties: Any) -> str | None:
-    if not isinstance(properties, Mapping):
+    if not isinstance(properties, (dict, Mapping)):
         return f"properties: {kind_of(properties)} where a mapping belongs"
     info = message.delivery_info
-    if not isinstance(info, Mapping):
+    if not isinstance(info, (dict, Mapping)):
         return f"property delivery_info: {kind_of(info)} where a mapping belongs"
     for name in ("content_type", "content_encoding"):
         if (problem := name_problem(getattr(message, name))) is not None:
             return f"property {name}: {problem}"
     for name in _PROPERTIES:
-        if (problem := name_problem(properties.get(name))) is not None:
+        value = properties.get(name)
+        if value is not None and (problem := name_problem(value)) is not None:
             return f"property {name}: {problem}"
     for name in ("exchange", "routing_key"):
         if (problem := name_problem(info.get(name))) is not None:
@@ -165,7 +181,8 @@ def _fields_problem(  # noqa: PLR0912 - a table
     if not fields.get("id"):
         return f"{where} id: missing"
     for name in _NAMES:
-        if (problem := name_problem(fields.get(name))) is not None:
+        value = fields.get(name)
+        if value is not None and (problem := name_problem(value)) is not None:
             return f"{where} {name}: {problem}"
     for name in _TEXTS:
         value = fields.get(name)
@@ -183,7 +200,7 @@ def _fields_problem(  # noqa: PLR0912 - a table
         if value is not None and (problem := time_problem(value, zone)) is not None:
             return f"{where} {name}: {problem}"
     limits = fields.get("timelimit")
-    if limits and not are_limits(limits):
+    if limits and limits != _NO_LIMITS and not are_limits(limits):
         return f"{where} timelimit: {shown(limits)} where two numbers of seconds belong"
     stamped = fields.get("stamped_headers")
     if stamped and not (
