@@ -314,7 +314,7 @@ class Governor:
             of=work if key != work else None,
             began=before.began if again else None,
             attempts=before.attempts if again else (),
-            replay_of=before.replay_of if again else None,
+            replay_of=before.replay_of if again else self._replayed(headers),
             fair=plan.tenant(args, kwargs) if plan.signature is not None else None,
         )  # fmt: skip
         kept = masks_kept(masks, self._running(headers), args, kwargs)
@@ -323,11 +323,24 @@ class Governor:
         headers[NAME] = header.to_message()
         headers["argsrepr"], headers["kwargsrepr"] = reprs
 
+    def _replayed(self, headers: Mapping[str, Any]) -> str | None:
+        """Name the dead letter that the running task replays, if this message replaces the task:
+        the replay has succeeded when what replaces it has."""
+        request = self._running(headers)
+        if request is None or headers.get("replaced_task_nesting") != _nesting(request) + 1:
+            return None
+        return Header.from_message({NAME: getattr(request, NAME, None)}).replay_of
+
     def _running(self, headers: Mapping[str, Any]) -> Any:
-        """The request of the running task, if it publishes another attempt of itself."""
+        """Return the running task's request, if the message is published under its task id."""
         task = self.app.current_worker_task
         request = None if task is None else task.request
         return request if request is not None and request.id == headers.get("id") else None
+
+
+def _nesting(request: Any) -> int:
+    """Count the replacements that led to a task's request."""
+    return int(request.replaced_task_nesting or 0)
 
 
 def _mask_settings() -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from celery import Celery
+from celery._state import _task_stack
+from celery.exceptions import Ignore
 
+from governor import GovernedTask, Governor, Limit, Upstream
+from governor.messages.header import Header
 from governor.operations.replay import replay_message
+from governor.stores.memory import MemoryStore
+from governor.testing.clock import FakeClock
 from tests.deaths import message
 
 
@@ -104,3 +112,39 @@ def test_the_dead_message_is_not_changed() -> None:
     before = message("old-id", headers={"governor": {"v": 1, "slot": 5}})
     replay_message(before, replay_task_id="n", dead_letter_id="d", idempotency_key=None)
     assert before == message("old-id", headers={"governor": {"v": 1, "slot": 5}})
+
+
+SENT = [
+    # a task that takes over the running task's id
+    (lambda task: task.replace(task.s()), "dead-letter"),
+    # another task
+    (lambda task: task.delay(), None),
+    # another task under the running task's id
+    (lambda task: task.apply_async(task_id="t1"), None),
+]
+
+
+@pytest.mark.parametrize(("send", "named"), SENT)
+def test_what_replaces_a_replay_names_its_dead_letter(send: Any, named: str | None) -> None:
+    """A task that a replay replaces itself with resolves the dead letter when it succeeds; other
+    tasks that the replay sends do not."""
+    with Celery("app", broker="memory://", set_as_current=False) as app:
+        app.conf.governor_redis_url = "redis://unused"
+        Governor(app, clock=FakeClock(), store=MemoryStore(lambda: 0))
+        upstream = Upstream("api", Limit("1/s"))
+
+        @app.task(shared=False, base=GovernedTask, upstream=upstream, name="call")
+        def task() -> None: ...
+
+        replay = {"v": 1, "of": "t1", "replay_of": "dead-letter"}
+        task.push_request(id="t1", called_directly=False, is_eager=False, governor=replay)
+        _task_stack.push(task)
+        try:
+            with suppress(Ignore):
+                send(task)
+        finally:
+            _task_stack.pop()
+            task.pop_request()
+        with app.connection_for_read() as connection, connection.SimpleQueue("celery") as queue:
+            message = queue.get(timeout=1)
+    assert Header.from_message(message.headers).replay_of == named
