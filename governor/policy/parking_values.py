@@ -57,7 +57,8 @@ class Arrival:
         payload: its message.
         front: it has had its turn and stands before the others.
         message: names the message and its attempt among those of the task id.
-        again: it comes back from being released.
+        again: it comes back from being released, or may be a copy of what was released: while that
+            is believed to run, this one takes its place.
     """
 
     task_id: str

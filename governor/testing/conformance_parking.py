@@ -100,6 +100,17 @@ class ParkingLotConformance:
         assert lots.park("api", [back, back]).kept == (True, False)
         assert [ticket.entry for ticket in self._released(lots, FAST)] == [second.entry]
 
+    def test_a_copy_of_what_was_released_takes_its_place(self, harness: StoreHarness) -> None:
+        """A copy of a released message may come before the worker says that the message has ended;
+        what the worker says then does not take the copy away."""
+        lots = self._lots(harness)
+        lots.park("api", [task("t", lane(FAST), message="m1")])
+        (released,) = self._released(lots, FAST)
+        copy = task("t", lane(FAST), message="m1", again=True)
+        assert lots.park("api", [copy, copy]).kept == (True, False)
+        lots.steer("api", Steering("left", (released.entry,)))
+        assert [found.position for found in lots.find("api", "t")] == [1]
+
     def test_a_message_that_was_taken_for_dead_does_not_come_back_as_another(
         self, harness: StoreHarness
     ) -> None:

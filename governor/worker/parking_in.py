@@ -124,7 +124,10 @@ class ParkingIn:
             message=attempt_id(
                 call.header.mid or "", int(request.request_dict.get("retries") or 0)
             ),
-            again=isinstance(message, ParkedMessage) and message.upstream == call.upstream,
+            # A released task may be deferred: its copy can be here before the store has heard that
+            # the task has left, and what has left is taken out by name.
+            again=call.header.deferrals > 0
+            or (isinstance(message, ParkedMessage) and message.upstream == call.upstream),
         )
         # From now on, not from when the store has it: nobody may be asked about in between.
         self._behind[call.lane.name] = self._clock.monotonic() + _BEHIND

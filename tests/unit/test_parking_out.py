@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -16,7 +19,7 @@ from governor.admission.lanes import Lanes, group_of
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
 from governor.messages.message import pack
-from governor.policy.parking_values import Arrival, ReleaseAsk, Released
+from governor.policy.parking_values import Arrival, ReleaseAsk, Released, Steering
 from governor.ports import MessageCopy, Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
@@ -25,6 +28,7 @@ from governor.worker.parked_message import ParkedMessage
 from governor.worker.parking_out import ParkingOut
 from governor.worker.store_outage import StoreOutage
 from tests.unit.simulated_loop import SimulatedLoop
+from tests.unit.simulated_worker import SimulatedWorker
 
 AHEAD = SECOND // 20
 HOUR = 3600 * SECOND
@@ -225,3 +229,30 @@ def test_a_failure_before_a_question_does_not_silence_the_lot(
     worker.store.lots.release = ask  # type: ignore[method-assign]
     worker.loop.run_for(5 * SECOND)
     assert worker.handed == ["one"]
+
+
+def test_a_copy_that_comes_before_the_store_hears_of_the_end_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A released task is deferred, and its copy is parked before the store hears that the task has
+    left: the copy runs."""
+    worker = SimulatedWorker(tmp_path, monkeypatch)
+    lots = worker.store.lots
+    release, steer = lots.release, lots.steer
+
+    def slowly(left: tuple[str, ...]) -> None:
+        told = partial(steer, "api", Steering("left", left))
+        worker.loop.at(worker.clock.now + 3 * SECOND, told)
+
+    def steered(upstream: str, steering: Steering) -> Any:
+        return slowly(steering.entries) if steering.what == "left" else steer(upstream, steering)
+
+    def released(ask: ReleaseAsk) -> Released:
+        slowly(ask.left)
+        return release(replace(ask, left=()))
+
+    monkeypatch.setattr(lots, "steer", steered)
+    monkeypatch.setattr(lots, "release", released)
+    sent = [worker.send("again", "waits inside") for _ in range(100)]
+    worker.run_for(60)
+    assert [worker.began[task_id] for task_id in sent] == [1] * 100
