@@ -35,7 +35,7 @@ from governor.policy.retry_after import (
     pause_of,
     throttled_from_exception,
 )
-from governor.ports import ClaimAction, Settlement
+from governor.policy.settlement import ClaimAction, Settlement
 
 _LONGEST_WAIT = 86_400
 

@@ -1,7 +1,9 @@
 """Every seam of the governor on one page.
 
-A port is a :class:`~typing.Protocol`; each has at least two implementations and one
-conformance suite that is run against all of them.
+A port is a :class:`~typing.Protocol`. The limiter store and its parking lots have two
+implementations each, and one conformance suite that is run against both
+(``governor.testing.conformance``). Dead letters have one, on two databases, and tests put
+simple ones of their own in its place.
 """
 
 from __future__ import annotations
@@ -12,12 +14,9 @@ from enum import StrEnum
 from typing import Any, Literal, Protocol
 
 from governor.errors import StoreUnavailable
-from governor.policy.adaptive import AdaptivePolicy
 from governor.policy.adjustment import Adjustment
 from governor.policy.admission import UpstreamState
-from governor.policy.breaker import BreakerPolicy
-from governor.policy.decision import Answer, AnyCharge, Ask, ClaimAsk
-from governor.policy.outcome import Outcome
+from governor.policy.decision import Answer, AnyCharge, Ask
 from governor.policy.parking_values import (
     Arrival,
     LotView,
@@ -28,6 +27,7 @@ from governor.policy.parking_values import (
     Steering,
     Waiting,
 )
+from governor.policy.settlement import Settled, Settlement
 
 
 class Reason(StrEnum):
@@ -137,52 +137,6 @@ class DeadLetters(Protocol):
             DatabaseUnavailable: nothing was changed.
         """
         ...
-
-
-class ClaimAction(StrEnum):
-    """What a settlement does with what the execution it settles holds: its claim, its places."""
-
-    FINISH = "finish"
-    RELEASE = "release"
-    RENEW = "renew"
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What one execution leaves behind. Durations are microseconds.
-
-    Attributes:
-        holder: names the delivery in its claim and its places.
-        action: what becomes of them. A place is given back unless it is renewed.
-        claim: only touched while ``holder`` holds it.
-        places: buckets of the concurrency limits in which it holds a place.
-        lease: how long what is renewed counts as alive from now.
-        pause: from now on nobody shall call the upstream for so long. A pause is only ever made
-            longer.
-        outcome: what the call said about the upstream.
-        probe: it was let through as a probe.
-        breaker, adaptive: the upstream's policies, when it has them.
-    """
-
-    upstream: str
-    holder: str = ""
-    action: ClaimAction = ClaimAction.FINISH
-    claim: ClaimAsk | None = None
-    places: Sequence[str] = ()
-    lease: int = 0
-    pause: int = 0
-    outcome: Outcome = Outcome.IGNORED
-    probe: bool = False
-    breaker: BreakerPolicy | None = None
-    adaptive: AdaptivePolicy | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """The store's answer to a settlement: its time, and until when the upstream is paused."""
-
-    now: int
-    pause: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from governor.policy.decision import (
     Wait,
 )
 from governor.policy.local_share import share_of
-from governor.ports import LimiterStore, Settlement
+from governor.policy.settlement import Settlement
+from governor.ports import LimiterStore
 from governor.settings import Settings
 from governor.stores.memory import MemoryStore
 from governor.telemetry.stats import Stats

@@ -12,7 +12,8 @@ from weakref import WeakSet
 from governor.clock import Clock, seconds
 from governor.errors import StoreUnavailable
 from governor.log_lines import LOG
-from governor.ports import LimiterStore, Settlement
+from governor.policy.settlement import Settlement
+from governor.ports import LimiterStore
 
 
 class LeaseRenewal:

@@ -38,7 +38,7 @@ from governor.demo.watch import Show, Watch
 from governor.demo.workload import ENVIRONMENT, QUEUE, WorkloadSettings, build, limits
 from governor.errors import ConfigurationError, GovernorError
 from governor.governor import Governor
-from governor.ports import Settlement
+from governor.policy.settlement import Settlement
 from governor.testing.child_process import ChildProcess
 from governor.testing.redis_server import PrivateRedis
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from governor.policy import gcra, window
 from governor.policy import quota as quotas
+from governor.policy.admission import Bucket, Meter
 from governor.policy.decision import AnyCharge, Charge, QuotaCharge, WindowCharge
 
 
@@ -82,3 +83,19 @@ def quota(
     if adjustment.used is not None and adjustment.used - used > adjustment.tolerance:
         used = adjustment.used
     return replace(current, used=used)
+
+
+def adjusted(meter: Meter | None, each: Adjustment, since: int, now: int) -> Meter:
+    """A limit's meter after the correction; ``since``: when the store first saw the upstream."""
+    match each.charge:
+        case Charge(capacity=capacity):
+            known = meter if isinstance(meter, Bucket) else Bucket(since + capacity)
+            return replace(known, tat=bucket(known.tat, each, each.charge, now))
+        case WindowCharge():
+            kept = meter if isinstance(meter, window.Log) else window.Log()
+            return log(kept, each, each.charge, now)
+        case QuotaCharge():
+            period = meter if isinstance(meter, quotas.Period) else quotas.Period()
+            return quota(period, each, each.charge, now)
+        case _:
+            raise ValueError(each)

@@ -12,13 +12,9 @@ from functools import partial
 from threading import Lock
 
 from governor.errors import StoreUnavailable
-from governor.policy import adaptive, adjustment, breaker
-from governor.policy.adjustment import Adjustment
+from governor.policy import adaptive
+from governor.policy.adjustment import Adjustment, adjusted
 from governor.policy.admission import (
-    DONE,
-    Bucket,
-    Leases,
-    Meter,
     UpstreamState,
     decide,
 )
@@ -26,14 +22,10 @@ from governor.policy.decision import (
     Answer,
     AnyCharge,
     Ask,
-    Charge,
     ClaimAsk,
-    QuotaCharge,
-    WindowCharge,
 )
-from governor.policy.quota import Period
-from governor.policy.window import Log
-from governor.ports import Change, ClaimAction, InForce, Look, Settled, Settlement
+from governor.policy.settlement import Settled, Settlement, claim_after, settle
+from governor.ports import Change, InForce, Look
 from governor.stores.memory_parking import MemoryLots
 
 
@@ -85,36 +77,15 @@ class MemoryStore:
     def settle(self, settlement: Settlement) -> Settled:
         with self._lock:
             now = self._now()
-            upstream, action = settlement.upstream, settlement.action
+            upstream, claim = settlement.upstream, settlement.claim
             state = self._state(upstream, now)
-            if settlement.claim is not None and self._holds(upstream, settlement, now):
-                value = {
-                    ClaimAction.FINISH: DONE,
-                    ClaimAction.RELEASE: "",
-                    ClaimAction.RENEW: f"{settlement.holder}|{now + settlement.lease}",
-                }[action]
-                self._write_claim(upstream, settlement.claim, value, now)
-            meters = dict(state.meters)
-            for place in settlement.places:
-                if _gives_back(meters.get(place), settlement):
-                    self._tell(upstream, place)
-                meters[place] = _settled_place(meters.get(place), settlement, now)
-            policy, outcome = settlement.breaker, settlement.outcome
-            circuit, share = state.breaker, state.share
-            if policy is not None:
-                circuit = breaker.settled(circuit, policy, now, outcome, probe=settlement.probe)
-                half = isinstance(state.breaker, breaker.HalfOpen) and settlement.probe
-                if half and not isinstance(circuit, breaker.Open):
-                    self._tell(upstream, "breaker")
-            if settlement.adaptive is not None and outcome.dropped:
-                share = share.dropped(settlement.adaptive, now)
-            pause = state.pause
-            if settlement.pause > 0:
-                pause = max(pause, now + settlement.pause)
-            self._states[upstream] = replace(
-                state, meters=meters, breaker=circuit, share=share, pause=pause
-            )
-            return Settled(now, pause)
+            if claim is not None and self._holds(upstream, settlement, now):
+                self._write_claim(upstream, claim, claim_after(settlement, now), now)
+            after, news = settle(state, settlement, now)
+            self._states[upstream] = after
+            for what in news:
+                self._tell(upstream, what)
+            return Settled(now, after.pause)
 
     def adjust(self, upstream: str, adjustments: Sequence[Adjustment]) -> None:
         with self._lock:
@@ -123,7 +94,7 @@ class MemoryStore:
             meters = dict(state.meters)
             for each in adjustments:
                 bucket = each.charge.bucket
-                meters[bucket] = _adjusted(meters.get(bucket), each, min(state.since, now), now)
+                meters[bucket] = adjusted(meters.get(bucket), each, min(state.since, now), now)
             self._states[upstream] = replace(state, meters=meters)
 
     def claimed_by(self, upstream: str, task_id: str, attempt: int, message: str) -> str | None:
@@ -214,32 +185,3 @@ class MemoryStore:
             self._claims[key] = (value, now + claim.keep)
         else:
             self._claims.pop(key, None)
-
-
-def _gives_back(meter: Meter | None, settlement: Settlement) -> bool:
-    held = isinstance(meter, Leases) and settlement.holder in meter.holders
-    return held and settlement.action is not ClaimAction.RENEW
-
-
-def _settled_place(meter: Meter | None, settlement: Settlement, now: int) -> Leases:
-    holders = dict(meter.holders) if isinstance(meter, Leases) else {}
-    if settlement.action is not ClaimAction.RENEW:
-        holders.pop(settlement.holder, None)
-    elif settlement.holder in holders:
-        holders[settlement.holder] = now + settlement.lease
-    return Leases(holders)
-
-
-def _adjusted(meter: Meter | None, each: Adjustment, since: int, now: int) -> Meter:
-    match each.charge:
-        case Charge(capacity=capacity):
-            bucket = meter if isinstance(meter, Bucket) else Bucket(since + capacity)
-            return replace(bucket, tat=adjustment.bucket(bucket.tat, each, each.charge, now))
-        case WindowCharge():
-            log = meter if isinstance(meter, Log) else Log()
-            return adjustment.log(log, each, each.charge, now)
-        case QuotaCharge():
-            period = meter if isinstance(meter, Period) else Period()
-            return adjustment.quota(period, each, each.charge, now)
-        case _:
-            raise ValueError(each)

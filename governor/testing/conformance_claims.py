@@ -9,7 +9,7 @@ from governor.policy.decision import (
     OutcomeUnknown,
     Wait,
 )
-from governor.ports import ClaimAction, Settlement
+from governor.policy.settlement import ClaimAction, Settlement
 from governor.testing.conformance_harness import (
     TEN_PER_SECOND,
     StoreHarness,

@@ -16,7 +16,8 @@ from governor.policy.decision import (
     Reservation,
 )
 from governor.policy.outcome import Outcome
-from governor.ports import ClaimAction, LimiterStore, Settlement
+from governor.policy.settlement import ClaimAction, Settlement
+from governor.ports import LimiterStore
 
 MS = 1_000
 GRACE = 50 * MS

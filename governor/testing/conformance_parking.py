@@ -9,7 +9,8 @@ from governor.clock import SECOND
 from governor.policy.decision import Admit, LaneKey, Park
 from governor.policy.limits import Concurrency, Limit, Rule
 from governor.policy.parking_values import Arrival, Group, Lane, ReleaseAsk, Steering, Ticket
-from governor.ports import ClaimAction, ParkingLots, Settlement
+from governor.policy.settlement import ClaimAction, Settlement
+from governor.ports import ParkingLots
 from governor.testing.conformance_harness import MS, StoreHarness, ask
 
 FAST: tuple[Rule, ...] = (Limit("1000/s", burst=1000, margin=0),)

@@ -13,7 +13,7 @@ from governor.policy.decision import (
     Wait,
     WindowCharge,
 )
-from governor.ports import Settlement
+from governor.policy.settlement import Settlement
 from governor.testing.conformance_harness import (
     GRACE,
     HUNDRED_PER_MINUTE,

@@ -13,7 +13,8 @@ from governor.policy.decision import (
     WindowCharge,
 )
 from governor.policy.outcome import Outcome
-from governor.ports import Change, ClaimAction, LimiterStore, Settlement
+from governor.policy.settlement import ClaimAction, Settlement
+from governor.ports import Change, LimiterStore
 from governor.testing.conformance_harness import (
     BREAKER,
     MS,

@@ -10,7 +10,7 @@ from governor.policy.decision import (
     Wait,
     WindowCharge,
 )
-from governor.ports import ClaimAction, Settlement
+from governor.policy.settlement import ClaimAction, Settlement
 from governor.testing.conformance_harness import (
     TEN_PER_SECOND,
     StoreHarness,

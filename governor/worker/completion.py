@@ -18,7 +18,8 @@ from governor.messages.header import Attempt
 from governor.messages.message import copy_of
 from governor.messages.variants import retried
 from governor.policy.outcome import Outcome
-from governor.ports import ClaimAction, Reason
+from governor.policy.settlement import ClaimAction
+from governor.ports import Reason
 from governor.worker.body_results import RUN_KEY
 from governor.worker.event_loop import Loop, guarded
 from governor.worker.failures import attempt_of

@@ -50,8 +50,9 @@ from governor.policy.decision import (
     Wait,
 )
 from governor.policy.parking_values import Ticket
-from governor.ports import ClaimAction, Reason
-from governor.ports import Settlement as Renewal
+from governor.policy.settlement import ClaimAction
+from governor.policy.settlement import Settlement as Renewal
+from governor.ports import Reason
 from governor.worker.backpressure import Backpressure
 from governor.worker.body_results import RUN_KEY
 from governor.worker.completion import Completion

@@ -16,8 +16,9 @@ from governor.errors import GovernorError, StoreUnavailable
 from governor.governor import Governor
 from governor.log_lines import LOG
 from governor.policy.outcome import Outcome
-from governor.ports import ClaimAction, Reason
-from governor.ports import Settlement as Leavings
+from governor.policy.settlement import ClaimAction
+from governor.policy.settlement import Settlement as Leavings
+from governor.ports import Reason
 from governor.worker.body_results import RUN_KEY
 from governor.worker.dead_letter_writer import DeadLetterWriter
 from governor.worker.event_loop import Loop, guarded

@@ -10,7 +10,7 @@ from typing import Any
 from governor import GovernedTask
 from governor.clock import SECOND
 from governor.policy.decision import Answer, Ask, Wait
-from governor.ports import Settlement
+from governor.policy.settlement import Settlement
 from governor.stores.redis.store import RedisStore
 from tests.integration.governed_app import api, app, governor, write
 

@@ -23,7 +23,7 @@ from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.rows import DeadLetter
 from governor.demo.ledger import JsonLines
 from governor.keys import DEFAULT_PREFIX, state_key
-from governor.ports import Settlement
+from governor.policy.settlement import Settlement
 from governor.stores.redis.store import RedisStore
 from tests.servers.worker_process import ROOT, WorkerProcess
 

@@ -19,7 +19,8 @@ from celery import Celery
 
 from governor import Governor
 from governor.errors import StoreUnavailable
-from governor.ports import Change, Settlement
+from governor.policy.settlement import Settlement
+from governor.ports import Change
 from governor.stores.redis.store import RedisStore
 from governor.testing.child_process import ChildProcess
 from governor.testing.redis_server import PrivateRedis, find_server

@@ -23,7 +23,7 @@ from governor.cli.main import governor as command
 from governor.clock import SECOND
 from governor.deadletter.repository import SqlDeadLetters
 from governor.policy.parking_values import Arrival
-from governor.ports import Settlement
+from governor.policy.settlement import Settlement
 from governor.stores.redis.store import RedisStore
 from tests.deaths import death
 from tests.integration.fleet import ROOT, wait_until, watched_dead_letters

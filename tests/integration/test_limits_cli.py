@@ -19,7 +19,7 @@ from governor.clock import SECOND
 from governor.deadletter import schema
 from governor.deadletter.engine import bounded_engine
 from governor.policy.decision import Admit, Ask
-from governor.ports import Settlement
+from governor.policy.settlement import Settlement
 from governor.stores.redis.store import RedisStore
 from governor.worker.inspect import COMMAND
 from tests.servers.worker_process import WorkerProcess

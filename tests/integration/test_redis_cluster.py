@@ -12,7 +12,8 @@ import redis
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
 from governor.policy.decision import Admit, Ask, Charge, ClaimAsk, LeaseCharge, Wait, WindowCharge
-from governor.ports import Change, ClaimAction, Settlement
+from governor.policy.settlement import ClaimAction, Settlement
+from governor.ports import Change
 from governor.redis_address import RedisAddress
 from governor.stores.redis.client import Server, pool
 from governor.stores.redis.store import RedisStore

@@ -16,7 +16,8 @@ from governor.policy.decision import Ask, LaneKey
 from governor.policy.limits import Concurrency, Limit, Quota, Rule, Window
 from governor.policy.outcome import Outcome
 from governor.policy.parking_values import Arrival, Group, Lane, ReleaseAsk, Steering
-from governor.ports import Change, ClaimAction, Settlement
+from governor.policy.settlement import ClaimAction, Settlement
+from governor.ports import Change
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 from governor.testing.conformance import StoreHarness

@@ -9,7 +9,7 @@ from governor import Concurrency, Limit, Quota, Upstream, Window
 from governor.clock import SECOND, SystemClock
 from governor.policy.decision import Admit, Ask, QuotaCharge
 from governor.policy.limits import Rule
-from governor.ports import Settlement
+from governor.policy.settlement import Settlement
 from governor.stores.redis.store import RedisStore
 
 pytestmark = pytest.mark.redis

@@ -37,8 +37,9 @@ from governor.policy.decision import (
 from governor.policy.limits import Limit
 from governor.policy.outcome import Outcome
 from governor.policy.plan import CallPlan
+from governor.policy.settlement import ClaimAction, Settlement
 from governor.policy.upstream import UpstreamDeclaration
-from governor.ports import Change, ClaimAction, Settlement
+from governor.ports import Change
 from governor.stores.memory import MemoryStore
 from governor.stores.redis.resp import Connection, Refused
 from governor.stores.redis.store import RedisStore

@@ -28,7 +28,8 @@ from governor.policy.decision import (
 )
 from governor.policy.limits import Limit
 from governor.policy.parking_values import Arrival, Group, Lane, ReleaseAsk, Steering
-from governor.ports import Change, Settlement
+from governor.policy.settlement import Settlement
+from governor.ports import Change
 from governor.stores.redis.store import RedisStore
 from governor.testing.redis_server import PrivateRedis
 

@@ -26,8 +26,9 @@ from governor import (
 from governor.clock import SECOND
 from governor.errors import ConfigurationError, StoreUnavailable
 from governor.policy.limits import Concurrency, Quota, Rule, Window
+from governor.policy.settlement import ClaimAction, Settlement
 from governor.policy.upstream import Adaptive, Breaker
-from governor.ports import Change, ClaimAction, Settlement
+from governor.ports import Change
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 from governor.worker.body_results import NotNow

@@ -13,7 +13,8 @@ from governor.clock import SECOND
 from governor.errors import StoreUnavailable
 from governor.keys import body_id
 from governor.policy.decision import Ask, ClaimAsk
-from governor.ports import ClaimAction, Reason, Settlement
+from governor.policy.settlement import ClaimAction, Settlement
+from governor.ports import Reason
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 from governor.worker.claim_lookup import ClaimLookup

@@ -21,7 +21,8 @@ from governor.deadletter.repository import SqlDeadLetters
 from governor.errors import DatabaseUnavailable, StoreUnavailable
 from governor.policy.breaker import BreakerPolicy
 from governor.policy.outcome import Outcome
-from governor.ports import Reason, Settlement
+from governor.policy.settlement import Settlement
+from governor.ports import Reason
 from governor.testing.conformance_parking import FAST, lane, task
 from governor.worker import inspect
 from tests.deaths import DEAD_AT, death

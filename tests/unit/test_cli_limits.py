@@ -30,7 +30,7 @@ from governor.clock import SECOND
 from governor.errors import StoreUnavailable, UpstreamStateError
 from governor.policy.decision import Admit, Answer, Ask
 from governor.policy.outcome import Outcome
-from governor.ports import Settlement
+from governor.policy.settlement import Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 

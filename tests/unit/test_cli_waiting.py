@@ -37,7 +37,8 @@ from governor.policy.parking_values import (
     Steering,
     Waiting,
 )
-from governor.ports import Change, MessageCopy, Settlement
+from governor.policy.settlement import Settlement
+from governor.ports import Change, MessageCopy
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 from governor.testing.conformance_parking import FAST, group, lane, task

@@ -47,7 +47,8 @@ from governor.headers.dialects import DIALECTS
 from governor.policy.decision import Admit, Ask, Reservation, Wait
 from governor.policy.plan import CallPlan
 from governor.policy.rate import Rate
-from governor.ports import Reason, Settlement
+from governor.policy.settlement import Settlement
+from governor.ports import Reason
 from governor.settings import PREFIX, Settings, load
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock

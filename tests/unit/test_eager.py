@@ -11,7 +11,7 @@ from celery import Celery, signals
 
 from governor import DeclarationError, GovernedTask, Governor, Limit, Retry, Throttled, Upstream
 from governor.clock import SECOND
-from governor.ports import Settlement
+from governor.policy.settlement import Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 

@@ -30,7 +30,8 @@ from governor.policy.admission import UpstreamState
 from governor.policy.breaker import Closed, HalfOpen, Open
 from governor.policy.decision import Ask
 from governor.policy.parking_values import Arrival
-from governor.ports import Change, Settlement
+from governor.policy.settlement import Settlement
+from governor.ports import Change
 from governor.stores.memory import MemoryStore
 from governor.telemetry import exporter as telemetry
 from governor.testing.clock import FakeClock

@@ -16,8 +16,9 @@ from governor.errors import StoreUnavailable
 from governor.http import GovernedTransport, httpx_hooks, requests_hook
 from governor.policy.adjustment import Adjustment
 from governor.policy.limits import Concurrency, Quota, Rule, Window
+from governor.policy.settlement import Settlement
 from governor.policy.upstream import Breaker
-from governor.ports import Change, Settlement
+from governor.ports import Change
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 

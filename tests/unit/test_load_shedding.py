@@ -11,8 +11,8 @@ from governor.clock import SECOND
 from governor.errors import Overloaded, StoreUnavailable
 from governor.policy.limits import Limit
 from governor.policy.parking_values import Arrival, ReleaseAsk
+from governor.policy.settlement import Settlement
 from governor.policy.upstream import UpstreamDeclaration
-from governor.ports import Settlement
 from governor.producer.load_shedding import LoadShedding
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock

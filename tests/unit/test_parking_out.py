@@ -20,7 +20,8 @@ from governor.clock import SECOND
 from governor.errors import StoreUnavailable
 from governor.messages.message import pack
 from governor.policy.parking_values import Arrival, ReleaseAsk, Released, Steering
-from governor.ports import MessageCopy, Settlement
+from governor.policy.settlement import Settlement
+from governor.ports import MessageCopy
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 from governor.worker import parking_revocations

@@ -11,7 +11,7 @@ from governor.clock import SECOND
 from governor.messages.header import Header
 from governor.policy.decision import Admit, ClaimAsk, Reservation
 from governor.policy.plan import CallPlan
-from governor.ports import Settlement
+from governor.policy.settlement import Settlement
 from governor.settings import load
 from governor.stores.memory import MemoryStore
 from governor.telemetry.stats import Stats

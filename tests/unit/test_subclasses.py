@@ -14,7 +14,7 @@ from celery.app.trace import build_tracer
 from governor import DeclarationError, GovernedTask, Governor, Limit, Retry, Throttled, Upstream
 from governor.clock import SECOND
 from governor.policy.decision import Answer, Ask
-from governor.ports import Settlement
+from governor.policy.settlement import Settlement
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 

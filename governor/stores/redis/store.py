@@ -19,7 +19,8 @@ from governor.clock import SECOND
 from governor.errors import StoreUnavailable, UpstreamStateError
 from governor.policy.adjustment import Adjustment
 from governor.policy.decision import Answer, AnyCharge, Ask, Charge, LeaseCharge, WindowCharge
-from governor.ports import Change, InForce, Look, Settled, Settlement
+from governor.policy.settlement import Settled, Settlement
+from governor.ports import Change, InForce, Look
 from governor.redis_address import RedisAddress
 from governor.stores.redis import wire, wire_parking
 from governor.stores.redis.client import Client, Node, packed, pool

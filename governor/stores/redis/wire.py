@@ -30,7 +30,7 @@ from governor.policy.decision import (
     WindowCharge,
 )
 from governor.policy.outcome import Outcome
-from governor.ports import Settlement
+from governor.policy.settlement import Settlement
 
 Words = tuple[list[str], list[object]]
 """A script's keys and arguments."""

@@ -1,4 +1,4 @@
--- One settlement: what an execution leaves behind. Repeats MemoryStore.settle.
+-- One settlement: what an execution leaves behind. Repeats governor/policy/settlement.py.
 --
 -- KEYS  1          the upstream's state: a hash of since, pause, breaker, adaptive
 --       2          the claim, only when keep is not 0
