@@ -1,4 +1,4 @@
-"""What a worker knows of the parking lots that it releases from."""
+"""A worker's knowledge of the parking lots that it releases from."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from governor.worker.source_queues import SourceQueues
 
 @dataclass(slots=True)
 class KnownLot:
-    """What this worker knows of one upstream's lot.
+    """One worker's knowledge of one upstream's lot.
 
     Attributes:
-        waiting: tasks in it, as far as is known.
-        asking: a place in the pool was asked for, to release something into.
+        waiting: tasks in it, by its last answer.
+        asking: a pool slot is asked for, in order to release a task into it.
         timer: monotonic microseconds of the next question.
-        misses: how many times in a row the timer came in vain.
-        timed: the next question is the timer's.
+        misses: questions of the timer in a row that released nothing.
+        timed: the next question is asked because of the timer.
         freed, news: see :class:`~governor.policy.parking_values.ReleaseAsk`.
-        out: what was released to this worker and has not ended, and the requests made of it.
-        silent: of those, the ones that will not end here.
-        left: what has ended since the last question.
+        out: tasks released to this worker that have not ended, and the requests made of them.
+        silent: those of them that will not end here; their leases run out.
+        left: tasks that have ended since the last question.
     """
 
     upstream: UpstreamDeclaration
@@ -44,14 +44,15 @@ class KnownLot:
 class KnownGroups:
     """Groups of lanes that a worker releases: one for each of its task types and queues."""
 
-    def __init__(self, governor: Governor, origins: SourceQueues) -> None:
+    def __init__(self, governor: Governor, source_queues: SourceQueues) -> None:
         self._governor = governor
-        self._origins = origins
+        self._source_queues = source_queues
         self._groups: dict[tuple[str, int, tuple[str, ...]], tuple[Group, ...]] = {}
 
     def of(self, upstream: UpstreamDeclaration) -> tuple[Group, ...]:
+        """List the groups of ``upstream``, under the limits in force."""
         in_force = self._governor.admission.in_force
-        origins = self._origins.all()
+        origins = self._source_queues.all()
         key = (upstream.name, in_force.version(upstream.name), origins)
         groups = self._groups.get(key)
         if groups is None:

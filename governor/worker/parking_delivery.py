@@ -23,7 +23,7 @@ class ParkingDelivery:
 
     Args:
         lots: those that it releases from, by upstream.
-        ended: told what becomes of each message.
+        ended: called with each message and what became of it.
         renew_later: called when a lease has to be renewed from now on.
     """
 
@@ -46,13 +46,13 @@ class ParkingDelivery:
         )
 
     def begin(self) -> None:
-        """Celery can take messages from now on."""
+        """Take Celery's handler of messages, which is new on each connection."""
         self._handler = self._consumer.create_task_handler()
 
     def deliver_now(
         self, upstream: str, ticket: Ticket, *, adopted: bool = False, unclaimed: str = ""
     ) -> None:
-        """Hand over a task that was not released to be run."""
+        """Deliver a task that was taken out for another reason than to run: it is due now."""
         guarded(
             partial(
                 self.deliver, self._lots[upstream], ticket, self._clock.monotonic(),
@@ -70,8 +70,9 @@ class ParkingDelivery:
         adopted: bool = False,
         unclaimed: str = "",
     ) -> None:
-        """Hand a released message to Celery, as if it came from the broker."""
-        lot.out[ticket.entry] = None
+        """Hand a released task to Celery, whose slot is at monotonic microseconds ``slot``."""
+        if ticket.entry:
+            lot.out[ticket.entry] = None
         try:
             self._hand_over(lot.upstream.name, ticket, slot, adopted=adopted, unclaimed=unclaimed)
         except Exception:

@@ -1,14 +1,14 @@
-"""The worker's end of the parking lots: tasks come out of them when they may go.
+"""Release from the parking lots: a worker takes tasks out of them when they may go.
 
-    a place is free → release (many in one call) → hand to Celery like a message → run
-                                                 → acknowledge → told to the lot
+    a pool slot is free → release (many in one call) → hand to Celery like a message → run
+                                                     → acknowledge → told to the lot
 
-There is one timer for each lot, at the next instant at which something may go, or a little later
-where something just went, and news: a place of a concurrency limit came free, a limit was raised, a
-pause ended, a first task was parked.
-Several workers have the same timer. The one that finds something keeps it; one that finds nothing
-comes a little later the next time, so that it is not asked in vain and still there when the other
-is busy or gone.
+A worker asks a lot at the next instant at which a task may go, or a little later where tasks just
+went, and on news: a lease of a concurrency limit came free, a limit was raised, a pause ended, a
+first task was parked.
+Several workers have the same timer. A worker whose question released a task keeps it; one whose
+question released none comes a little later the next time, so that it seldom asks in vain and is
+still there when the other is busy or gone.
 
 All of it happens on the worker's loop.
 """
@@ -39,24 +39,24 @@ from governor.worker.source_queues import SourceQueues
 from governor.worker.store_outage import ASK_AGAIN, StoreOutage
 
 _MOST_AT_ONCE = 100
-"""Tasks released by one question."""
+"""Tasks released by one question, at most."""
 
-_LONGEST_AHEAD = SECOND // 20
+_LONGEST_AHEAD_US = SECOND // 20
 """Microseconds before its slot at which a task is released, at most."""
 
 _MOST_MISSES = 20
-"""How many times as late as that a worker comes that finds nothing again and again."""
+"""A worker whose questions release nothing comes later, by at most so many times as long."""
 
-_EARLY = 1_000
+_TIMER_DELAY_US = 1_000
 """Microseconds by which a timer is set later: asked too early, the answer is "not yet"."""
 
 
 class ParkingOut:
-    """Releases for one worker.
+    """Release for one worker.
 
     Args:
-        token: names this worker in what it releases.
-        pace: how many places are likely to come free within so many microseconds.
+        token: names this worker in the leases of what it releases.
+        pace: estimates how many pool slots come free within so many microseconds.
 
     Attributes:
         before_release: called with an upstream's name before its lot is asked.
@@ -67,7 +67,7 @@ class ParkingOut:
         governor: Governor,
         consumer: Any,
         loop: Loop,
-        places: PoolSlots,
+        pool_slots: PoolSlots,
         outage: StoreOutage,
         token: str,
         pace: Callable[[int], int],
@@ -78,12 +78,12 @@ class ParkingOut:
         self._stats = governor.stats
         self._clock: Clock = governor.clock
         self._loop = loop
-        self._places = places
+        self._pool_slots = pool_slots
         self._outage = outage
         self._token = token
         self._questions = count()
         self._pace = pace
-        self._ahead = min(governor.settings.grace, _LONGEST_AHEAD)
+        self._ahead = min(governor.settings.grace, _LONGEST_AHEAD_US)
         self._lots = {
             name: KnownLot(upstream)
             for name, upstream in governor.upstreams.items()
@@ -91,8 +91,8 @@ class ParkingOut:
         }
         self.before_release: Callable[[str], None] = lambda _: None
         self._open = False
-        origins = SourceQueues(consumer)
-        self._groups = KnownGroups(governor, origins)
+        source_queues = SourceQueues(consumer)
+        self._groups = KnownGroups(governor, source_queues)
         self.upkeep = ParkingUpkeep(governor, loop, outage, self._lots, self._want)
         self._delivery = ParkingDelivery(
             consumer, governor.clock, self._lots, self.upkeep.ended, self.upkeep.renew_later
@@ -100,12 +100,12 @@ class ParkingOut:
         deliver = self._delivery.deliver_now
         self._revocations = ParkingRevocations(governor, loop, outage, self._lots, deliver)
         self._adoption = Adoption(
-            governor, loop, outage, origins, self._upstreams_waiting, self._groups.of,
+            governor, loop, outage, source_queues, self._upstreams_waiting, self._groups.of,
             self._next_token, deliver,
         )  # fmt: skip
 
     def begin(self) -> None:
-        """Celery can take messages from now on."""
+        """Release from now on: Celery can take messages."""
         self._delivery.begin()
         self._open = True
         for lot in self._lots.values():
@@ -114,18 +114,18 @@ class ParkingOut:
         self._adoption.begin()
 
     def waiting(self, upstream: str) -> int:
-        """Tasks in its lot, as far as is known here."""
+        """Count the tasks in an upstream's lot, by its last answer."""
         return self._lots[upstream].waiting
 
     def taken_in(
         self, upstream: str, parking: Parking, requests: Iterable[GovernedRequest]
     ) -> None:
-        """These requests wait in the lot now."""
+        """Note that these requests wait in the lot now."""
         lot = self._lots[upstream]
         lot.waiting = parking.waiting
         for request in requests:
             message = request.message
-            # Acknowledging what has moved to another lot takes it out of the one it was in.
+            # One that moved to another lot is acknowledged, which takes it out of the first.
             if isinstance(message, ParkedMessage) and message.upstream == upstream:
                 lot.out.pop(message.ticket.entry, None)
                 message.moved()
@@ -134,7 +134,7 @@ class ParkingOut:
         self._revocations.look_later()
 
     def heard(self, upstream: str, what: str) -> None:
-        """News of the store; see :meth:`~governor.ports.LimiterStore.listen`."""
+        """React to news of the store; see :meth:`~governor.ports.LimiterStore.listen`."""
         for name, lot in self._lots.items():
             if upstream not in {"", name}:
                 continue
@@ -148,12 +148,12 @@ class ParkingOut:
                 self._want(lot)
 
     def _want(self, lot: KnownLot) -> None:
-        """Ask what may go, as soon as there is a place for it."""
+        """Ask a lot what may go, as soon as there is a pool slot for it."""
         if self._open and not lot.asking:
             lot.asking = True
-            self._places.acquire(self._has_place, lot)
+            self._pool_slots.acquire(self._has_slot, lot)
 
-    def _has_place(self, lot: Any) -> None:
+    def _has_slot(self, lot: Any) -> None:
         # Called by Celery's semaphore: nothing may get out.
         lot.asking = False
         try:
@@ -161,7 +161,7 @@ class ParkingOut:
         except Exception:
             LOG.exception("Nothing was released from the lot of %s", lot.upstream.name)
             guarded(partial(self._wake, lot, self._clock.monotonic() + ASK_AGAIN))
-        self._places.give_back()
+        self._pool_slots.give_back()
 
     def _release(self, lot: KnownLot) -> None:
         # A task that goes back to the front of its lane must be there before the next is let out.
@@ -171,7 +171,7 @@ class ParkingOut:
         if now < until:
             self._wake(lot, until)
             return
-        room = min(1 + self._places.free() + self._pace(self._ahead // 2), _MOST_AT_ONCE)
+        room = min(1 + self._pool_slots.free() + self._pace(self._ahead // 2), _MOST_AT_ONCE)
         try:
             released, offset = self._ask(lot, room)
         except StoreUnavailable as exc:
@@ -203,10 +203,10 @@ class ParkingOut:
                 apart = self._ahead // 2 if released.tickets else 0
                 at = max(at - self._ahead, released.now + apart)
             late = self._ahead * min(lot.misses, _MOST_MISSES)
-            self._wake(lot, at + offset + late + _EARLY)
+            self._wake(lot, at + offset + late + _TIMER_DELAY_US)
 
     def _ask(self, lot: KnownLot, room: int) -> tuple[Released, int]:
-        """The answer, and what makes monotonic instants of its own."""
+        """Ask a lot; return its answer, and the offset from store time to monotonic time."""
         upstream = lot.upstream
         in_force = self._governor.admission.in_force
         for _ in range(3):
@@ -244,7 +244,7 @@ class ParkingOut:
         raise UpstreamStateError(upstream.name, "its limits change faster than they are read")
 
     def queues_changed(self) -> None:
-        """The worker consumes other queues than before, and releases what came from those."""
+        """Release what came from the queues that the worker consumes now."""
         if self._open:
             for lot in self._lots.values():
                 lot.news = True
@@ -252,9 +252,11 @@ class ParkingOut:
             self._adoption.queues_changed()
 
     def redeemed(self, request: GovernedRequest) -> None:
-        """A request was made of a released message."""
+        """Note that a request was made of a released message."""
         message = request.message
-        self._lots[message.upstream].out[message.ticket.entry] = request
+        lot = self._lots[message.upstream]
+        if message.ticket.entry in lot.out:
+            lot.out[message.ticket.entry] = request
 
     def _upstreams_waiting(self) -> list[UpstreamDeclaration]:
         return [lot.upstream for lot in self._lots.values() if lot.waiting]
@@ -263,7 +265,7 @@ class ParkingOut:
         return f"{self._token}.{next(self._questions)}"
 
     def give_back(self) -> None:
-        """The worker lets go of whatever has not begun: it waits again, first of its lane."""
+        """Give back whatever has not begun: it waits again, first of its lane."""
         self._open = False
         for lot in self._lots.values():
             lot.asking = False
@@ -275,7 +277,7 @@ class ParkingOut:
     # ------------------------------------------------------------------ timers
 
     def _wake(self, lot: KnownLot, moment: int) -> None:
-        """Ask again at this moment, if nothing happens before."""
+        """Ask again at this moment, unless there is news before."""
         if lot.timer is None or moment < lot.timer or lot.timer <= self._clock.monotonic():
             lot.timer = moment
             self._loop.at(moment, partial(self._woken, lot, moment))

@@ -1,4 +1,4 @@
-"""Parked tasks that are revoked leave the lots: Celery announces them as it does others."""
+"""Revocation of parked tasks: they leave the lots, and Celery announces them as it does others."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from governor.worker.event_loop import Loop
 from governor.worker.known_lot import KnownLot
 from governor.worker.store_outage import StoreOutage
 
-_LOOK = SECOND
-"""How often this worker's memory is searched for revoked tasks that may be parked."""
+_LOOK_EVERY_US = SECOND
+"""The worker looks so often for task ids that it newly knows as revoked."""
 
 
 class ParkingRevocations:
-    """The search of one worker's lots for revoked tasks, on its loop.
+    """Search of one worker's lots for revoked tasks, on its loop.
 
     Args:
         lots: those that it releases from, by upstream.
@@ -48,12 +48,13 @@ class ParkingRevocations:
         self._looking = False
 
     def look_later(self) -> None:
+        """Look for revoked tasks, again and again while tasks wait in the lots."""
         if not self._looking:
             self._looking = True
-            self._loop.at(self._clock.monotonic() + _LOOK, self._look_for_revoked)
+            self._loop.at(self._clock.monotonic() + _LOOK_EVERY_US, self._look_for_revoked)
 
     def _look_for_revoked(self) -> None:
-        """Tasks that were revoked leave the lots: Celery announces them as it does others."""
+        """Take tasks out of the lots that were revoked since the last look, and deliver them."""
         self._looking = False
         lots = [lot for lot in self._lots.values() if lot.waiting]
         if not lots:
@@ -61,7 +62,6 @@ class ParkingRevocations:
         self.look_later()
         revoked = set(revoked_tasks)
         fresh = revoked - self._revoked
-        # Nobody else may ask for a long time.
         if not fresh:
             return
         found = True
@@ -79,5 +79,5 @@ class ParkingRevocations:
             for payload in taken:
                 self._deliver(lot.upstream.name, Ticket("", 0, "", payload, 0, late=True))
         if found:
-            # Else they are sought again at the next look.
+            # Otherwise they are sought again at the next look.
             self._revoked = revoked

@@ -1,7 +1,7 @@
-"""Upkeep of what a worker was released from the parking lots.
+"""Upkeep of the tasks that were released to a worker: renewed leases, and their ends.
 
-A released task is this worker's for a lease, which it renews. How it ended is told to the lot.
-All of it happens on the worker's loop.
+A released task is this worker's for a lease, which it renews. The lot keeps the task until it is
+told that the task has ended. All of it happens on the worker's loop.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from governor.clock import SECOND
 from governor.errors import StoreUnavailable
 from governor.governor import Governor
 from governor.policy.parking_values import Steering
-from governor.worker.event_loop import Loop
+from governor.worker.event_loop import Loop, guarded
 from governor.worker.known_lot import KnownLot
 from governor.worker.parked_message import End, ParkedMessage
 from governor.worker.request import GovernedRequest
 from governor.worker.store_outage import StoreOutage
 
-_SAY_LEFT = SECOND // 20
-"""The longest an ended task is kept from the lot; it usually goes with the next question."""
+_TELL_AFTER_US = SECOND // 20
+"""A lot is told so much later that tasks have ended, if no question told it before."""
 
 MOST_LEFT = 1_000
-"""Ended tasks that one question tells."""
+"""Ended tasks that one call tells."""
 
 
 class ParkingUpkeep:
@@ -33,7 +33,7 @@ class ParkingUpkeep:
 
     Args:
         lots: those that it releases from, by upstream.
-        want: asks a lot what may go.
+        want: asks a lot what may go now.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class ParkingUpkeep:
         self._outage = outage
         self._lots = lots
         self._want = want
-        self._saying = False
+        self._telling = False
         self._renewing = False
 
     def ended(self, message: ParkedMessage, end: End) -> None:
-        """Acknowledged or rejected; from any thread."""
+        """Note that a released message was acknowledged or rejected; from any thread."""
         self._loop.soon(partial(self._end, message.upstream, message.ticket.entry, end))
 
     def _end(self, upstream: str, entry: str, end: End) -> None:
@@ -70,22 +70,26 @@ class ParkingUpkeep:
             self._want(lot)
             return
         lot.left.append(entry)
-        if not self._saying:
-            self._saying = True
-            self._loop.at(self._clock.monotonic() + _SAY_LEFT, self._say_left)
+        if not self._telling:
+            self._telling = True
+            self._loop.at(self._clock.monotonic() + _TELL_AFTER_US, self.flush)
 
-    def _say_left(self) -> None:
-        self._saying = False
+    def flush(self) -> None:
+        """Tell the lots which tasks have ended since they were last told."""
+        self._telling = False
         for lot in self._lots.values():
-            while lot.left:
-                left = tuple(lot.left[:MOST_LEFT])
-                if not self._steer(lot, Steering("left", left)):
-                    break
-                del lot.left[: len(left)]
+            guarded(partial(self._tell_ends, lot))
+
+    def _tell_ends(self, lot: KnownLot) -> None:
+        while lot.left:
+            left = tuple(lot.left[:MOST_LEFT])
+            if not self._steer(lot, Steering("left", left)):
+                return
+            del lot.left[: len(left)]
 
     def _steer(self, lot: KnownLot, steering: Steering) -> bool:
         if self._outage.on(lot.upstream.name):
-            # What has ended is said with the next question; what was released runs out by itself.
+            # Ends are told with the next question; the lease of what goes back runs out.
             return False
         self._stats.settled()
         try:
@@ -96,14 +100,14 @@ class ParkingUpkeep:
         return True
 
     def abandon(self, request: GovernedRequest) -> None:
-        """It may not end here: unless it does, its lease runs out, and another worker gets it."""
+        """Renew a request's lease no more: unless it ends here, another worker gets its task."""
         message = request.message
         if isinstance(message, ParkedMessage):
             self._lots[message.upstream].silent.add(message.ticket.entry)
 
     def give_back(self) -> None:
-        """Let go of whatever has not begun: it waits again, first of its lane."""
-        self._renewing = self._saying = False
+        """Give back whatever has not begun: it waits again, first of its lane."""
+        self._renewing = self._telling = False
         for lot in self._lots.values():
             idle = [
                 entry for entry, request in lot.out.items()
@@ -117,13 +121,10 @@ class ParkingUpkeep:
                 # The last to go back stands in front.
                 self._steer(lot, Steering("back", tuple(reversed(idle))))
         self.renew_later()
-        self._say_left()
-
-    def flush(self) -> None:
-        """Say everything that is left to say; the worker ends."""
-        self._say_left()
+        self.flush()
 
     def renew_later(self) -> None:
+        """Renew what is released to this worker, every third of a lease from now on."""
         if not self._renewing:
             self._renewing = True
             lease = self._settings.claim_lease
@@ -132,16 +133,18 @@ class ParkingUpkeep:
     def _renew(self) -> None:
         self._renewing = False
         for lot in self._lots.values():
-            alive = tuple(lot.out.keys() - lot.silent)
-            if not alive:
-                continue
-            self.renew_later()
-            # Nobody else may ask for a long time.
-            if self._clock.monotonic() < self._outage.until(lot.upstream.name):
-                continue
-            try:
-                self._store.lots.renew(lot.upstream.name, alive, self._settings.claim_lease)
-            except StoreUnavailable as exc:
-                self._outage.failed(exc)
-            else:
-                self._outage.answered(lot.upstream.name)
+            if alive := tuple(lot.out.keys() - lot.silent):
+                self.renew_later()
+                guarded(partial(self._renew_of, lot.upstream.name, alive))
+
+    def _renew_of(self, upstream: str, entries: tuple[str, ...]) -> None:
+        # After an outage this may be the first call that finds the store back: it does not wait
+        # for another one's.
+        if self._clock.monotonic() < self._outage.until(upstream):
+            return
+        try:
+            self._store.lots.renew(upstream, entries, self._settings.claim_lease)
+        except StoreUnavailable as exc:
+            self._outage.failed(exc)
+        else:
+            self._outage.answered(upstream)

@@ -22,30 +22,30 @@ Occupant = Callable[[Any], None]
 
 
 class PoolSlots(Protocol):
-    """The pool's places. All calls are made on the loop."""
+    """Slots of the worker's pool. All calls are made on the loop."""
 
     def acquire(self, occupant: Occupant, request: Any) -> None:
-        """Call ``occupant(request)`` when a place is its own: now, or later in order."""
+        """Call ``occupant(request)`` when it has a slot: now, or later in order."""
         ...
 
     def give_back(self) -> None:
-        """Return a place that was acquired and not used."""
+        """Return a slot that was acquired and not used."""
         ...
 
     def run(self, request: Any) -> None:
-        """Use an acquired place to execute ``request``; the pool returns it afterwards.
+        """Use an acquired slot to execute ``request``; the pool returns it afterwards.
 
         Raises:
-            Exception: the pool does not take ``request``. The place has been given back.
+            Exception: the pool does not take ``request``. The slot has been given back.
         """
         ...
 
     def free(self) -> int:
-        """How many places nobody has taken or waits for."""
+        """Count the slots that are neither taken nor waited for."""
         ...
 
     def clear(self) -> None:
-        """Forget who is waiting: their messages went back to the broker."""
+        """Forget the waiting occupants: their messages went back to the broker."""
         ...
 
 
@@ -60,7 +60,7 @@ class PreforkSlots:
         self._controller._quick_acquire(occupant, request)
 
     def give_back(self) -> None:
-        # Not from here: release calls the next waiter, which may give its place back too, and
+        # Not from here: release calls the next waiter, which may give its slot back too, and
         # the recursion of many waiters ends the worker.
         self._loop.soon(self._controller._quick_release)
 
@@ -84,14 +84,14 @@ class PreforkSlots:
         return int(self._controller.semaphore.value)
 
     def clear(self) -> None:
-        """Celery clears its semaphore itself when the connection is lost."""
+        """Do nothing: Celery clears its semaphore when the connection is lost."""
 
 
 class CountedSlots:
     """For pools whose executor queues whatever it is given (threads, gevent, solo).
 
-    All requests of the worker, governed or not, pass through it in order, so that a free place
-    is one in which a body starts at once.
+    All requests of the worker, governed or not, pass through it in order: in a free slot a body
+    starts at once.
     """
 
     def __init__(self, controller: Any, pool: Any, loop: Loop) -> None:
@@ -112,8 +112,8 @@ class CountedSlots:
         self._pump()
 
     def give_back(self) -> None:
-        # In this order, and _pump looks the other way round: a place that nobody waits for wakes
-        # nobody, and none is overlooked.
+        # In this order, and _pump looks the other way round: a slot that no request waits for
+        # wakes nothing, and none is overlooked.
         self._returned.append(None)
         if self._waiting:
             self._loop.soon(self._pump)
@@ -125,7 +125,7 @@ class CountedSlots:
         finally:
             if self._applied == before:
                 # Revoked at the last moment, or refused before the pool saw it: nothing was
-                # executed that will return the place.
+                # executed that will return the slot.
                 self.give_back()
 
     def free(self) -> int:
@@ -154,12 +154,12 @@ class CountedSlots:
                 if _is_heard_by_the_pool(exc, timed=timed):
                     give_back()
                     raise
-                # The pool would tell nobody: a handler of the task's, or of a signal, failed, or
+                # The pool would lose it: a handler of the task's, or of a signal, failed, or
                 # the greenlet was killed.
                 return 1, _failure(exc), 0.0
 
         def ended(result: Any) -> None:
-            # Whoever is next is decided about after it is known how this one ended.
+            # The next request is decided about after it is known how this one ended.
             try:
                 callback(result)
             finally:
