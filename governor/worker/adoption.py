@@ -1,9 +1,10 @@
-"""Parked tasks that no question of this worker lets out: those under limits that are declared in
-another way now, and those of queues that it does not consume.
+"""Adoption of parked tasks that no question of this worker releases: their limits are declared in
+another way now, or it does not consume their queue.
 
-The first are taken out and parked again in the lanes that they have now. The second are another
-worker's to release. When their time is over without that they become dead letters, whoever finds
-them: the queue may have no consumer left.
+Tasks under limits declared in another way are taken out and parked again in the lanes that they
+have now. Tasks of other queues are another worker's to release. If none has released them when
+their time is over, the worker that finds them makes dead letters of them: their queue may have no
+consumer left.
 """
 
 from __future__ import annotations
@@ -25,37 +26,38 @@ from governor.worker.source_queues import SourceQueues
 from governor.worker.store_outage import StoreOutage
 
 LONGEST = 60 * SECOND
-"""How often a worker looks, at least."""
+"""Microseconds between two looks of a worker, at most."""
 
 SHORTEST = SECOND
-"""How often it looks, at most."""
+"""Microseconds between two looks of a worker, at least."""
 
 _NEXT_PART = SECOND // 20
-"""When it goes on with a lot of which it has seen a part."""
+"""Microseconds until a worker goes on with a lot of which it has seen a part."""
 
 _MOST_ADOPTED = 50
+"""Tasks taken out at a time."""
 
 
 class Deliver(Protocol):
-    """How a task is handed to Celery; of the worker's lots."""
+    """Delivery of a task to Celery."""
 
     def __call__(
         self, upstream: str, ticket: Ticket, *, adopted: bool = False, unclaimed: str = ""
     ) -> None:
-        """Hand it over."""
+        """Hand over a task of an upstream's lot, released with ``ticket``."""
 
 
 class Adoption:
-    """Looks for such tasks in one worker's lots, on its loop.
+    """Search of one worker's lots for such tasks, on its loop.
 
     Args:
-        waiting: the upstreams in whose lots tasks wait, as far as is known.
-        known: the groups that the worker releases of an upstream.
+        waiting: lists the upstreams in whose lots tasks wait.
+        known: lists the groups that the worker releases of an upstream.
         token: names a question.
     """
 
     def __init__(  # noqa: PLR0917 - made in one place
-        self, governor: Governor, loop: Loop, outage: StoreOutage, origins: SourceQueues,
+        self, governor: Governor, loop: Loop, outage: StoreOutage, source_queues: SourceQueues,
         waiting: Callable[[], Sequence[UpstreamDeclaration]],
         known: Callable[[UpstreamDeclaration], Sequence[Group]],
         token: Callable[[], str], deliver: Deliver,
@@ -66,20 +68,20 @@ class Adoption:
         self._lease = governor.settings.claim_lease
         self._loop = loop
         self._outage = outage
-        self._origins = origins
+        self._source_queues = source_queues
         self._waiting = waiting
         self._known = known
         self._token = token
         self._deliver = deliver
         self._timer: int | None = None
-        # Lanes that were looked at already, where not all could be.
+        # Where the next look into an upstream's lanes of a queue goes on.
         self._seen: dict[tuple[str, str], int] = {}
         self._consumed: frozenset[str] = frozenset()
         self._told: set[tuple[str, str]] = set()
 
     def begin(self) -> None:
-        """Look, now and then, from now on."""
-        self._consumed = frozenset(self._origins.all())
+        """Look now and then from now on."""
+        self._consumed = frozenset(self._source_queues.all())
         self._look_at(self._clock.monotonic() + SHORTEST)
 
     def stop(self) -> None:
@@ -87,9 +89,8 @@ class Adoption:
         self._timer = None
 
     def queues_changed(self) -> None:
-        """The worker consumes other queues than before: look at once, and say of which nothing is
-        released here any more."""
-        consumed = frozenset(self._origins.all())
+        """Look at once, and log the queues that this worker does not consume any more."""
+        consumed = frozenset(self._source_queues.all())
         for queue in self._consumed - consumed:
             for upstream in self._waiting():
                 guarded(partial(self._tell_of, queue, upstream.name))
@@ -126,14 +127,14 @@ class Adoption:
         self._look_at(self._clock.monotonic() + again)
 
     def _look_into(self, upstream: UpstreamDeclaration) -> int:
-        """How many microseconds later the next look is of use."""
+        """Look into one lot; return in how many microseconds the next look is of use."""
         known = {group.name for group in self._known(upstream)}
         own: list[Group] = []
         others: dict[str, list[str]] = defaultdict(list)
         for group, origin in self._store.lots.groups(upstream.name).items():
             if group in known:
                 continue
-            if self._origins.releases(origin):
+            if self._source_queues.releases(origin):
                 own.append(Group(group, ()))
             else:
                 others[origin].append(group)
@@ -159,7 +160,8 @@ class Adoption:
         return len(released.tickets) == _MOST_ADOPTED
 
     def _bury(self, upstream: str, origin: str, groups: Sequence[str]) -> int:
-        """Make dead letters of the tasks whose time is over; how much later the next one's is."""
+        """Make dead letters of the tasks whose time is over; return how much later the next one's
+        is."""
         at = self._seen.pop((upstream, origin), 0)
         found = self._store.lots.overdue(upstream, groups, at, self._lease)
         for ticket in found.tickets:

@@ -23,7 +23,7 @@ from governor.worker.failures import decide, raised, returned
 
 
 def governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
-    """``run`` with an admission before it and its failures made decisions after it."""
+    """Wrap ``run``: an admission before it, and a decision about its failure after it."""
 
     @wraps(run)
     def body(*args: Any, **kwargs: Any) -> Any:
@@ -73,8 +73,8 @@ def governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _decide_eagerly(task: Any, governor: Governor, governance: Governance, exc: Exception) -> None:
-    """The same in eager mode, where Celery runs the next attempt inside this one. A direct call
-    is the caller's to repeat."""
+    """Follow the retry policy in eager mode, where Celery runs the next attempt inside this one. A
+    direct call is the caller's to repeat."""
     request = task.request
     if not request.is_eager or isinstance(exc, Ignore | Reject | CeleryRetry):
         return

@@ -1,4 +1,4 @@
-"""The check of a message's body: arguments, keyword arguments, and the canvas in its options."""
+"""Check of a message's body: arguments, keyword arguments, and the canvas in its options."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _is_signature(value: Any) -> bool:
 
 
 def _is_errback(value: Any) -> bool:
-    """Celery makes a signature of a name here, and only here."""
+    """Tell whether Celery makes an error callback of a value: of a name too, here alone."""
     return (isinstance(value, str) and bool(value)) or _is_signature(value)
 
 

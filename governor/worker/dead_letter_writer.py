@@ -1,5 +1,5 @@
-"""Writes dead letters from the worker: to the database, else to disk, and only then lets the
-message go."""
+"""The worker's writer of dead letters: to the database, else to disk, and only then the message is
+let go."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from governor.worker.event_loop import Loop
 from governor.worker.salvage import bare_death, reduced
 from governor.worker.serial_executor import SerialExecutor
 
-_DATABASE_AGAIN = 5 * SECOND
-"""How long a database that did not answer is not asked: the spill is faster than its timeout."""
+_DATABASE_AGAIN_US = 5 * SECOND
+"""Microseconds for which a database that did not answer is left alone: the spill is faster than its
+timeout."""
 
-_WRITE_AGAIN = 5 * SECOND
+_WRITE_AGAIN_US = 5 * SECOND
 
-_LAST_WRITE = 1.0
-"""Seconds for which the writing thread's end is waited for."""
+_LAST_WRITE_S = 1.0
+"""Seconds for which closing waits for the writing thread."""
 
 
 class DeadLetterWriter:
-    """Dead letters of one worker, written in order by a thread of their own."""
+    """Writer of one worker's dead letters, in order, on a thread of its own."""
 
     def __init__(self, governor: Governor, loop: Loop) -> None:
         self._governor = governor
@@ -62,7 +63,7 @@ class DeadLetterWriter:
         self._write(partial(_made, whole, copy, reason, now, None), then)
 
     def resolve(self, task_id: str) -> None:
-        """A replay succeeded."""
+        """Resolve the dead letter that a task replayed, which has succeeded."""
         now = self._clock.wall()
 
         def report(error: Exception | None) -> None:
@@ -74,12 +75,12 @@ class DeadLetterWriter:
         )
 
     def idle(self) -> bool:
-        """Whether every death is written."""
+        """Tell whether every death is written."""
         return self._executor.idle()
 
     def close(self) -> None:
-        """Write what there is to write, and nothing more."""
-        self._executor.close(_LAST_WRITE)
+        """Write what is waiting to be written, and end the thread."""
+        self._executor.close(_LAST_WRITE_S)
 
     def _write(self, make: Callable[[], Death], then: Callable[[], None]) -> None:
         def done(error: Exception | None) -> None:
@@ -90,7 +91,7 @@ class DeadLetterWriter:
                 "A dead letter could be written neither to the database nor to disk (%s); its "
                 "message stays unacknowledged", error,
             )  # fmt: skip
-            self._loop.at(self._clock.monotonic() + _WRITE_AGAIN, submit)
+            self._loop.at(self._clock.monotonic() + _WRITE_AGAIN_US, submit)
 
         def submit() -> None:
             self._executor.submit(partial(self._record, make), done)
@@ -103,7 +104,7 @@ class DeadLetterWriter:
             then()
         except Exception:
             LOG.exception("A dead letter is written, and its message is not acknowledged yet")
-            self._loop.at(self._clock.monotonic() + _WRITE_AGAIN, partial(self._follow, then))
+            self._loop.at(self._clock.monotonic() + _WRITE_AGAIN_US, partial(self._follow, then))
 
     def _record(self, make: Callable[[], Death]) -> None:
         death = make()
@@ -116,14 +117,14 @@ class DeadLetterWriter:
                 LOG.error("%s. It is set aside: %s", exc, path)
                 return
             except DatabaseUnavailable as exc:
-                self._away_until = self._clock.monotonic() + _DATABASE_AGAIN
+                self._away_until = self._clock.monotonic() + _DATABASE_AGAIN_US
                 LOG.error("%s Dead letters go to %s", exc, self._governor.settings.spill_dir)
             else:
                 LOG.warning("Task %s[%s] is dead: %s", death.task_name, death.task_id,
                              death.reason.value)  # fmt: skip
                 return
         self._to_disk(self._governor.spill.append, death)
-        self._loop.soon(partial(self._plan_drain, _DATABASE_AGAIN))
+        self._loop.soon(partial(self._plan_drain, _DATABASE_AGAIN_US))
 
     def _to_database(self, death: Death) -> None:
         """Write the row; if its content is in the way, what can be kept of it.
@@ -163,7 +164,7 @@ class DeadLetterWriter:
         def done(error: Exception | None) -> None:
             self._drain_planned = False
             if error is not None:
-                self._plan_drain(_DATABASE_AGAIN)
+                self._plan_drain(_DATABASE_AGAIN_US)
 
         self._executor.submit(self._drain_spill, done)
 

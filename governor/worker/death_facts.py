@@ -1,4 +1,4 @@
-"""What a dead letter tells: gathered from a request, its exception and its message."""
+"""Facts that a dead letter tells, gathered from a request, its exception and its message."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _idempotency_key(copy: MessageCopy, task_id: str) -> str:
 
 
 def _lines(log: Sequence[Attempt], exc_info: Any) -> list[dict[str, object]]:
-    """The attempt log for people; its last line says why there is no other."""
+    """Render the attempt log for people; its last line says why no attempt follows."""
     lines = [_line(attempt) for attempt in log]
     told = None if exc_info is None else failure_of(exc_info)
     if told is not None:
@@ -132,7 +132,7 @@ def _line(attempt: Attempt) -> dict[str, object]:
 
 
 def _trace_id(headers: Mapping[str, Any]) -> str | None:
-    """The trace that a tracing library's headers belong to: W3C's, or Sentry's."""
+    """Read the trace id from the headers of a tracing library: W3C's, or Sentry's."""
     for name in ("traceparent", "sentry-trace"):
         said = headers.get(name)
         if isinstance(said, str) and (found := _TRACE.match(said)):

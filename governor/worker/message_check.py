@@ -1,5 +1,5 @@
-"""One check of each message, before Celery makes a request of it: Celery and the governor must be
-able to work with the message.
+"""Check of each message before Celery makes a request of it: Celery and the governor must be able
+to work with the message.
 
 Celery reads a message's fields in many places: when it makes the request, when it hands it to the
 pool, when it says how the body has ended. A field of the wrong shape raises in one of them, in the
@@ -160,7 +160,7 @@ def _task_problem(
     except (DecodeError, ContentDisallowed):
         return None
     if "task" not in headers:
-        # Protocol 1: everything is in the body.
+        # Protocol 1 has everything in the body.
         if not isinstance(payload, dict) or not _is_known(payload.get("task"), known):
             return None
         return _fields_problem("field", payload, zone) or old_body_problem(message, payload)

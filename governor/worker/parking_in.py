@@ -1,4 +1,4 @@
-"""Tasks on their way into the parking lots: many in one call, and acknowledged once they are there.
+"""Arrivals of the parking lots: tasks are parked many in one call, and acknowledged once they are.
 
 All of it happens on the worker's loop.
 """
@@ -27,28 +27,29 @@ from governor.worker.source_queues import SourceQueues
 from governor.worker.store_outage import StoreOutage
 
 _MOST_AT_ONCE = 200
+"""Tasks parked by one call, at most."""
 
 MOST_BYTES = 4 * 1024 * 1024
-"""Bytes of a body, or of the messages parked in one call, which must be there within the store's
+"""Bytes of a body, or of the messages that one call parks: the store takes that many within its
 timeout. A task with a larger body waits in the broker."""
 
-_BEHIND = SECOND // 4
-"""For so long after a task was parked here others of its lane follow without being asked about."""
+_FOLLOW_US = SECOND // 4
+"""For so long after a task was parked here others of its lane are parked unasked."""
 
 _MOST_LANES = 1_000
-"""Lanes that are remembered before those are forgotten that nobody follows any more."""
+"""Lanes remembered as just parked in; beyond that, those whose time is over are forgotten."""
 
 _Arriving = tuple[GovernedRequest, Call, Arrival]
 
 
 class ParkingIn:
-    """Parks for one worker.
+    """Arrivals of one worker.
 
     Args:
         pause: for how many microseconds new arrivals of an upstream wait here.
-        taken_in: told of requests that wait in an upstream's lot now.
-        parked: told of each of them, to acknowledge it.
-        fall_back: does something else about one that could not be parked.
+        taken_in: called with requests that wait in an upstream's lot now.
+        parked: called with each of them, to acknowledge it.
+        fall_back: called with each that could not be parked, to let it wait elsewhere.
     """
 
     def __init__(  # noqa: PLR0917 - made in one place
@@ -72,34 +73,40 @@ class ParkingIn:
         self._parked = parked
         self._fall_back = fall_back
         self._lanes = Lanes(governor.redactor.text)
-        self._origins = SourceQueues(consumer)
+        self._source_queues = SourceQueues(consumer)
         self._arriving: dict[str, list[_Arriving]] = {}
-        # Until when, in monotonic microseconds, others of a lane follow.
+        # By lane: monotonic microseconds until which others follow.
         self._behind: dict[str, int] = {}
 
     def lane_of(self, call: Call, message: Any, args: Any, kwargs: Any) -> Lane | None:
-        """The lane of a call of this message; ``None`` for an upstream that does not park, and for
-        a message too large for that."""
+        """Choose the lane of a call of this message. Returns None if the upstream does not park,
+        or the message is too large."""
         if call.plan.upstream.parking != "store" or len(message.body or b"") > MOST_BYTES:
             return None
         priority = int((message.properties or {}).get("priority") or 0)
-        rank = rank_of(priority, high_first=self._origins.high_first())
+        rank = rank_of(priority, high_first=self._source_queues.high_first())
         lane, name = self._lanes.of_task(
-            call.plan, call.charges, call.header, args, kwargs, self._origins.of(message), rank
+            call.plan,
+            call.charges,
+            call.header,
+            args,
+            kwargs,
+            self._source_queues.of(message),
+            rank,
         )
         call.lane = LaneKey(lane.group, name)
         return lane
 
     def follows(self, call: Call) -> bool:
-        """Whether others of its lane were parked here a moment ago, so that it can only wait
-        behind them."""
+        """Tell whether others of a call's lane were parked here a moment ago: the call can only
+        wait behind them."""
         if call.lane is None or self._outage.on(call.upstream, call.parts()):
             return False
         return self._behind.get(call.lane.name, 0) > self._clock.monotonic()
 
     def park(self, request: GovernedRequest, call: Call) -> None:
-        """Let it wait in the lot; acknowledge its message once it does. It goes to the front of its
-        lane when it has had its turn and could not use it."""
+        """Let a request wait in its lot, and acknowledge its message once it does. It goes to the
+        front of its lane if it has had its turn and could not use it."""
         lane = request.lane
         message = request.message
         assert lane is not None
@@ -129,15 +136,15 @@ class ParkingIn:
             again=call.header.deferrals > 0
             or (isinstance(message, ParkedMessage) and message.upstream == call.upstream),
         )
-        # From now on, not from when the store has it: nobody may be asked about in between.
-        self._behind[call.lane.name] = self._clock.monotonic() + _BEHIND
+        # From now on, not from when the store has it: none may be asked about in between.
+        self._behind[call.lane.name] = self._clock.monotonic() + _FOLLOW_US
         arriving = self._arriving.setdefault(call.upstream, [])
         if not arriving:
             self._take_in_later(call.upstream)
         arriving.append((request, call, arrival))
 
     def _take_in_later(self, upstream: str) -> None:
-        # Celery's acknowledgements wait for its loop, which a timer of its does not wake.
+        # Celery's acknowledgements wait for its loop, which a timer does not wake.
         take_in = partial(self._loop.soon, partial(self._take_in, upstream))
         if pause := self._pause(upstream):
             self._loop.at(self._clock.monotonic() + pause, take_in)
@@ -145,14 +152,14 @@ class ParkingIn:
             take_in()
 
     def forget(self, request: GovernedRequest) -> None:
-        """Let a request be that is on its way: something else becomes of it."""
+        """Drop a request that is on its way: something else becomes of it."""
         for upstream, arriving in self._arriving.items():
             self._arriving[upstream] = [one for one in arriving if one[0] is not request]
 
     def take_back(self, upstream: str) -> None:
-        """Park those on their way to the front of their lanes, now."""
+        """Park at once what goes to the front of its lane."""
         arriving = self._arriving.get(upstream, [])
-        # Of several that go to the front, the last one stands first.
+        # Of several that go to the front, the last one ends up first.
         front = [one for one in reversed(arriving) if one[2].front]
         if front:
             self._arriving[upstream] = [one for one in arriving if not one[2].front]
@@ -166,7 +173,7 @@ class ParkingIn:
             self._behind = {name: until for name, until in self._behind.items() if until > now}
 
     def _take_all_in(self, upstream: str, arriving: list[_Arriving]) -> None:
-        """Park these; each of them is parked afterwards, or falls back, whatever happens."""
+        """Park these; each of them is parked then, or falls back, whatever happens."""
         for some in _portions(arriving):
             try:
                 parking = self._lots.park(upstream, [arrival for *_, arrival in some])
@@ -186,7 +193,7 @@ class ParkingIn:
 
 
 def _portions(arriving: list[_Arriving]) -> Iterator[list[_Arriving]]:
-    """Split arrivals into those of one call each."""
+    """Split arrivals into portions of one call each."""
     some: list[_Arriving] = []
     size = 0
     for one in arriving:

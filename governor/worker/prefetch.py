@@ -28,7 +28,7 @@ _LOST_FOR = 5
 
 @dataclass(slots=True)
 class _Hand:
-    """What is in hand for one upstream.
+    """Admissions in hand for one upstream.
 
     Attributes:
         charges: those of a single call: of each in hand, and of the last one that asked.
@@ -46,7 +46,7 @@ class _Hand:
 
 
 class Prefetch:
-    """What one worker has in hand.
+    """Admissions that one worker has in hand.
 
     Args:
         grace: microseconds after its slot at which a body may still start.
@@ -76,7 +76,7 @@ class Prefetch:
         return True
 
     def question(self, call: Call, expected: int, now: int) -> tuple[Call, int] | None:
-        """What to ask for together with ``call``, and for how many calls that is.
+        """Make the question to ask together with ``call``; return it and for how many calls it is.
 
         Args:
             expected: how many are likely to come within ``span``.
@@ -87,7 +87,7 @@ class Prefetch:
         if not _is_plain(call):
             return None
         if hand.charges != call.charges:
-            # Who comes next is anybody's guess.
+            # Nothing is known of what comes next.
             hand.charges = call.charges
             return None
         plain = [charge for charge in call.charges if isinstance(charge, Charge)]
@@ -106,7 +106,7 @@ class Prefetch:
     def answered(
         self, call: Call, number: int, answer: Answer | StoreUnavailable, now: int
     ) -> None:
-        """Keep what was admitted."""
+        """Keep what was admitted by the answer to a question for so many calls."""
         hand = self._hands[call.upstream]
         # Where the limits have changed meanwhile, less was charged than was asked for.
         whole = all(
@@ -120,19 +120,19 @@ class Prefetch:
             hand.not_before = now + _NOT_FOR
 
     def pressed(self, upstream: str, now: int) -> None:
-        """Somebody had to wait, at monotonic microseconds ``now``."""
+        """Note that a request had to wait, at monotonic microseconds ``now``."""
         if hand := self._hands.get(upstream):
             hand.not_before = now + _NOT_FOR
 
     def drop(self, upstream: str) -> None:
-        """Nothing in hand may be used any more: the upstream is paused."""
+        """Drop what is in hand: the upstream is paused."""
         if hand := self._hands.get(upstream):
             hand.left = 0
 
 
 def _is_plain(call: Call) -> bool:
-    """Whether it is like any other of its kind: a claim is taken when the body begins, and who
-    holds a place in a line uses that."""
+    """Tell whether a call is like any other of its kind: without a claim, which is taken when the
+    body begins, and with nothing held in a limit."""
     return (
         call.claim is None
         and not call.header.reserved

@@ -25,9 +25,8 @@ from governor.worker.failures import Tracer, with_attempt
 
 
 class _Bind:
-    """Celery's ``bind``, which makes a task ready to use; it is governed from then on. Until then
-    its class and an ``__init__`` of its own may declare something, and neither has to call anything
-    of the governor's."""
+    """Celery's ``bind``, which makes a task ready to use, and governed. Until then the task's class
+    and its own ``__init__`` may declare something; neither has to call the governor."""
 
     def __get__(self, task: Any, owner: type[GovernedTask]) -> Any:
         celery: Any = super(GovernedTask, owner).bind  # type: ignore[misc]
@@ -37,7 +36,7 @@ class _Bind:
         @wraps(celery)
         def bind(app: Any) -> Any:
             try:
-                # Before Celery gives the class the app's defaults, which nobody declared.
+                # Before Celery gives the class the app's defaults, which are not declared.
                 declare(task)
             except DeclarationError:
                 # Celery has it in its registry already, and would hand it out ungoverned.
@@ -138,8 +137,8 @@ class GovernedTask(Task):  # type: ignore[misc]
         return header.key_of(work_id(request.id, request.replaced_task_nesting))
 
     def settle(self, *, cost: int) -> None:
-        """Say what this execution's call turned out to cost: the difference is charged, or given
-        back. Of several times, the last counts. While the limiter store is away, it is lost.
+        """Correct the cost of this execution's call: the difference is charged, or given back. Of
+        several corrections the last counts. While the limiter store is away, they are lost.
 
         Raises:
             DeclarationError: the cost is no number, or no limit of the task counts it.

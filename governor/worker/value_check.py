@@ -9,7 +9,7 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware, timezone
 from kombu.asynchronous.timer import to_timestamp
 
 MOST_ATTEMPTS = 1 << 31
-"""Whole numbers of a message are below it."""
+"""Whole numbers of a message are below this."""
 
 CONTAINERS = frozenset({list, tuple, dict})
 
@@ -71,7 +71,7 @@ def kind_of(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as an error may show it: short, on one line."""
+    """Render a value as an error may show it: short, on one line."""
     show: Callable[[Any], str] = ascii
     if isinstance(value, str) and len(value) <= 40:
         return show(value)
