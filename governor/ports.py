@@ -316,6 +316,15 @@ class LimiterStore(Protocol):
         """
         ...
 
+    def log(self, upstream: str, since: int) -> Sequence[Mapping[str, str]]:
+        """What people changed at ``since`` (µs on the store's clock) or later, newest first, as in
+        :attr:`Look.log`; of about :data:`~governor.keys.RECORDS_KEPT` records that are kept.
+
+        Raises:
+            StoreUnavailable: no answer in time.
+        """
+        ...
+
     def listen(self, heard: Callable[[str, str], None]) -> Callable[[], None]:
         """From now on call ``heard(upstream, what)``, from a thread of the store's, whenever who
         waits for the upstream may go earlier: ``what`` is the bucket in which a place came free,

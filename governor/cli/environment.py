@@ -12,6 +12,7 @@ import click
 from celery import Celery
 from celery.app.utils import find_app
 
+from governor.deadletter.history import DeadLetterHistory
 from governor.deadletter.repository import SqlDeadLetters
 from governor.errors import ConfigurationError
 from governor.governor import Governor
@@ -20,11 +21,16 @@ from governor.operations.limit_changes import LimitChanges
 from governor.operations.limit_status import LimitStatusReader
 from governor.operations.parking_changes import ParkingChanges
 from governor.operations.parking_status import ParkedTasks
+from governor.operations.scorecard import Month, Scorecard, scorecard, task_types
 from governor.ports import MessageCopy
 from governor.redaction.redactor import Redactor
 from governor.settings import Settings
 from governor.worker.publisher import Publisher, bounded_connection
 from governor.worker.revocation import announce, revoke
+from governor.worker.task import GovernedTask
+
+_HISTORY_SECONDS = 60.0
+"""The longest that a question about all dead letters of a month may take."""
 
 
 class Environment:
@@ -138,11 +144,28 @@ class Environment:
         return FleetGauges(
             upstreams=standing.names(),
             parked=self.parked(standing),
-            count_dead=self.dead_letters().counts,
+            count_dead=DeadLetterHistory(self.database_url()).counts,
             backlog=governor.spill.backlog,
             tasks=frozenset(governor.app.tasks),
             clock=governor.clock,
         )
+
+    def scorecard(self, month: str | None) -> Scorecard:
+        """A month in figures, the current one if none is named.
+
+        Raises:
+            ConfigurationError: the text names no month.
+            StoreUnavailable, DatabaseUnavailable: no answer in time.
+        """
+        governor = self.governor()
+        chosen = Month.at(governor.clock.wall()) if month is None else Month.named(month)
+        standing = self.standing()
+        history = DeadLetterHistory(self.database_url(), timeout=_HISTORY_SECONDS)
+        try:
+            types = task_types(governor.app.tasks, governor.governance, GovernedTask)
+            return scorecard(chosen, standing, history.counts, history.episodes, types)
+        finally:
+            history.close()
 
     def high_first(self) -> bool:
         """Whether the broker's most urgent priority is the highest."""

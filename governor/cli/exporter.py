@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
-from typing import Protocol
 
 import click
 
 from governor.cli import options
+from governor.cli.environment import Environment
 from governor.cli.options import UNREACHABLE
-from governor.operations.fleet_gauges import FleetGauges
 from governor.telemetry import exporter as telemetry
 
 DONE, INTERRUPTED = 0, 130
-
-
-class Environment(Protocol):
-    """What ``ctx.obj`` gives this command."""
-
-    def fleet_gauges(self) -> FleetGauges: ...
 
 
 @click.command("exporter", short_help="Serve the fleet's own gauges to Prometheus.")

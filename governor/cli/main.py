@@ -15,6 +15,7 @@ from governor.cli.doctor import doctor
 from governor.cli.explain import explain
 from governor.cli.exporter import exporter
 from governor.cli.limits import limits
+from governor.cli.scorecard import scorecard
 from governor.cli.waiting import waiting
 from governor.errors import GovernorError
 
@@ -42,7 +43,7 @@ def governor(context: click.Context, app: str | None, database: str | None) -> N
     context.obj = environment.of(context.obj, app, database)
 
 
-for command in (db, dead, demo, doctor, explain, exporter, limits, waiting):
+for command in (db, dead, demo, doctor, explain, exporter, limits, scorecard, waiting):
     governor.add_command(command)
 
 

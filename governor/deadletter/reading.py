@@ -62,16 +62,6 @@ class DeadGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadCount:
-    """Number of the rows of one state, reason and task."""
-
-    state: str
-    reason: str
-    task_name: str | None
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
 class AuditEntry:
     """One change of a dead letter. ``at`` in µs."""
 
@@ -140,16 +130,6 @@ def count(connection: Connection, filters: Filters) -> int:
     """How many dead letters match."""
     query = _matching(select(func.count()).select_from(DEAD_LETTERS), filters)
     return int(connection.execute(query).scalar_one())
-
-
-def row_counts(since: int | None, before: int | None) -> Select[Any]:
-    """Numbers of rows by state, reason and task, of those that died at ``since`` (µs) or later and
-    before ``before``; from the index of counts alone."""
-    by = (_letters.state, _letters.reason, _letters.task_name)
-    query = select(*by, func.count()).group_by(*by).order_by(*by)
-    if since is not None:
-        query = query.where(_letters.dead_at >= since)
-    return query if before is None else query.where(_letters.dead_at < before)
 
 
 def newest(connection: Connection, filters: Filters, limit: int) -> tuple[DeadLetter, ...]:

@@ -34,7 +34,7 @@ from governor.deadletter.engine import (
 )
 from governor.deadletter.identity import replay_id
 from governor.deadletter.models import DEAD_LETTERS, State
-from governor.deadletter.reading import AuditEntry, DeadCount, DeadGroup, Filters
+from governor.deadletter.reading import AuditEntry, DeadGroup, Filters
 from governor.deadletter.rows import (
     DeadLetter,
     in_ascii,
@@ -176,17 +176,6 @@ class SqlDeadLetters:
         """
         with self._transaction(write=False) as connection:
             return reading.count(connection, filters)
-
-    def counts(self, since: int | None = None, before: int | None = None) -> tuple[DeadCount, ...]:
-        """How many rows there are of each state, reason and task, of those that died at ``since``
-        (µs) or later and before ``before``.
-
-        Raises:
-            DatabaseUnavailable
-        """
-        query = reading.row_counts(since, before)
-        with self._transaction(write=False) as connection:
-            return tuple(DeadCount(*row) for row in connection.execute(query))
 
     def list(self, filters: Filters, limit: int = 100) -> tuple[DeadLetter, ...]:
         """The newest dead letters that match, newest first.

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from governor.clock import SECOND, Clock, seconds
-from governor.deadletter.reading import DeadCount
+from governor.deadletter.history import DeadCount
 from governor.deadletter.spill import Backlog
 from governor.errors import DatabaseUnavailable
 from governor.log_lines import LOG

@@ -260,7 +260,17 @@ class LimitStatusReader:
             StoreUnavailable: no answer in time.
         """
         self.upstream(upstream)
-        return records(self._store.look(upstream, ()))
+        return records(self._store.look(upstream, ()).log)
+
+    def log_since(self, upstream: str, since: int) -> tuple[Record, ...]:
+        """The changes of an upstream at ``since`` or later that are kept, newest first.
+
+        Raises:
+            NothingMatched: no upstream is called so.
+            StoreUnavailable: no answer in time.
+        """
+        self.upstream(upstream)
+        return records(self._store.log(upstream, since))
 
     def shown(self, upstream: str, target: str) -> str:
         """A change's target as people call it."""
@@ -280,7 +290,7 @@ class LimitStatusReader:
         state = look.state
         if self._upstreams[upstream].adaptive is None:
             state = replace(state, share=Share())
-        changes, log = numbers_of(look.in_force), records(look)
+        changes, log = numbers_of(look.in_force), records(look.log)
         views = []
         for limit, value, bucket in wanted:
             rule = limit.changed(changes)
@@ -305,11 +315,10 @@ class LimitStatusReader:
         return charge.dated(self._clock.wall()) if isinstance(charge, QuotaCharge) else charge
 
 
-def records(look: Look) -> tuple[Record, ...]:
+def records(log: Sequence[Mapping[str, str]]) -> tuple[Record, ...]:
     """The log, newest first."""
     return tuple(
-        Record(int(r["at"]), r["what"], r["target"], r["value"], r["by"], r["why"])
-        for r in look.log
+        Record(int(r["at"]), r["what"], r["target"], r["value"], r["by"], r["why"]) for r in log
     )
 
 
@@ -319,7 +328,7 @@ def pauses(look: Look) -> tuple[Pause, ...]:
     for target, value in look.in_force.values.items():
         if target.startswith(PAUSED_KEY):
             found[target] = int(value)
-    log = [r for r in records(look) if r.what in {"pause", "resume"}]
+    log = [r for r in records(look.log) if r.what in {"pause", "resume"}]
     made = []
     for target, until in found.items():
         if until > look.now:

@@ -144,6 +144,10 @@ class MemoryStore:
             in_force = InForce(state.version, dict(self._changes.get(upstream, {})))
             return Look(now, state, in_force, tuple(self._log.get(upstream, ())))
 
+    def log(self, upstream: str, since: int) -> Sequence[Mapping[str, str]]:
+        with self._lock:
+            return [one for one in self._log.get(upstream, ()) if int(one["at"]) >= since]
+
     def listen(self, heard: Callable[[str, str], None]) -> Callable[[], None]:
         self._heard.append(heard)
         return partial(self._heard.remove, heard)

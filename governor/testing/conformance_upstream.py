@@ -155,6 +155,17 @@ class UpstreamConformance(StoreSuite):
         assert back.values == {}
         assert back.version > changed.version
 
+    def test_what_people_changed_since_then(self, harness: StoreHarness) -> None:
+        """The changes of a span are told, newest first, also more of them than a look tells."""
+        store = self._empty(harness)
+        for number in range(30):
+            store.change(Change("api", "set", "s", "{}", "ann", str(number)))
+        log = store.log("api", 0)
+        assert [record["why"] for record in log] == [str(number) for number in range(29, -1, -1)]
+        assert log[0]["by"] == "ann"
+        assert store.log("api", int(log[0]["at"]) + 1) == []
+        assert store.log("other", 0) == []
+
     def test_a_person_may_pause_and_resume(self, harness: StoreHarness) -> None:
         """Unlike an upstream's own, a person's pause can be ended early."""
         store = self._empty(harness)

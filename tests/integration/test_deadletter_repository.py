@@ -20,8 +20,9 @@ from sqlalchemy.engine import make_url
 from governor.clock import SECOND
 from governor.deadletter import reading, schema
 from governor.deadletter.engine import bounded, bounded_engine
+from governor.deadletter.history import row_counts
 from governor.deadletter.models import DEAD_LETTERS, State
-from governor.deadletter.reading import DeadCount, Filters
+from governor.deadletter.reading import Filters
 from governor.deadletter.repository import LEASE, SqlDeadLetters
 from governor.deadletter.transitions import Transitions
 from governor.errors import (
@@ -224,23 +225,11 @@ def test_list_and_count(letters: SqlDeadLetters) -> None:
     assert [found.task_id for found in letters.list(Filters(), limit=1)] == ["c"]
 
 
-def test_counts(letters: SqlDeadLetters) -> None:
-    """Rows are counted by state, reason and task, of a span that has no end if none is given."""
-    letters.record(death("a"))
-    letters.record(death("b"))
-    letters.record(death("c", task_name=None, dead_at=DEAD_AT + SECOND))
-    both = DeadCount("dead", "retries_exhausted", "billing.charge", 2)
-    unnamed = DeadCount("dead", "retries_exhausted", None, 1)
-    assert set(letters.counts()) == {both, unnamed}
-    assert letters.counts(DEAD_AT, DEAD_AT + SECOND) == (both,)
-    assert letters.counts(DEAD_AT + SECOND) == (unnamed,)
-
-
 PLANS = [
     # question, the index that answers it
     (reading.group_sizes(None), "ix_governor_dl_group"),
     (reading.group_sizes(DEAD_AT), "ix_governor_dl_group"),
-    (reading.row_counts(None, None), "Index Only Scan using ix_governor_dl_counts"),
+    (row_counts(None, None), "Index Only Scan using ix_governor_dl_counts"),
     (
         reading.columns("id")
         .where(reading.in_state(State.REPLAYING))

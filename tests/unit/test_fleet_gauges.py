@@ -18,7 +18,7 @@ from governor import Adaptive, Breaker, Concurrency, GovernedTask, Governor, Lim
 from governor.admission.lanes import Lanes
 from governor.cli.exporter import exporter
 from governor.clock import SECOND
-from governor.deadletter.reading import DeadCount
+from governor.deadletter.history import DeadCount
 from governor.deadletter.spill import Backlog
 from governor.errors import ConfigurationError, DatabaseUnavailable, StoreUnavailable
 from governor.operations import fleet_gauges

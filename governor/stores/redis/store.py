@@ -7,7 +7,7 @@ the decision, and its default of ten retries would block the worker for seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
@@ -163,6 +163,16 @@ class RedisStore:
             state = wire.state(_pairs(fields), charges, [_text(value) for value in found], now)
             records = [_pairs(record) for _, record in log]
             return Look(now, state, InForce(state.version, _pairs(changes)), records)
+
+    def log(self, upstream: str, since: int) -> Sequence[Mapping[str, str]]:
+        # An entry's id begins with about the millisecond in which it was written.
+        first = str(max((since - SECOND) // 1000, 0))
+        (found,) = self._ask(
+            upstream, ("XREVRANGE", keys.log_key(self._prefix, upstream), "+", first)
+        )
+        with self.reading(upstream):
+            records = [_pairs(record) for _, record in found]
+            return [record for record in records if int(record["at"]) >= since]
 
     def _meter(self, upstream: str, charge: AnyCharge) -> tuple[str, ...]:
         key = keys.bucket_key(self._prefix, upstream, charge.bucket)
