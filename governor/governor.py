@@ -221,6 +221,11 @@ class Governor:
             governance = self._governances[task] = self._find_governance(task)
             return governance
 
+    def governed(self) -> list[tuple[str, str]]:
+        """List the registered task types that are governed, each with its upstream."""
+        found = ((name, self.governance(name)) for name in self.app.tasks)
+        return [(name, each.plan.upstream.name) for name, each in found if each is not None]
+
     def _find_governance(self, name: str) -> Governance | None:
         try:
             task = self.app.tasks[name]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 from governor.clock import SECOND, micros
 from governor.errors import ConfigurationError
@@ -39,6 +39,9 @@ class Settings:
         prefix: of every Redis key.
         redact: further argument names whose values are never shown.
         stats_file: path prefix of the counters each worker process writes for tools.
+        log: how each worker logs events; ``None``: not at all.
+        metrics_port: where each worker's main process serves metrics for Prometheus.
+        tracing: each worker makes spans of waits for OpenTelemetry.
     """
 
     redis_url: RedisAddress
@@ -57,6 +60,9 @@ class Settings:
     prefix: str
     redact: tuple[str, ...]
     stats_file: str | None
+    log: Literal["text", "json"] | None
+    metrics_port: int | None
+    tracing: bool
 
     @property
     def latest(self) -> int:
@@ -126,12 +132,35 @@ def load(conf: Mapping[str, Any], known: Iterable[str]) -> Settings:
         prefix=_text("prefix", get("prefix", DEFAULT_PREFIX)),
         redact=_names("redact", get("redact", ())),
         stats_file=get("stats_file", None),
+        log=_log(get("log", None)),
+        metrics_port=_port(get("metrics_port", None)),
+        tracing=_flag("tracing", get("tracing", False)),
     )
 
 
 def _workers(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100_000:
         raise ConfigurationError(f"{PREFIX}workers: {value!r} is not a number of workers")
+    return value
+
+
+def _log(value: Any) -> Literal["text", "json"] | None:
+    if value not in (None, "text", "json"):
+        raise ConfigurationError(f'{PREFIX}log: {value!r} is no form. Give "text" or "json"')
+    return value  # type: ignore[no-any-return]
+
+
+def _port(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65_535:
+        raise ConfigurationError(f"{PREFIX}metrics_port: {value!r} is no port. Give 1 to 65535")
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{PREFIX}{name}: {value!r} is not True or False")
     return value
 
 

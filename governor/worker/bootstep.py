@@ -19,6 +19,7 @@ import governor.worker.inspect  # noqa: F401 - registers what workers answer to 
 from governor.clock import SECOND, Clock
 from governor.governor import Governor
 from governor.log_lines import LOG
+from governor.telemetry.backends import begin
 from governor.worker.dispatcher import Dispatcher
 from governor.worker.entrance import capture_messages
 from governor.worker.event_loop import HubLoop, Loop, ThreadLoop, guarded
@@ -52,6 +53,14 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
             places = PreforkSlots(controller, self._loop)
         else:
             places = CountedSlots(controller, consumer.pool, self._loop)
+        self._end_telemetry = begin(
+            governor.events,
+            governor.settings,
+            redact=governor.redactor.text,
+            tasks=governor.app.tasks,
+            governed=governor.governed,
+            waiting=lambda: self.dispatcher.lifecycle.waiting,
+        )
         self.dispatcher = Dispatcher(governor, consumer, self._loop, places)
         governor.dispatcher = self.dispatcher
         consumer.on_task_request = self.dispatcher.on_request
@@ -87,7 +96,8 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
             # The acknowledgements wait in a loop that has ended.
             guarded(partial(_flush, consumer.hub))
         # A process may go on without its worker, as tests do, and start another.
-        for end in (self._loop.close, self._end_stats, self._governor.rest):
+        ends = (self._loop.close, self._end_stats, self._end_telemetry, self._governor.rest)
+        for end in ends:
             guarded(end)
 
 

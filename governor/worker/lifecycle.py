@@ -6,6 +6,7 @@ reception until it is gone: a step of its life that fails is tried again, and th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,7 @@ class Lifecycle:
 
     Attributes:
         strict: an illegal transition raises; else the log and a count tell of it.
+        waiting: requests that wait, by upstream.
     """
 
     strict = False
@@ -91,6 +93,7 @@ class Lifecycle:
         self._consumer = consumer
         self._stats = stats
         self._widened: set[GovernedRequest] = set()
+        self.waiting: Counter[str] = Counter()
 
     def move(self, request: GovernedRequest, to: RequestState) -> None:
         """Change the state of ``request``.
@@ -117,6 +120,8 @@ class Lifecycle:
         waited, waits = before in WAITING, to in WAITING
         if waited is not waits:
             self.count(request, "waiting", 1 if waits else -1)
+            if request.call is not None:
+                self.waiting[request.call.upstream] += 1 if waits else -1
 
     def count(self, request: GovernedRequest, what: str, by: int = 1) -> None:
         """Count ``what`` happened to ``request``."""

@@ -43,6 +43,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**REDIS, "governor_max_countdown": 4000}, "visibility_timeout"),
     # a list of pairs
     ({**REDIS, "governor_routes": [("a", "b")]}, "governor_routes"),
+    # no form of a line
+    ({**REDIS, "governor_log": "xml"}, "governor_log"),
+    ({**REDIS, "governor_log": ["json"]}, "governor_log"),
+    # no port of TCP
+    ({**REDIS, "governor_metrics_port": 70_000}, "governor_metrics_port"),
+    ({**REDIS, "governor_metrics_port": True}, "governor_metrics_port"),
+    # what a configuration file may hold for a flag
+    ({**REDIS, "governor_tracing": "no"}, "governor_tracing"),
     # one text, which would be eight names
     ({**REDIS, "governor_redact": "password"}, "governor_redact"),
 ]
