@@ -53,7 +53,7 @@ class ParkedMessage(Message):
             accept=accept,
         )  # fmt: skip
         if compression is not None:
-            headers["compression"] = compression
+            self.headers["compression"] = compression
         self.upstream = upstream
         # Its payload is the message once more, as large as that.
         self.ticket = replace(ticket, payload=b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from celery.worker.state import revoked as revoked_tasks
 
@@ -40,22 +41,25 @@ class ParkingRevocations:
         self._outage = outage
         self._lots = lots
         self._deliver = deliver
-        self._looking = False
+        self._look_at: int | None = None
         self._revoked: set[str] = set()
 
     def stop(self) -> None:
         """Look no more."""
-        self._looking = False
+        self._look_at = None
 
     def look_later(self) -> None:
         """Look for revoked tasks, again and again while tasks wait in the lots."""
-        if not self._looking:
-            self._looking = True
-            self._loop.at(self._clock.monotonic() + _LOOK_EVERY_US, self._look_for_revoked)
+        if self._look_at is None:
+            moment = self._clock.monotonic() + _LOOK_EVERY_US
+            self._look_at = moment
+            self._loop.at(moment, partial(self._look, moment))
 
-    def _look_for_revoked(self) -> None:
+    def _look(self, moment: int) -> None:
         """Take tasks out of the lots that were revoked since the last look, and deliver them."""
-        self._looking = False
+        if self._look_at != moment:
+            return
+        self._look_at = None
         lots = [lot for lot in self._lots.values() if lot.waiting]
         if not lots:
             return

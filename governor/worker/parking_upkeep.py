@@ -53,7 +53,7 @@ class ParkingUpkeep:
         self._lots = lots
         self._want = want
         self._telling = False
-        self._renewing = False
+        self._renew_at: int | None = None
 
     def ended(self, message: ParkedMessage, end: End) -> None:
         """Note that a released message was acknowledged or rejected; from any thread."""
@@ -107,7 +107,9 @@ class ParkingUpkeep:
 
     def give_back(self) -> None:
         """Give back whatever has not begun: it waits again, first of its lane."""
-        self._renewing = self._telling = False
+        # The timers may be gone with the connection.
+        self._renew_at = None
+        self._telling = False
         for lot in self._lots.values():
             idle = [
                 entry for entry, request in lot.out.items()
@@ -125,13 +127,15 @@ class ParkingUpkeep:
 
     def renew_later(self) -> None:
         """Renew what is released to this worker, every third of a lease from now on."""
-        if not self._renewing:
-            self._renewing = True
-            lease = self._settings.claim_lease
-            self._loop.at(self._clock.monotonic() + lease // 3, self._renew)
+        if self._renew_at is None:
+            moment = self._clock.monotonic() + self._settings.claim_lease // 3
+            self._renew_at = moment
+            self._loop.at(moment, partial(self._renew, moment))
 
-    def _renew(self) -> None:
-        self._renewing = False
+    def _renew(self, moment: int) -> None:
+        if self._renew_at != moment:
+            return
+        self._renew_at = None
         for lot in self._lots.values():
             if alive := tuple(lot.out.keys() - lot.silent):
                 self.renew_later()
