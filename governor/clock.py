@@ -1,4 +1,4 @@
-"""The one place that reads a clock.
+"""The only reader of clocks. (The demo, which measures the governor from outside, has its own.)
 
 All time in the governor is an ``int`` of microseconds. Decisions are made on the store's
 clock (Redis ``TIME``), which every worker shares; a worker's own clocks only measure how

@@ -27,7 +27,8 @@ class Settings:
         spill_dir: where dead letters wait on disk while the database is away.
         routes: patterns of task names, each with the upstream that governs them.
         upstreams: those that only ``routes`` name.
-        hold: the longest wait inside the worker; a longer one hands the message back.
+        hold: the longest wait inside the worker; a task that must wait longer is parked, or
+            handed back to the broker.
         grace: how long after its slot a task may still start.
         timeout: the most any call to the limiter store may take.
         max_countdown: the longest countdown put on a message; longer waits hop.

@@ -36,7 +36,7 @@ _MOST_REFRESHES = 3
 
 
 class AdmissionService:
-    """The one way to ask: in the worker's dispatcher, in a late body, in a direct call.
+    """The one way to ask: in the worker's dispatcher, or in a direct call.
 
     Attributes:
         in_force: limits as they are now.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,12 +20,14 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
 
+from governor.clock import SystemClock, micros
 from governor.errors import ConfigurationError, DatabaseUnavailable
 
 TIMEOUT = 2.0
 """Seconds a call to the database may take."""
 
-_deadline: ContextVar[float | None] = ContextVar("governor_database_deadline", default=None)
+_CLOCK = SystemClock()
+_deadline: ContextVar[int | None] = ContextVar("governor_database_deadline", default=None)
 
 
 def bounded_engine(url: str | URL, *, timeout: float = TIMEOUT) -> Engine:
@@ -53,7 +54,7 @@ def bounded(engine: Engine, *, timeout: float = TIMEOUT, write: bool) -> Iterato
     Raises:
         DatabaseUnavailable: nothing was changed.
     """
-    mark = _deadline.set(time.monotonic() + timeout)
+    mark = _deadline.set(_CLOCK.monotonic() + micros(timeout))
     try:
         with engine.connect() as opened:
             connection = opened.execution_options(governor_write=write)
@@ -188,7 +189,7 @@ def _postgres(url: URL, timeout: float) -> Engine:
     @event.listens_for(engine, "do_connect")
     def _connect(_dialect: object, _record: object, args: Any, options: Any) -> Any:
         until = _deadline.get()
-        if until is not None and time.monotonic() >= until:
+        if until is not None and _CLOCK.monotonic() >= until:
             # The time went on a connection that did not answer: no second helping.
             raise psycopg.OperationalError(f"no answer within {timeout:g} s")
         return BoundedConnection.connect(*args, **options)
@@ -212,14 +213,14 @@ def _taken_options(url: URL) -> tuple[URL, dict[str, str]]:
 
 
 def _until(
-    gen: Generator[Any, Any, Any], until: float, nothing_ready: object
+    gen: Generator[Any, Any, Any], until: int, nothing_ready: object
 ) -> Generator[Any, Any, Any]:
-    """``gen``, given up with TimeoutError when nothing is ready at ``until`` (monotonic s)."""
+    """Drive ``gen``; raise TimeoutError when nothing is ready at ``until`` (monotonic µs)."""
     try:
         wanted = next(gen)
         while True:
             ready = yield wanted
-            if ready == nothing_ready and time.monotonic() > until:
+            if ready == nothing_ready and _CLOCK.monotonic() > until:
                 gen.close()
                 raise TimeoutError
             wanted = gen.send(ready)

@@ -61,7 +61,7 @@ class Header:
         of: the :func:`work_id` the header was made for, where that is not ``idem``.
         give_up_at: store time beyond which the task does not wait.
         first: store time of the first admission decision.
-        deferrals: how often it was handed back to the broker to wait.
+        deferrals: how often it was parked, or handed back to the broker, to wait.
         throttles: how often in a row the upstream itself said "not now".
         reserved: what it holds in its limits while it waits.
         began: wall time at which its first attempt began.

@@ -1,7 +1,7 @@
 """One admission over all limits of an upstream: the specification.
 
-``stores/redis/lua/admit.lua`` repeats this, line for line; a property test drives both with the
-same arrivals and demands the same answers.
+``stores/redis/lua/admit.lua`` decides the same, with a short way for leaky buckets alone; a
+property test drives both with the same arrivals and demands the same answers.
 
 Every limit keeps two things. Its meter (a bucket's TAT, a window's log, a quota's count) holds
 every call that is made or is sure to be made at its slot. Its line is the instant up to which

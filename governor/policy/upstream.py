@@ -29,7 +29,8 @@ class Breaker:
         failures: so many failures among the latest ``of`` calls open the breaker.
         of: the latest calls that count.
         open_for: seconds until the first probe; doubled each time a probe fails, up to 16 times.
-        ramp: after the probe so many calls at a time must have succeeded, in steps of two.
+        ramp: after the probe so many calls at a time must have succeeded; it begins with two and
+            doubles.
 
     Raises:
         DeclarationError: naming the field and the remedy.

@@ -1,1 +1,1 @@
-"""What users and store authors need to test against the governor."""
+"""Clocks, servers and conformance suites to test against the governor, also used by the demo."""

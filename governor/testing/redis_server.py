@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import socket
-import time
 from pathlib import Path
 from typing import Self
 
@@ -16,6 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from governor.clock import SystemClock, micros
 from governor.errors import ConfigurationError
 from governor.testing.child_process import ChildProcess
 
@@ -151,18 +151,19 @@ class PrivateRedis:
             "cluster-enabled": "yes" if self._cluster else "no",
         }
         arguments = [text for name, value in options.items() for text in (f"--{name}", value)]
+        clock = SystemClock()
         seen = self._log.stat().st_size if self._log.exists() else 0
         self._process = ChildProcess([*self._program, *arguments], log=self._log)
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = clock.monotonic() + micros(_START_SECONDS)
         while not (self._process.running and self._answers()):
-            if not self._process.running or time.monotonic() > deadline:
+            if not self._process.running or clock.monotonic() > deadline:
                 self._process.kill()
                 text = self._log.read_bytes()[seen:].decode(errors="replace")
                 taken = "Address already in use" in text
                 raise (_PortTakenError if taken else ConfigurationError)(
                     f"{self._program[0]} did not start on port {self.port}. Its log:\n{text}"
                 )
-            time.sleep(_POLL_SECONDS)
+            clock.sleep(micros(_POLL_SECONDS))
 
     def _answers(self) -> bool:
         """Whether the server that answers on the port is ours, and has loaded its data."""

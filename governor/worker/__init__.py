@@ -1,1 +1,1 @@
-"""The interface to Celery: task base class, signals, consumer bootstep."""
+"""The interface to Celery: task base class, consumer bootstep, and what decides between."""
