@@ -13,17 +13,22 @@ from unittest.mock import Mock
 import pytest
 from kombu.message import Message
 
+from governor.clock import SECOND
 from governor.deadletter.encoding import Lost
 from governor.deadletter.rows import message_id_of
 from governor.deadletter.spill import Backlog, Spill
-from governor.errors import DatabaseUnavailable, RowRefused
+from governor.errors import DatabaseUnavailable, RowRefused, SpillFailed
 from governor.ports import Death, Reason
 from governor.testing.clock import FakeClock
+from governor.worker import dead_letter_writer as writer_module
 from governor.worker import death_facts as facts_module
 from governor.worker.dead_letter_writer import DeadLetterWriter
 from governor.worker.salvage import reduced
 from governor.worker.serial_executor import SerialExecutor
 from tests.deaths import death, message
+from tests.unit.simulated_worker import Loop, LoopExecutor
+
+HOUR = 3600 * SECOND
 
 
 @pytest.mark.parametrize(
@@ -145,3 +150,90 @@ def test_the_writing_thread_outlives_whatever_its_work_raises() -> None:
         "RuntimeError('SystemExit')", "RuntimeError('KeyboardInterrupt')",
         "RuntimeError('GeneratorExit')", "ValueError()",
     ]  # fmt: skip
+
+
+class World:
+    """A writer whose jobs are done on the test's loop.
+
+    Attributes:
+        then: called when the death is written; raises what it is told to.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(writer_module, "SerialExecutor", LoopExecutor)
+        self.clock = FakeClock(0)
+        self.loop = Loop(self.clock)
+        self.spill = Spill(folder, redact=str)
+        self.governor: Any = Mock(clock=self.clock, spill=self.spill)
+        self.record = self.governor.dead_letters.record
+        self.writer = DeadLetterWriter(self.governor, self.loop)
+        self.then = Mock(side_effect=[None])
+
+    def die(self) -> None:
+        found = Message(b"[]", headers={"id": "t1", "task": "known"})  # type: ignore[no-untyped-call]
+        self.writer.hold_message(found, Reason.INVALID_MESSAGE, ValueError("no"), self.then)
+
+    def calls_after(self, *micros: int) -> list[int]:
+        """How often what follows was called, after each of these instants."""
+        counts = []
+        for moment in micros:
+            self.loop.run_for(moment - self.clock.now)
+            counts.append(self.then.call_count)
+        return counts
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A writer on a loop that the test moves."""
+    return World(tmp_path, monkeypatch)
+
+
+def test_nothing_is_acknowledged_before_it_is_written(world: World) -> None:
+    """What follows a death is called once, on the loop, when the row is there."""
+    world.record.side_effect = lambda _: world.then.assert_not_called()
+    world.die()
+    world.then.assert_not_called()
+    assert world.calls_after(SECOND) == [1]
+    assert world.record.call_count == 1
+
+
+def test_what_neither_database_nor_disk_takes_is_written_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While neither can be written nothing follows the death; it is tried again each five seconds,
+    and then the message is let go once."""
+    world.record.side_effect = [DatabaseUnavailable(), DatabaseUnavailable(), "id"]
+    monkeypatch.setattr(world.spill, "append", Mock(side_effect=SpillFailed("disk is full")))
+    world.die()
+    assert world.calls_after(9 * SECOND, 11 * SECOND, HOUR) == [0, 1, 1]
+
+
+def test_a_death_on_disk_is_written_and_brought_to_the_database_later(world: World) -> None:
+    """A spilled death lets its message go at once. It is drained when the database is back."""
+    world.record.side_effect = [DatabaseUnavailable(), DatabaseUnavailable(), "id"]
+    world.die()
+    assert world.calls_after(SECOND) == [1]
+    assert world.spill.backlog() == Backlog(1, 0, 0)
+    world.loop.run_for(30 * SECOND)
+    assert world.spill.backlog() == Backlog(0, 0, 0)
+    assert world.record.call_count == 3
+
+
+def test_what_follows_a_death_is_tried_until_it_is_done(world: World) -> None:
+    """A row that is written is not written again because its message could not be let go."""
+    world.then.side_effect = [OSError, None]
+    world.die()
+    assert world.calls_after(4 * SECOND, 6 * SECOND, HOUR) == [1, 2, 2]
+    assert world.record.call_count == 1
+
+
+def test_a_replay_that_is_not_resolved_is_told(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A success whose dead letter cannot be resolved is a line of the log, and later work is
+    done."""
+    world.governor.dead_letters.replay_succeeded.side_effect = DatabaseUnavailable
+    world.writer.resolve("t1")
+    world.die()
+    assert world.calls_after(SECOND) == [1]
+    assert any("t1" in said and "replayed" in said for said in caplog.messages)
