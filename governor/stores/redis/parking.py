@@ -25,7 +25,7 @@ from governor.policy.parking_values import (
 from governor.stores.redis import wire_parking
 from governor.stores.redis.damage import FAR
 from governor.stores.redis.resp import Refused
-from governor.stores.redis.scripts import joined, load
+from governor.stores.redis.scripts import of_lot
 
 Charges = Callable[[], Sequence[AnyCharge]]
 """Says what is to be charged, when that matters."""
@@ -54,10 +54,10 @@ class RedisLots:
         self._ask = ask
         self._reading = reading
         self._damage = damage
-        self._park = load("park")
-        self._release = joined("admit", "release")
-        self._steer = load("steer")
-        self._overdue = load("overdue")
+        self._park = of_lot("park")
+        self._release = of_lot("release", "admit")
+        self._steer = of_lot("steer")
+        self._overdue = of_lot("overdue")
 
     def park(self, upstream: str, arrivals: Sequence[Arrival]) -> Parking:
         words = wire_parking.park(self._prefix, upstream, arrivals)

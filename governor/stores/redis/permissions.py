@@ -15,9 +15,9 @@ Role = Literal["worker", "producer", "operator"]
 process that makes calls outside a worker does what a worker does."""
 
 _SCRIPTS: dict[Role, Sequence[str]] = {
-    "worker": ("admit", "settle", "adjust", "park", "release", "steer"),
+    "worker": ("lib", "admit", "settle", "adjust", "park", "release", "steer", "overdue"),
     "producer": (),
-    "operator": ("change", "steer"),
+    "operator": ("lib", "change", "steer"),
 }
 _DAMAGE = ("TYPE", "TIME", "HGETALL", "GET", "LRANGE")
 _PLAIN: dict[Role, Sequence[str]] = {

@@ -23,11 +23,14 @@ def load(name: str) -> Script:
 
 
 @cache
-def joined(function: str, name: str) -> Script:
-    """The script ``lua/<name>.lua`` with the script ``lua/<function>.lua`` as a function of its
-    keys and arguments before it."""
-    head = b"local function %b(KEYS, ARGV)\n" % function.encode()
-    return made(head + _source(function) + b"\nend\n" + _source(name))
+def of_lot(name: str, function: str = "") -> Script:
+    """The script ``lua/<name>.lua`` of the parking lot, with ``lua/lib.lua`` before it, and the
+    script ``lua/<function>.lua`` as a function of its keys and arguments."""
+    head = b""
+    if function:
+        called = b"local function %b(KEYS, ARGV)\n" % function.encode()
+        head = called + _source(function) + b"\nend\n"
+    return made(_source("lib") + head + _source(name))
 
 
 def made(source: bytes) -> Script:

@@ -35,7 +35,7 @@ from governor.policy.settlement import Settlement
 Words = tuple[list[str], list[object]]
 """A script's keys and arguments."""
 
-_HEAD = 8
+_HEAD = 9
 """Arguments of ``admit.lua`` that are always there, and first."""
 
 _PAUSED = 10
@@ -45,17 +45,15 @@ _PARK = 20
 def admission(prefix: str, ask: Ask) -> Words:
     """``admit.lua``'s keys and arguments."""
     names = [keys.state_key(prefix, ask.upstream)]
-    linger: object = ask.linger
+    way = "whole" if ask.whole else ""
     parks = ask.lane is not None and not ask.reserved
     if parks:
         assert ask.lane is not None
-        linger = "park"
+        way = "park"
         names += [
             keys.lot_key(prefix, ask.upstream, f"r:{ask.lane.group}"),
             keys.lot_key(prefix, ask.upstream, f"q:{ask.lane.name}"),
         ]
-    elif ask.whole:
-        linger = "whole"
     limits, fields, places = _limits(prefix, ask, names)
     claim = ask.claim
     if claim is not None:
@@ -76,8 +74,8 @@ def admission(prefix: str, ask: Ask) -> Words:
         fields.append("lot")
     begin = _HEAD + len(said) + 1
     arguments = [
-        begin + len(limits), ask.version, ask.grace, ask.hold, linger, patience,
-        len(ask.charges) if plain else 0, begin, *said, *limits, *fields,
+        begin + len(limits), ask.version, ask.grace, ask.hold, ask.linger, patience,
+        len(ask.charges) if plain else 0, begin, way, *said, *limits, *fields,
     ]  # fmt: skip
     return names, arguments
 

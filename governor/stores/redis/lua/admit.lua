@@ -9,21 +9,21 @@
 --       2 version     of the limits in force
 --       3 grace       µs a paid slot is still good for
 --       4 hold        µs up to which a wait is charged at once
---       5 linger      the same for a task whose turn in the line has come, µs. Of one that holds
---                     nothing: "park" if it can be parked, "whole" if at a wait within hold every
---                     limit is charged at the slot
+--       5 linger      the same for a task whose turn in the line has come
 --       6 patience    µs: the instant after which it does not wait, or minus the longest wait
 --       7 plain       how many limits there are, if all are b, nothing is held in them or claimed,
 --                     and not_before is 0; else 0
---       8 limits      where the limits begin: 17, or 9 when there is nothing to say from here to 16
---       9 not_before  µs on this server's clock
---      10 token       this delivery's name in the claim and in concurrency limits
---      11 lease       µs a claim or a place counts as alive
---      12 keep        ms a claim is kept; 0: nothing is claimed
---      13 successes   seen since the last question
---      14 breaker     "of|probe" (calls, µs), or "" for an upstream without one
---      15 adaptive    the step, or "" for an upstream whose rate does not adapt
---      16 late        µs a paid slot is still good for where there is no room now, of a call whose
+--       8 limits      where the limits begin: 18, or 10 when there is nothing to say from 10 to 17
+--       9 way         of one that holds nothing: "park" if it can be parked, "whole" if at a wait within
+--                     hold every limit is charged at the slot; else ""
+--      10 not_before  µs on this server's clock
+--      11 token       this delivery's name in the claim and in concurrency limits
+--      12 lease       µs a claim or a place counts as alive
+--      13 keep        ms a claim is kept; 0: nothing is claimed
+--      14 successes   seen since the last question
+--      15 breaker     "of|probe" (calls, µs), or "" for an upstream without one
+--      16 adaptive    the step, or "" for an upstream whose rate does not adapt
+--      17 late        µs a paid slot is still good for where there is no room now, of a call whose
 --                     body came too late; else 0
 --      limits ..      for each limit its kind and numbers; held is what the task holds in it: 0
 --                     nothing, a paid slot, or minus a slot it stood in line for
@@ -31,7 +31,7 @@
 --                       w     window: cost, entries, group, span, apart, held
 --                       q     quota: cost, most, four boundaries, held
 --                       l     concurrency: most
---      first ..       the fields: "breaker" and "adaptive", if 9 to 16 are there; those of the b;
+--      first ..       the fields: "breaker" and "adaptive", if 10 to 17 are there; those of the b;
 --                     "lot", if it can be parked
 -- Reply now, when admitted without having waited; else {status, now, at, limit, charged}
 --       0 admit            at = slot; limit = 1 for a probe
@@ -52,7 +52,7 @@ local now = time[1] * 1000000 + time[2]
 local first, limits = ARGV[1] + 0, ARGV[8] + 0
 local state = call('HMGET', KEYS[1], 'since', 'pause', 'version', unpack(ARGV, first))
 -- Of the b limits, the first's place in state, and what to add for its field in ARGV.
-local buckets, fields = limits > 9 and 6 or 4, first - 4
+local buckets, fields = limits > 10 and 6 or 4, first - 4
 local since = tonumber(state[1])
 if not since then
   since = now
@@ -61,7 +61,7 @@ elseif since > now then
   since = now
 end
 if (state[3] or '0') ~= ARGV[2] then return {9, now, 0, 0, 0} end
-local parks, whole = ARGV[5] == 'park', ARGV[5] == 'whole'
+local parks, whole = ARGV[9] == 'park', ARGV[9] == 'whole'
 local queued = parks and state[#ARGV - first + 4] and
   (call('EXISTS', KEYS[3]) == 1 or call('EXISTS', KEYS[2]) == 1)
 
@@ -70,10 +70,11 @@ local queued = parks and state[#ARGV - first + 4] and
 -- prepares much that is not needed here.
 local plain = ARGV[7] + 0
 local quiet = buckets == 4 or not (state[4] or state[5])
-if plain > 0 and quiet and not whole and (not state[2] or state[2] + 0 <= now) then
+if plain > 0 and quiet and (not state[2] or state[2] + 0 <= now) then
   if queued then return {20, now, 0, 0, 0} end
   -- Of the binding limit: its TAT, also as it was read, the end of its line, its interval.
   local until_, binding, meter, text, line, interval = now, 0
+  local new = whole and {} or state
   for i = 0, plain - 1 do
     local value, p = state[buckets + i], limits + 4 * i
     local step, capacity = ARGV[p + 1] + 0, ARGV[p + 2] + 0
@@ -92,23 +93,23 @@ if plain > 0 and quiet and not whole and (not state[2] or state[2] + 0 <= now) t
     else
       -- Its state if the call is made now.
       tat = (tat > now and tat or now) + step
-      state[buckets + i] = last and format('%.0f|%.0f', tat, last) or tat
+      new[buckets + i] = last and format('%.0f|%.0f', tat, last) or tat
     end
   end
   if binding == 0 then
     local field = fields + buckets
     -- Up to three without a table, which takes a tenth of the whole.
     if plain == 1 then
-      call('HSET', KEYS[1], ARGV[field], state[buckets])
+      call('HSET', KEYS[1], ARGV[field], new[buckets])
     elseif plain == 2 then
-      call('HSET', KEYS[1], ARGV[field], state[buckets], ARGV[field + 1], state[buckets + 1])
+      call('HSET', KEYS[1], ARGV[field], new[buckets], ARGV[field + 1], new[buckets + 1])
     elseif plain == 3 then
-      call('HSET', KEYS[1], ARGV[field], state[buckets], ARGV[field + 1], state[buckets + 1],
-        ARGV[field + 2], state[buckets + 2])
+      call('HSET', KEYS[1], ARGV[field], new[buckets], ARGV[field + 1], new[buckets + 1],
+        ARGV[field + 2], new[buckets + 2])
     else
       local put = {}
       for i = 0, plain - 1 do
-        put[2 * i + 1], put[2 * i + 2] = ARGV[field + i], state[buckets + i]
+        put[2 * i + 1], put[2 * i + 2] = ARGV[field + i], new[buckets + i]
       end
       call('HSET', KEYS[1], unpack(put))
     end
@@ -117,22 +118,24 @@ if plain > 0 and quiet and not whole and (not state[2] or state[2] + 0 <= now) t
   local give_up_at = ARGV[6] + 0
   if give_up_at < 0 then give_up_at = now - give_up_at end
   if until_ > give_up_at then return {6, now, until_, binding, 0} end
-  local field = ARGV[fields + buckets + binding - 1]
-  if until_ - now <= ARGV[4] + 0 then
-    local tat = (meter > until_ and meter or until_) + interval
-    call('HSET', KEYS[1], field, line and format('%.0f|%.0f', tat, line) or tat)
-    return {1, now, until_, binding, 2 ^ (binding - 1)}
+  if not whole then
+    local field = ARGV[fields + buckets + binding - 1]
+    if until_ - now <= ARGV[4] + 0 then
+      local tat = (meter > until_ and meter or until_) + interval
+      call('HSET', KEYS[1], field, line and format('%.0f|%.0f', tat, line) or tat)
+      return {1, now, until_, binding, 2 ^ (binding - 1)}
+    end
+    if parks then return {4, now, until_, binding, 0} end
+    -- Its meter stays as it was: to make a text of a number again costs as much as a command.
+    text = text or format('%.0f', meter)
+    call('HSET', KEYS[1], field, text .. '|' .. format('%.0f', until_ + interval))
+    return {2, now, until_, binding, 0}
   end
-  if parks then return {4, now, until_, binding, 0} end
-  -- Its meter stays as it was: to make a text of a number again costs as much as a command.
-  text = text or format('%.0f', meter)
-  call('HSET', KEYS[1], field, text .. '|' .. format('%.0f', until_ + interval))
-  return {2, now, until_, binding, 0}
 end
 
 local not_before, token, lease, keep, successes, breaks, adapts, late = '0', '', '0', '0', '0', '', '', 0
-if limits > 9 then
-  not_before, token, lease, keep, successes, breaks, adapts, late = unpack(ARGV, 9, 16)
+if limits > 10 then
+  not_before, token, lease, keep, successes, breaks, adapts, late = unpack(ARGV, 10, 17)
   late = late + 0
 end
 local circuit = breaks ~= '' and state[4] or ''

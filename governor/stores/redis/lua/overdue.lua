@@ -8,9 +8,6 @@
 --       3 at       so many lanes are passed over: they were looked at before
 --       4, 5       most lanes looked at, most tasks taken out
 -- Reply {now, next, more, waiting}, then for each task taken out entry, value as in the lot
-local call, match = redis.call, string.match
-local time = call('TIME')
-local now = time[1] * 1000000 + time[2]
 local at, lanes_left, room = ARGV[3] + 0, ARGV[4] + 0, ARGV[5] + 0
 local next_at, more, taken = 0, 0, 0
 local reply = {now, 0, 0, 0}
@@ -31,8 +28,8 @@ for k = 8, #KEYS do
           break
         end
         local value = call('HGET', KEYS[2], entry)
-        local deadline = tonumber(match(value or '', '^[^|\n]*|[^|\n]*|(%d+)|') or 0)
-        if deadline == 0 then break end
+        local _, _, deadline = entry_of(value or '')
+        if (deadline or 0) == 0 then break end
         if deadline > now then
           if next_at == 0 or deadline < next_at then next_at = deadline end
           break

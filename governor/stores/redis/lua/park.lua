@@ -20,9 +20,6 @@
 --       expires or 0, front (0 | 1), again (0 | 1), message (what tells it from others of its task
 --       id), what is parked
 -- Reply {now, waiting, fresh, kept..}
-local call, format = redis.call, string.format
-local time = call('TIME')
-local now = time[1] * 1000000 + time[2]
 local before = tonumber(call('HGET', KEYS[1], 'lot') or 0)
 local waiting, fresh = before, 0
 local kept = {now, 0, 0}
@@ -36,10 +33,8 @@ for a = 2, #ARGV, 11 do
     if others and call('HEXISTS', KEYS[2], beside) == 1 then
       entry, known = beside, true
     elseif known then
-      -- One that was parked without its message's id is taken for the same.
-      local first = string.match(call('HGET', KEYS[2], task_id),
-        '^[^|\n]*|[^|\n]*|[^|\n]*|[^|\n]*|[^|\n]*|[^|\n]*|([^\n]*)')
-      if first and first ~= message then entry, known = beside, false end
+      local first = select(7, entry_of(call('HGET', KEYS[2], task_id)))
+      if first ~= message then entry, known = beside, false end
     end
   end
   local here = 1
@@ -59,11 +54,10 @@ for a = 2, #ARGV, 11 do
     waiting = waiting + 1
     if length == 1 then
       fresh = 1
+      local group, flow, origin = lane_of(ARGV[a + 2])
       call('HSET', KEYS[3], lane, ARGV[a + 2])
-      call('HSET', KEYS[6], string.match(ARGV[a + 2],
-        '^([^\31]*)\31[^\31]*\31[^\31]*\31[^\31]*\31[^\31]*\31([^\31]*)'))
-      local tags = call('HMGET', KEYS[4], '-', string.match(turns, '^[^|]*'))
-      call('ZADD', KEYS[k], math.max(tonumber(tags[1] or 0), tonumber(tags[2] or 0)), lane)
+      call('HSET', KEYS[6], group, origin)
+      call('ZADD', KEYS[k], start_tag(flow), lane)
     end
   end
   k = k + 2

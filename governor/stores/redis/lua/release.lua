@@ -1,6 +1,6 @@
 -- Releases parked tasks that may go now. Repeats Lot.release in governor/policy/parking_lot.py; what the
--- lot is made of is told in park.lua. admit.lua stands before it, as admit(KEYS, ARGV): a task is
--- released by being admitted.
+-- lot is made of is told in park.lua. lib.lua stands before it, and admit.lua as admit(KEYS, ARGV): a task
+-- is released by being admitted.
 --
 -- KEYS  1 state  2 lot  3 lanes  4 flows  5 out  6 groups  7 beside, then for each group its ready
 --       and its blocked set.
@@ -26,16 +26,15 @@
 -- Reply {now, next, more, waiting, stale (2: a lane was set aside for a second, because a script
 --       stumbled over what is kept for it)}, then for each released task entry, slot, n, value: n is
 --       1 for a probe, 2 for one that is late, else 0; value is as in the lot
-local call, match, format = redis.call, string.match, string.format
 local ceil, max, min = math.ceil, math.max, math.min
-local time = call('TIME')
-local now = time[1] * 1000000 + time[2]
 local state, lot, lanes, flows, out = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local room, lease, prefix = ARGV[1] + 0, ARGV[3] + 0, ARGV[5]
 
-local known = call('HMGET', state, 'version', 'lot', 'released', 'since', 'pause', 'breaker', 'adaptive')
+local known = call('HMGET', state, 'version', 'lot', 'released')
 local waiting = tonumber(known[2] or 0)
 local before = waiting
+-- A script that has written may write on in a full store, and release makes room: this changes nothing.
+call('HDEL', lot, '')
 local at = 19
 if ARGV[16] ~= '0' then
   local ended, beside = {}, {}
@@ -67,20 +66,8 @@ local function tag_of(flow)
   return tag
 end
 local function record_of(lane)
-  local group, flow, rest = match(call('HGET', lanes, lane) or '',
-    '^([^\31]*)\31([^\31]*)\31[^\31]*\31[^\31]*\31[^\31]*\31[^\31]*(.*)$')
   -- Without its record, which only an eviction can take, a lane is one like any other.
-  return group or '?', flow or '?', rest or ''
-end
-local function buckets_of(fact, lane)
-  if not fact.buckets then
-    local _, _, rest = record_of(lane)
-    fact.buckets = {}
-    for bucket in string.gmatch(rest, '[^\31]+') do
-      fact.buckets[#fact.buckets + 1] = bucket
-    end
-  end
-  return fact.buckets
+  return lane_of(call('HGET', lanes, lane) or '?\31?\31\31\31\31')
 end
 local function make_ready(ready, lane)
   local _, flow = record_of(lane)
@@ -100,7 +87,7 @@ end
 
 for _, entry in ipairs(call('ZRANGEBYSCORE', out, '-inf', now, 'LIMIT', 0, ARGV[13])) do
   call('ZREM', out, entry)
-  local lane = match(call('HGET', lot, entry) or '', '^([^|]+)|')
+  local lane = entry_of(call('HGET', lot, entry) or '')
   if lane then
     waiting = waiting + 1
     if call('LPUSH', prefix .. '@q:' .. lane, entry) == 1 then
@@ -109,15 +96,13 @@ for _, entry in ipairs(call('ZRANGEBYSCORE', out, '-inf', now, 'LIMIT', 0, ARGV[
   end
 end
 
--- For each group what admit is given for a call of its first lane, the lanes whose turn comes next, in
--- order, and what is known of them. Of those only as many are read as can be served or passed.
-local window = room + 1
+-- For each group what admit is given for a call of its first lane.
 local more = 0
 local groups = {}
 for k = 8, #KEYS, 2 do
   local limits, args, names = {}, {}, {state}
   local g = {ready = KEYS[k], blocked = KEYS[k + 1], limits = limits, args = args, names = names,
-    facts = {}, gone = {}, costs = false, leases = false, plain = 0}
+    costs = false, leases = false, plain = 0}
   groups[#groups + 1] = g
   for i = 1, ARGV[at] do
     local limit = {kind = ARGV[at + 1], bucket = ARGV[at + 2], per = ARGV[at + 3] == '1',
@@ -141,11 +126,11 @@ for k = 8, #KEYS, 2 do
   if g.plain < #limits then g.plain = 0 end
   local said = g.leases or any_paused or ARGV[8] ~= '' or ARGV[9] ~= ''
   local fields = said and {'breaker', 'adaptive'} or {}
-  local p, n = said and 17 or 9, 2
-  args[2], args[3], args[4], args[5], args[6], args[7], args[8] =
-    ARGV[6], 0, ARGV[2], 'whole', -ARGV[2], g.plain, p
+  local p, n = said and 18 or 10, 2
+  args[2], args[3], args[4], args[5], args[6], args[7], args[8], args[9] =
+    ARGV[6], 0, ARGV[2], 0, -ARGV[2], g.plain, p, 'whole'
   if said then
-    args[9], args[10], args[11], args[12], args[13], args[14], args[15], args[16] =
+    args[10], args[11], args[12], args[13], args[14], args[15], args[16], args[17] =
       0, '', lease, '0', '0', ARGV[8], ARGV[9], 0
   end
   g.said = said
@@ -158,8 +143,7 @@ for k = 8, #KEYS, 2 do
         args[p] = 'k'
         n = n + 1
       else
-        limit.field = 'b:' .. limit.bucket
-        fields[#fields + 1] = limit.field
+        fields[#fields + 1] = 'b:' .. limit.bucket
       end
       p = p + 4
     else
@@ -205,109 +189,6 @@ for k = 8, #KEYS, 2 do
   end
 end
 
-local function write_turns(g)
-  if g.gone[1] then call('ZREM', g.ready, unpack(g.gone)) end
-  local put = {}
-  for lane, fact in pairs(g.facts) do
-    if fact.tag then
-      put[#put + 1] = fact.tag
-      put[#put + 1] = lane
-      fact.tag = false
-    end
-  end
-  if put[1] then call('ZADD', g.ready, unpack(put)) end
-  g.gone = {}
-end
-
-local function read_turns(g)
-  write_turns(g)
-  local found = call('ZRANGE', g.ready, 0, window - 1, 'WITHSCORES')
-  g.lanes, g.tags, g.head = {}, {}, 1
-  for i = 1, #found, 2 do
-    g.lanes[#g.lanes + 1] = found[i]
-    g.tags[#g.tags + 1] = found[i + 1] + 0
-  end
-  g.whole = #g.lanes < window
-  g.edge_tag, g.edge = g.tags[#g.tags], g.lanes[#g.lanes]
-end
-
-local function come_later(g, lane, fact, tag)
-  fact.tag = tag
-  if not g.whole and (tag > g.edge_tag or (tag == g.edge_tag and lane > g.edge)) then return end
-  local low, high = g.head, #g.lanes + 1
-  while low < high do
-    local middle = math.floor((low + high) / 2)
-    local other = g.tags[middle]
-    if other < tag or (other == tag and g.lanes[middle] < lane) then low = middle + 1 else high = middle end
-  end
-  table.insert(g.lanes, low, lane)
-  table.insert(g.tags, low, tag)
-end
-
-local reply = {now, 0, 0, 0, 0}
-local released, held, late = 0, {}, 0
-local next_at = nil
-local function wait_until(moment)
-  if not next_at or moment < next_at then next_at = moment end
-end
-local successes, passed = ARGV[7], 0
-local failure, aside = nil, 0
-
--- Takes the first entries of the lanes whose turn comes next out of their queues, and reads them and
--- the tags of their flows. A command for each lane is most of what a lane costs, so it has this one
--- only. As many lanes are read as had their turn so far, and one more, so that not much is read for
--- nothing; and no more than 16, because a long answer is slow to take in. What does not go is put back
--- at the end. The names in a fact are of the entries taken out, the lane's first is the last of them.
-local at_once, none = 16, {}
-local function read_ahead(g)
-  local left = #g.lanes - g.head + 1
-  local share = max(1, min(at_once, ceil((room - released) / left)))
-  local read, entries = {}, {}
-  for i = g.head, g.head + min(released + passed, room - released, left - 1, at_once - 1) do
-    local lane = g.lanes[i]
-    local fact = g.facts[lane]
-    if not fact then
-      fact = {names = none, value = false, costs = '', deadline = 0, flow = '', weight = 1, tag = false}
-      g.facts[lane] = fact
-    end
-    if not fact.value then
-      local names = fact.names
-      if not names[1] then
-        local queue = prefix .. '@q:' .. lane
-        if share == 1 then
-          names = {call('LPOP', queue) or nil}
-        else
-          names = call('LPOP', queue, share) or none
-        end
-        for e = 1, #names / 2 do
-          names[e], names[#names + 1 - e] = names[#names + 1 - e], names[e]
-        end
-        fact.names = names
-      end
-      if names[1] then
-        read[#read + 1] = fact
-        entries[#entries + 1] = names[#names]
-      end
-    end
-  end
-  if not read[1] then return end
-  local unknown = {}
-  for i, value in ipairs(call('HMGET', lot, unpack(entries))) do
-    local fact = read[i]
-    fact.value = value or '|1|1|0|?|1\n'
-    local costs, deadline, flow, weight = match(fact.value, '^[^|]*|([^|]*)|(%d+)|%d+|([^|]*)|(%d+)')
-    fact.costs, fact.deadline, fact.flow, fact.weight = costs, deadline + 0, flow, weight
-    if not tags[flow] then
-      tags[flow] = 0
-      unknown[#unknown + 1] = flow
-    end
-  end
-  if not unknown[1] then return end
-  for i, tag in ipairs(call('HMGET', flows, unpack(unknown))) do
-    if tag then tags[unknown[i]] = tag + 0 end
-  end
-end
-
 -- What the call of a lane's first is charged.
 local function price(g, costs)
   g.costs, g.most = costs, 1
@@ -322,9 +203,7 @@ local function price(g, costs)
       if cost > limit.most then cost = limit.most end
       if limit.kind == 'b' then
         local interval = ceil(cost * limit.numerator / limit.denominator)
-        limit.interval = interval
-        limit.capacity_now = limit.capacity > interval and limit.capacity or interval
-        g.args[p + 1], g.args[p + 2] = interval, limit.capacity_now
+        g.args[p + 1], g.args[p + 2] = interval, max(limit.capacity, interval)
       elseif limit.kind == 'w' then
         g.args[p + 1] = cost
         g.args[p + 5] = ceil(limit.span * cost / (limit.entries * limit.group))
@@ -335,210 +214,147 @@ local function price(g, costs)
   end
 end
 
--- What admit would decide for a group whose limits are all leaky buckets of the upstream's hash,
--- while the upstream is not paused, its breaker has seen nothing and its whole rate is in force. The
--- meters are read and written once.
-local quiet = known[4] and not (known[5] and known[5] + 0 > now)
-  and not (ARGV[8] ~= '' and known[6]) and not (ARGV[9] ~= '' and known[7])
-local since = min(tonumber(known[4] or 0), now)
-local meters, poured = {}, {}
-local function write_meters()
-  if next(poured) then
-    local put = {}
-    for field in pairs(poured) do
-      put[#put + 1] = field
-      put[#put + 1] = meters[field]
-    end
-    call('HSET', state, unpack(put))
-  end
-  meters, poured = {}, {}
-end
-local function admit_plainly(g)
-  local until_, binding = now, 0
-  for i, limit in ipairs(g.limits) do
-    local field = limit.field
-    local tat = meters[field]
-    if not tat then
-      local value = call('HGET', state, field)
-      tat = tonumber(value or since + limit.capacity_now)
-      if not tat then
-        -- Somebody stands in its line.
-        g.plain = 0
-        return nil
-      end
-      if value then meters[field] = tat end
-    end
-    local slot = tat + limit.interval - limit.capacity_now
-    if slot > until_ then until_, binding = slot, i end
-  end
-  if until_ - now > ARGV[2] + 0 then return {6, now, until_, binding, 0} end
-  for _, limit in ipairs(g.limits) do
-    local field = limit.field
-    local tat = meters[field] or since + limit.capacity_now
-    meters[field] = (tat > until_ and tat or until_) + limit.interval
-    poured[field] = true
-  end
-  return until_
+local reply = {now, 0, 0, 0, 0}
+local released, late, passed = 0, 0, 0
+local successes, failure, aside, next_at = ARGV[7], nil, 0, nil
+local function wait_until(moment)
+  if not next_at or moment < next_at then next_at = moment end
 end
 
-for _, g in ipairs(groups) do read_turns(g) end
+local buckets = {}
+local function buckets_of(lane)
+  if not buckets[lane] then
+    local _, _, _, own = record_of(lane)
+    buckets[lane] = own
+  end
+  return buckets[lane]
+end
+
+-- Asks admit for the first of a lane: true, its answer, and until when a bucket of the lane is paused; or
+-- false and what failed.
+local function decide(g, lane, costs)
+  local args, not_before = g.args, 0
+  if costs ~= g.costs then price(g, costs) end
+  if any_paused then
+    for _, bucket in ipairs(buckets_of(lane)) do
+      not_before = max(not_before, paused[bucket] or 0)
+    end
+  end
+  for i, limit in ipairs(g.limits) do
+    if limit.per then
+      local name = prefix .. buckets_of(lane)[i]
+      g.names[limit.key] = name
+      if limit.kind == 'w' then g.names[limit.key + 1] = name .. ':line' end
+    end
+  end
+  if g.said then
+    args[7] = not_before > 0 and 0 or g.plain
+    args[10], args[14] = not_before, successes
+    successes = '0'
+  end
+  if g.leases then args[11] = ARGV[4] .. '.' .. released end
+  local decided, answer = pcall(admit, g.names, args)
+  return decided, answer, not_before
+end
+
+-- Whether what failed may be kept for one lane alone.
+local function may_be_own(g, failed)
+  local text = type(failed) == 'table' and failed.err or tostring(failed)
+  if not (string.find(text, 'WRONGTYPE', 1, true) or string.find(text, 'attempt to', 1, true)) then return false end
+  for _, limit in ipairs(g.limits) do
+    if limit.per then return true end
+  end
+  return false
+end
+
+-- Takes the lane's first out of its queue; the turn of what comes behind it is at this tag.
+local function release(g, lane, tag, entry, behind, slot, n, value)
+  call('LPOP', prefix .. '@q:' .. lane)
+  call('ZADD', out, now + lease, entry)
+  if behind then
+    call('ZADD', g.ready, tag, lane)
+  else
+    call('ZREM', g.ready, lane)
+  end
+  released = released + 1
+  local r = #reply
+  reply[r + 1], reply[r + 2], reply[r + 3], reply[r + 4] = entry, slot, n, value
+end
+
+local function block(g, lane, moment)
+  call('ZREM', g.ready, lane)
+  call('ZADD', g.blocked, moment, lane)
+end
+
 while true do
   local g, tag, lane
   for i = #groups, 1, -1 do
     local one = groups[i]
-    if not one.lanes[one.head] and not one.whole then read_turns(one) end
-    local name, its = one.lanes[one.head], one.tags[one.head]
-    if name and not one.stopped and (not g or its < tag or (its == tag and name < lane)) then
-      g, tag, lane = one, its, name
-    end
+    local first = not one.stopped and call('ZRANGE', one.ready, 0, 0, 'WITHSCORES') or {}
+    local name, its = first[1], tonumber(first[2])
+    if name and (not g or its < tag or (its == tag and name < lane)) then g, tag, lane = one, its, name end
   end
   if not g then break end
-  local fact = g.facts[lane]
-  if not (fact and fact.value) then
-    read_ahead(g)
-    fact = g.facts[lane]
-  end
-  local entry = fact.names[#fact.names]
-  local flow_tag = entry and tags[fact.flow]
+  local entry, behind = unpack(call('LRANGE', prefix .. '@q:' .. lane, 0, 1))
+  local value = entry and (call('HGET', lot, entry) or '|1|1|0|?|1|\n')
+  local _, costs, deadline, _, flow, weight = entry_of(value or '')
   if not entry then
-    -- Its last has just gone; or its queue is gone, which only an eviction can do.
-    g.head = g.head + 1
-    g.gone[#g.gone + 1] = lane
-  elseif flow_tag > tag then
-    g.head = g.head + 1
-    come_later(g, lane, fact, flow_tag)
+    -- Its queue is gone, which only an eviction can do.
+    call('ZREM', g.ready, lane)
+  elseif tag_of(flow) > tag then
+    call('ZADD', g.ready, tag_of(flow), lane)
   elseif released >= room or passed >= ARGV[11] + 0 then
     more = 1
     break
+  elseif deadline > 0 and deadline <= now then
+    late = late + 1
+    release(g, lane, tag, entry, behind, now, 2, value)
   else
-    local costs, deadline = fact.costs, fact.deadline
-    local slot, n, number, woken, not_before = nil, 0, 0, false, 0
-    if deadline > 0 and deadline <= now then
-      slot, n = now, 2
-      late = late + 1
+    local decided, answer, not_before = decide(g, lane, costs)
+    local plain = type(answer) == 'number'
+    local status = decided and (plain and 0 or answer[1] % 10)
+    if not decided then
+      if not may_be_own(g, answer) then
+        -- Raised here, it would keep from the asker what was released.
+        failure = answer
+        break
+      end
+      -- The others go on.
+      aside = 2
+      passed = passed + 1
+      block(g, lane, now + 1000000)
+    elseif status < 2 then
+      virtual = max(virtual, tag)
+      tags[flow] = tag + ceil(g.most * ARGV[15] / weight)
+      moved[flow] = true
+      release(g, lane, tags[flow], entry, behind, plain and answer or answer[3],
+        not plain and status == 0 and answer[4] or 0, value)
     else
-      local args = g.args
-      if costs ~= g.costs then price(g, costs) end
-      if any_paused then
-        for _, bucket in ipairs(buckets_of(fact, lane)) do
-          not_before = max(not_before, paused[bucket] or 0)
+      local number = answer[4]
+      local woken = status == 4 and answer[5] == 1
+      local moment = woken and now + lease or answer[3]
+      if deadline > 0 and deadline < moment then moment = deadline end
+      passed = passed + 1
+      if number > 0 and g.limits[number].per or number == 0 and answer[3] == not_before then
+        block(g, lane, moment)
+        if woken then
+          local stuck = prefix .. '@s:' .. buckets_of(lane)[number]
+          call('SADD', stuck, lane)
+          call('PEXPIRE', stuck, 86400000)
         end
-      end
-      local answer = quiet and g.plain > 0 and not_before == 0 and admit_plainly(g)
-      if not answer then
-        write_meters()
-        for i, limit in ipairs(g.limits) do
-          if limit.per then
-            local name = prefix .. buckets_of(fact, lane)[i]
-            g.names[limit.key] = name
-            if limit.kind == 'w' then g.names[limit.key + 1] = name .. ':line' end
-          end
-        end
-        if g.said then
-          args[7] = not_before > 0 and 0 or g.plain
-          args[9], args[13] = not_before, successes
-          successes = '0'
-        end
-        if g.leases then args[10] = ARGV[4] .. '.' .. released end
-        local decided
-        decided, answer = pcall(admit, g.names, args)
-        if not decided then
-          local text = type(answer) == 'table' and answer.err or tostring(answer)
-          local own = false
-          if string.find(text, 'WRONGTYPE', 1, true) or string.find(text, 'attempt to', 1, true) then
-            for _, limit in ipairs(g.limits) do own = own or limit.per end
-          end
-          if not own then
-            -- Raised here, it would lose what was taken out of queues.
-            failure = answer
-            break
-          end
-          -- What is kept for this lane alone may be at fault: the others go on.
-          answer, aside = nil, 2
-          passed = passed + 1
-          g.head = g.head + 1
-          g.gone[#g.gone + 1] = lane
-          fact.tag = false
-          call('ZADD', g.blocked, now + 1000000, lane)
-        end
-      end
-      if not answer then
-        slot = nil
-      elseif type(answer) == 'number' then
-        slot = answer
       else
-        local status = answer[1] % 10
-        if status < 2 then
-          slot = answer[3]
-          if status == 0 then n = answer[4] end
-        else
-          slot, number = nil, answer[4]
-          woken = status == 4 and answer[5] == 1
-          local moment = woken and now + lease or answer[3]
-          if deadline > 0 and deadline < moment then moment = deadline end
-          passed = passed + 1
-          if number > 0 and g.limits[number].per or number == 0 and answer[3] == not_before then
-            g.head = g.head + 1
-            g.gone[#g.gone + 1] = lane
-            fact.tag = false
-            call('ZADD', g.blocked, moment, lane)
-            if woken then
-              local stuck = prefix .. '@s:' .. buckets_of(fact, lane)[number]
-              call('SADD', stuck, lane)
-              call('PEXPIRE', stuck, 86400000)
-            end
-          else
-            -- What they all share says no to whoever is next.
-            g.stopped = true
-            wait_until(moment)
-          end
-        end
+        -- What they all share says no to whoever is next.
+        g.stopped = true
+        wait_until(moment)
       end
-    end
-    if slot then
-      released = released + 1
-      local r = #reply
-      reply[r + 1], reply[r + 2], reply[r + 3], reply[r + 4] = entry, slot, n, fact.value
-      held[#held + 1] = now + lease
-      held[#held + 1] = entry
-      if n ~= 2 then
-        if tag > virtual then virtual = tag end
-        flow_tag = tag + ceil(g.most * ARGV[15] / fact.weight)
-        tags[fact.flow] = flow_tag
-        moved[fact.flow] = true
-      end
-      fact.names[#fact.names], fact.value = nil, false
-      g.head = g.head + 1
-      come_later(g, lane, fact, max(tag, flow_tag))
     end
   end
 end
 
-write_meters()
 for _, g in ipairs(groups) do
-  local drained, queues = {}, {}
-  for lane, fact in pairs(g.facts) do
-    local queue = prefix .. '@q:' .. lane
-    if fact.names[1] then
-      call('LPUSH', queue, unpack(fact.names))
-    else
-      drained[#drained + 1] = lane
-      queues[#queues + 1] = queue
-    end
-  end
-  if queues[1] and call('EXISTS', unpack(queues)) < #queues then
-    for i, lane in ipairs(drained) do
-      if call('EXISTS', queues[i]) == 0 then
-        g.gone[#g.gone + 1] = lane
-        g.facts[lane].tag = false
-      end
-    end
-  end
-  write_turns(g)
   local blocked = call('ZRANGE', g.blocked, 0, 0, 'WITHSCORES')
   if blocked[2] then wait_until(blocked[2] + 0) end
 end
-if held[1] then call('ZADD', out, unpack(held)) end
 local soonest = call('ZRANGE', out, 0, 0, 'WITHSCORES')
 if soonest[2] then wait_until(soonest[2] + 0) end
 

@@ -12,7 +12,6 @@
 --      11 kept      how many records are kept, about
 --       then the entries, or for "revoke" task ids
 -- Reply the messages of those it was done to
-local call, match, format = redis.call, string.match, string.format
 local what = ARGV[1]
 local released = what == 'back' or what == 'left'
 local waiting = tonumber(call('HGET', KEYS[1], 'lot') or 0)
@@ -24,8 +23,8 @@ local function join(entry, lane, record, ready, queue)
   change = change + 1
   if length == 1 then
     call('HSET', KEYS[3], lane, record)
-    local tags = call('HMGET', KEYS[4], '-', match(record, '^[^\31]*\31([^\31]*)'))
-    call('ZADD', ready, math.max(tonumber(tags[1] or 0), tonumber(tags[2] or 0)), lane)
+    local _, flow = lane_of(record)
+    call('ZADD', ready, start_tag(flow), lane)
   end
 end
 
@@ -42,8 +41,8 @@ if what == 'revoke' then what = 'cancel' end
 for _, entry in ipairs(wanted) do
   local value = call('HGET', KEYS[2], entry)
   if value and (call('ZSCORE', KEYS[5], entry) and true or false) == released then
-    local lane, rest, message, payload =
-      match(value, '^([^|]*)(|[^|]*|[^|]*|[^|]*|)[^|]*|%d+([^\n]*)\n(.*)$')
+    local lane, costs, deadline, since, _, _, message = entry_of(value)
+    local payload = match(value, '\n(.*)$')
     done[#done + 1] = payload
     entries[#entries + 1] = entry
     local queue = ARGV[2] .. lane
@@ -54,7 +53,7 @@ for _, entry in ipairs(wanted) do
       call('LREM', queue, 1, entry)
       change = change - 1
       if call('EXISTS', queue) == 0 then
-        local group = match(record, '^[^\31]*')
+        local group = lane_of(record)
         call('ZREM', ARGV[3] .. group, lane)
         call('ZREM', ARGV[4] .. group, lane)
       end
@@ -63,10 +62,11 @@ for _, entry in ipairs(wanted) do
       call('HDEL', KEYS[2], entry)
       if string.find(entry, ':', 1, true) then call('ZREM', KEYS[7], entry) end
     elseif what == 'move' then
-      call('HSET', KEYS[2], entry, format('%s%s%s%s\n', ARGV[5], rest, ARGV[7], message) .. payload)
+      call('HSET', KEYS[2], entry,
+        format('%s|%s|%.0f|%s|%s|%s\n', ARGV[5], costs, deadline, since, ARGV[7], message) .. payload)
       join(entry, ARGV[5], ARGV[6], KEYS[9], KEYS[10])
     else
-      join(entry, lane, record, ARGV[3] .. match(record, '^[^\31]*'), queue)
+      join(entry, lane, record, ARGV[3] .. lane_of(record), queue)
     end
   end
 end
@@ -78,7 +78,6 @@ if change ~= 0 then
   end
 end
 if done[1] and ARGV[10] ~= '' then
-  local time = call('TIME')
   call('XADD', KEYS[8], 'MAXLEN', '~', ARGV[11], '*', 'at', time[1] .. format('%06d', time[2]),
     'what', what, 'target', table.concat(entries, ' '), 'value', ARGV[5], 'by', ARGV[9], 'why', ARGV[10])
 end
