@@ -10,6 +10,8 @@ from governor.messages.header import Header
 from governor.policy.decision import AnyCharge, ClaimAsk, LaneKey, LeaseCharge, Reservation
 from governor.policy.plan import CallPlan
 
+_NEVER = 1 << 62
+
 
 @dataclass(slots=True)
 class Call:
@@ -64,6 +66,12 @@ class Call:
             if isinstance(charge, LeaseCharge):
                 return tuple(c.bucket for c in self.charges if isinstance(c, LeaseCharge))
         return ()
+
+    @property
+    def gives_up_at(self) -> int:
+        """Store time beyond which it does not wait; never, before the store's first answer."""
+        give_up_at = self.header.give_up_at
+        return _NEVER if give_up_at is None else give_up_at
 
     def parts(self) -> Iterator[str]:
         """Name the parts of the upstream's data that admission touches; see :func:`parts_of`."""

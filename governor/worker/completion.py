@@ -5,47 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from celery.worker.state import task_ready, task_reserved
 
 from governor.admission.call import Call
-from governor.clock import as_datetime
-from governor.errors import Unroutable
 from governor.governor import Governor
 from governor.log_lines import LOG
-from governor.messages.header import Attempt
-from governor.messages.message import copy_of
-from governor.messages.variants import retried
 from governor.policy.outcome import Outcome
 from governor.policy.settlement import ClaimAction
 from governor.ports import Reason
 from governor.worker.body_results import RUN_KEY
-from governor.worker.event_loop import Loop, guarded
 from governor.worker.failures import attempt_of
 from governor.worker.lateness import Lateness
 from governor.worker.lifecycle import Lifecycle, RequestState
+from governor.worker.ownership import Ownership
 from governor.worker.parking_out import ParkingOut
-from governor.worker.publishing import AGAIN, Publishing
+from governor.worker.queue import RequestQueue
 from governor.worker.recorder import Recorder
 from governor.worker.request import GovernedRequest
+from governor.worker.resending import Resending
 from governor.worker.verdicts import Ending, judge
-
-
-class WaitingRequests(Protocol):
-    """How a request waits that has to, again; the dispatcher's."""
-
-    def enter(self, request: GovernedRequest) -> None:
-        """It wants a place, and asks then."""
-
-    def stumbled(self, request: GovernedRequest, exc: Exception) -> None:
-        """A step of its life failed."""
-
-    def wait_until(self, request: GovernedRequest, call: Call, slot: int) -> None:
-        """It asks at monotonic microseconds ``slot``, wherever it waits until then."""
-
-    def recall(self, upstream: str) -> None:
-        """The upstream is paused: slots that were to be used without asking are asked about."""
+from governor.worker.waiting import Waiting
 
 
 class Completion:
@@ -54,24 +35,26 @@ class Completion:
     def __init__(  # noqa: PLR0917 - made in one place
         self,
         governor: Governor,
-        loop: Loop,
         lifecycle: Lifecycle,
         recorder: Recorder,
+        ownership: Ownership,
         parking_out: ParkingOut,
-        publishing: Publishing,
-        waiting: WaitingRequests,
+        resending: Resending,
+        waiting: Waiting,
+        queue: RequestQueue,
+        lateness: Lateness,
     ) -> None:
         self._governor = governor
-        self._settings = governor.settings
         self._admission = governor.admission
         self._clock = governor.clock
-        self._loop = loop
         self._lifecycle = lifecycle
         self._recorder = recorder
+        self._ownership = ownership
         self._parking_out = parking_out
-        self._publishing = publishing
+        self._resending = resending
         self._waiting = waiting
-        self.lateness = Lateness(governor.settings.grace)
+        self._queue = queue
+        self._lateness = lateness
 
     def succeeded(self, request: GovernedRequest) -> None:
         """The body returned; called before its message is acknowledged, from any thread."""
@@ -91,7 +74,7 @@ class Completion:
             self._follow(request, exc_info, celery)
         except Exception as exc:
             LOG.exception("Task %s[%s]: its end was not understood", request.name, request.id)
-            self._waiting.stumbled(request, exc)
+            self._ownership.stumbled(request, exc)
 
     def timed_out(
         self, request: GovernedRequest, timeout: float, celery: Callable[[], None]
@@ -118,7 +101,9 @@ class Completion:
                 self._not_now(request, verdict)
             case Ending.Kind.AGAIN:
                 attempt = replace(attempt_of(exc_info, self._clock.wall()), wait=verdict.wait)
-                self._again(request, verdict, attempt, partial(celery, verdict.exc_info))
+                self._resending.retry(
+                    request, attempt, verdict.outcome, partial(celery, verdict.exc_info)
+                )
             case Ending.Kind.PASS:
                 self._recorder.settle(request, ClaimAction.FINISH, outcome=verdict.outcome)
                 self._recorder.finish(request, partial(celery, verdict.exc_info))
@@ -165,7 +150,7 @@ class Completion:
         task_ready(request)
         task_reserved(request)
         if not verdict.wait:
-            self._waiting.enter(request)
+            self._queue.enter(request)
             return
         # A call inside the body has to wait; the task's own limits are asked afresh then.
         self._waiting.wait_until(request, call, self._clock.monotonic() + verdict.wait)
@@ -174,43 +159,5 @@ class Completion:
         assert call.slot is not None
         self._lifecycle.count(request, "late")
         since = request.request_dict[RUN_KEY]["until"] - call.slot
-        self.lateness.saw(since + late, self._clock.monotonic())
+        self._lateness.saw(since + late, self._clock.monotonic())
         self._governor.admission.came_late(call)
-
-    def _again(
-        self,
-        request: GovernedRequest,
-        verdict: Ending,
-        attempt: Attempt,
-        celery: Callable[[], None],
-    ) -> None:
-        """Publish the next attempt; when the broker has it, Celery may acknowledge this one."""
-        call = request.call
-        assert call is not None
-        self._lifecycle.move(request, RequestState.RETRYING)
-        call.header.failed(attempt)
-        eta = self._clock.wall() + min(verdict.wait, self._settings.max_countdown)
-        copy = retried(copy_of(request.message), call.header, as_datetime(eta))
-
-        def submit() -> None:
-            if (error := self._publishing.publish(copy, eta)) is None:
-                guarded(partial(self._lifecycle.count, request, "retried"))
-                guarded(
-                    partial(
-                        self._recorder.settle, request, ClaimAction.FINISH,
-                        outcome=verdict.outcome,
-                    )
-                )  # fmt: skip
-                self._recorder.finish(request, celery)
-                return
-            if isinstance(error, Unroutable):
-                # The broker would say the same for ever.
-                self._recorder.bury(
-                    request, Reason.DEFER_PUBLISH_FAILED, str(error), outcome=verdict.outcome
-                )
-                return
-            LOG.error("Task %s[%s]: its next attempt was not published, %s; trying again",
-                       request.name, request.id, type(error).__name__)  # fmt: skip
-            self._loop.at(self._clock.monotonic() + AGAIN, submit)
-
-        submit()

@@ -75,9 +75,9 @@ class Recorder:
         if request.state is not RequestState.DYING:
             self._lifecycle.move(request, RequestState.DYING)
             settle = partial(self.settle, request, ClaimAction.FINISH, pause=pause, outcome=outcome)
-            self._write(request, reason, why, exc_info, settle)
+            self._write_until_kept(request, reason, why, exc_info, settle)
 
-    def _write(
+    def _write_until_kept(
         self, request: GovernedRequest, reason: Reason, why: str | None, exc_info: Any,
         settle: Callable[[], None],
     ) -> None:  # fmt: skip
@@ -86,7 +86,7 @@ class Recorder:
             self._dead_letter_writer.hold(request, reason, why, exc_info, buried)
         except Exception:
             LOG.exception("Task %s[%s]: its dead letter is not made", request.name, request.id)
-            again = partial(self._write, request, reason, why, exc_info, settle)
+            again = partial(self._write_until_kept, request, reason, why, exc_info, settle)
             self._loop.at(self._clock.monotonic() + _WRITE_AGAIN, again)
 
     def _buried(self, request: GovernedRequest, settle: Callable[[], None]) -> None:

@@ -91,7 +91,7 @@ def test_an_execution_that_was_buried_never_begins(tmp_path: Path) -> None:
     world = ClaimWorld(tmp_path)
     # From here on the pool's processes stand still as well.
     world.random.choice = lambda _: LEASE + SECOND  # type: ignore[method-assign]
-    world.dispatcher._lease_renewal.add = lambda renewal: None  # type: ignore[method-assign]
+    world.app.governor.lease_renewal.add = lambda renewal: None  # type: ignore[method-assign]
     world.send(1, "a")
     world.loop.run_for(LEASE + SECOND // 2)
     assert isinstance(world.claimed_elsewhere(1, "a", "second"), OutcomeUnknown)

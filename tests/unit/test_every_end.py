@@ -29,10 +29,10 @@ SENT = [
     if (task, how) != ("once", "tries again")
 ]
 OWNER = {
-    "guarded", "_step", "stumbled", "finish", "move", "on_request", "on_loop", "_use_slot",
-    "_next", "_let_go", "_hand_back", "_is_parked", "_run", "_has_place", "bury", "on_failure",
+    "guarded", "step", "stumbled", "finish", "move", "on_request", "on_loop", "_use_slot",
+    "next", "_let_go", "_hand_back", "_is_parked", "run", "_has_slot", "bury", "on_failure",
     "acknowledge", "failed", "_dispatcher", "monotonic", "wall", "_wake", "_take_in",
-    "_take_all_in", "done", "_follow", "failure_info", "log",
+    "_take_all_in", "_write_until_kept", "done", "_follow", "failure_info", "log",
 }  # fmt: skip
 """The owner itself, and the ways into it: what it calls may fail, it may not."""
 
@@ -111,7 +111,7 @@ def test_the_calls_that_may_fail_are_many(tmp_path: Path, monkeypatch: pytest.Mo
     seen, _ = lives(SimulatedWorker(tmp_path, monkeypatch), 0)
     assert {
         "admit_many", "settle", "park", "release", "copy_of", "retried", "deferred", "hold",
-        "judge", "lane_of", "charges_of", "take", "wait_until", "enter",
+        "judge", "lane_of", "charges_of", "take", "wait_until", "enter", "prepare", "call_of",
     } <= seen.keys()  # fmt: skip
 
 

@@ -1,0 +1,130 @@
+"""Admitted requests on their way into the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from celery.worker.state import task_ready
+
+from governor.admission.call import Call
+from governor.governor import Governor
+from governor.log_lines import LOG
+from governor.policy.settlement import ClaimAction, Settlement
+from governor.worker.body_results import RUN_KEY
+from governor.worker.event_loop import guarded
+from governor.worker.lateness import Lateness
+from governor.worker.lifecycle import Lifecycle, RequestState
+from governor.worker.ownership import Ownership
+from governor.worker.pool import PoolSlots
+from governor.worker.recorder import Recorder
+from governor.worker.request import GovernedRequest
+
+
+class Handover:
+    """Gives admitted requests of one worker to its pool."""
+
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        governor: Governor,
+        consumer: Any,
+        slots: PoolSlots,
+        lifecycle: Lifecycle,
+        recorder: Recorder,
+        ownership: Ownership,
+        lateness: Lateness,
+    ) -> None:
+        self._settings = governor.settings
+        self._clock = governor.clock
+        self._lease_renewal = governor.lease_renewal
+        self._consumer = consumer
+        self._slots = slots
+        self._lifecycle = lifecycle
+        self._recorder = recorder
+        self._ownership = ownership
+        self._lateness = lateness
+        # Claims whose body has not begun, as far as is known: no more of them than slots.
+        self._handed_on: list[tuple[GovernedRequest, Any]] = []
+
+    def good_until(self, call: Call, now: int) -> int:
+        """Until when, in monotonic microseconds, the body of an admitted call may start: however
+        late it comes the second time, but well before its claim may have run out."""
+        assert call.slot is not None
+        latest = self._settings.latest
+        allowed = latest if call.late else self._lateness.allowed(now)
+        return call.slot + (allowed if call.claim is None else min(allowed, latest))
+
+    def prepare(self, request: GovernedRequest, call: Call) -> None:
+        """Tell the body what it has to know of its admission, and keep alive what it holds."""
+        if call.header.began is None:
+            call.header.began = self._clock.wall()
+        request.request_dict[RUN_KEY] = {
+            "until": self.good_until(call, self._clock.monotonic()),
+            "began": call.header.began,
+            "throttles": call.header.throttles,
+            "leaves_reserve": bool(call.plan.held_back),
+        }
+        if call.claim is not None or (call.places and call.admitted):
+            self._lease_renewal.add(
+                Settlement(
+                    call.upstream, call.holder, ClaimAction.RENEW, call.claim, call.places,
+                    self._settings.claim_lease,
+                )
+            )  # fmt: skip
+        self._lifecycle.count(request, "admitted")
+
+    def run(self, request: GovernedRequest) -> None:
+        """Give a request to the pool; our pool slot is its from now on."""
+        ours = True
+        try:
+            self._lifecycle.move(request, RequestState.RUNNING)
+            ours = False
+            self._slots.run(request)
+        except Exception as exc:
+            LOG.exception("Task %s[%s]: the pool does not take it", request.name, request.id)
+            if ours:
+                self._slots.give_back()
+            self._ownership.step(request, partial(self._refused, request, exc))
+        else:
+            guarded(partial(self._remember, request))
+
+    def _refused(self, request: GovernedRequest, exc: Exception) -> None:
+        """Let a request wait that the pool refused, and whose body therefore did not begin."""
+        self._recorder.settle(request, ClaimAction.RELEASE)
+        request.request_dict.pop(RUN_KEY, None)
+        self._ownership.try_again(request, f"the pool cannot be given it: {type(exc).__name__}")
+
+    def run_ungoverned(self, request: Any) -> None:
+        """Give a request of Celery's own to the pool; one that it refuses is a dead letter."""
+        try:
+            self._slots.run(request)
+        except Exception as exc:
+            LOG.exception("Task %s[%s]: the pool does not take it", request.name, request.id)
+            if request.time_start is None and not request.acknowledged:
+                guarded(partial(task_ready, request))
+                guarded(partial(self._consumer.on_invalid_task, None, request.message, exc))
+
+    def _remember(self, request: GovernedRequest) -> None:
+        """Remember the pool's job of a claim whose body has not begun, as far as is known."""
+        if request.call is None or request.call.claim is None:
+            return
+        job = None if request._apply_result is None else request._apply_result()
+        self._handed_on = [
+            held for held in self._handed_on
+            if held[0].time_start is None and held[0].state is RequestState.RUNNING
+        ]  # fmt: skip
+        self._handed_on.append((request, job))
+
+    def take_unwritten(self) -> Iterator[GovernedRequest]:
+        """Forget the claims handed on; yield those whose job no pool process was given.
+
+        With a lost connection Celery empties the queue of a pool of processes. What was written to
+        none of them made no call, and another delivery may claim it. Threads and greenlets have
+        begun.
+        """
+        handed_on, self._handed_on = self._handed_on, []
+        for request, job in handed_on:
+            written = job is None or getattr(job, "_write_to", job) is not None
+            if request.state is RequestState.RUNNING and not written:
+                yield request

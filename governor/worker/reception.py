@@ -1,0 +1,128 @@
+"""Requests as they come from Celery: what is known of a delivery, and the call it asks for."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+from governor.admission.call import Call, charges_of
+from governor.errors import DeclarationError
+from governor.governor import Governor
+from governor.keys import body_id
+from governor.messages.header import Header
+from governor.messages.message import copy_of
+from governor.policy.decision import ClaimAsk, LeaseCharge, Reservation
+from governor.policy.parking_values import Ticket
+from governor.ports import Reason
+from governor.worker.parked_message import ParkedMessage
+from governor.worker.parking_in import ParkingIn
+from governor.worker.recorder import Recorder
+from governor.worker.request import GovernedRequest
+
+
+class Reception:
+    """Receives the requests of one worker.
+
+    Args:
+        identity: names this worker in claims and leases.
+
+    Attributes:
+        epoch: number of the broker connection, counted from 0.
+    """
+
+    def __init__(
+        self, governor: Governor, recorder: Recorder, parking_in: ParkingIn, identity: str
+    ) -> None:
+        self._governor = governor
+        self._settings = governor.settings
+        self._clock = governor.clock
+        self._recorder = recorder
+        self._parking_in = parking_in
+        self._identity = identity
+        self.epoch = 0
+        self._delivery = count()
+
+    def note(self, request: GovernedRequest) -> Ticket | None:
+        """Note what this delivery is called, and when and on which connection it came.
+
+        Returns:
+            what the request was released from the parking lot with, if it is to run.
+        """
+        message = request.message
+        request.token = f"{self._identity}.{next(self._delivery)}"
+        request.epoch = self.epoch
+        request.received = self._clock.monotonic()
+        if not isinstance(message, ParkedMessage) or message.adopted:
+            return None
+        request.token = message.ticket.holder or request.token
+        return message.ticket
+
+    def call_of(self, request: GovernedRequest) -> Call | None:
+        """Build the request's call.
+
+        Returns:
+            ``None`` if its arguments are unusable; it has then been dead-lettered.
+        """
+        try:
+            return self._made(request)
+        except DeclarationError as exc:
+            self._recorder.bury(request, Reason.INVALID_MESSAGE, str(exc))
+            return None
+
+    def _made(self, request: GovernedRequest) -> Call | None:
+        if not isinstance(request.args, list | tuple) or not isinstance(request.kwargs, dict):
+            why = "its arguments are no list and mapping"
+            self._recorder.bury(request, Reason.INVALID_MESSAGE, why)
+            return None
+        governance = self._governor.governance(request.task.name)
+        assert governance is not None
+        header = Header.from_message(request.request_dict)
+        if header.mid is None:
+            header.mid = body_id(copy_of(request.message).body)
+        plan = governance.plan
+        if plan.upstream.reserve and _priority(request.message) not in plan.upstream.urgent:
+            plan = plan.leaving_reserve()
+        charges = charges_of(plan, header, request.args, request.kwargs)
+        claim = None
+        if not governance.idempotent:
+            claim = ClaimAsk(
+                request.id, int(request.request_dict.get("retries") or 0), header.mid,
+                request.token, self._settings.claim_lease, self._settings.claim_keep,
+            )  # fmt: skip
+        call = Call(plan, charges, header, claim, request.token)
+        request.lane = self._parking_in.lane_of(call, request.message, request.args, request.kwargs)
+        request.call = call
+        return call
+
+    def redeem(self, request: GovernedRequest, call: Call, ticket: Ticket) -> bool:
+        """Take up what a task was released from the parking lot with: its limits are charged, only
+        its claim is not taken.
+
+        Returns:
+            whether it may run; otherwise its end is on its way.
+        """
+        header = call.header
+        if header.first is None:
+            header.first = ticket.since
+            header.give_up_at = ticket.since + call.plan.upstream.max_wait
+        if ticket.late:
+            if not request.revoked():
+                why = request.message.why_late
+                self._recorder.bury(request, Reason.DEFERRAL_BUDGET_EXHAUSTED, why)
+            return False
+        call.version = self._governor.admission.in_force.version(call.upstream)
+        call.slot = request.message.slot
+        call.had_turn = True
+        call.admitted = True
+        call.probe = ticket.probe
+        call.settled = call.claim is None
+        header.reserved = tuple(
+            Reservation(charge.bucket, ticket.slot, paid=True)
+            for charge in call.charges
+            if not isinstance(charge, LeaseCharge)
+        )
+        return True
+
+
+def _priority(message: Any) -> int:
+    return int((message.properties or {}).get("priority") or 0)

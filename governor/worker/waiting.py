@@ -1,0 +1,172 @@
+"""Where a request waits that may not run yet: held in this worker, parked in its upstream's lot, or
+deferred, published again with a countdown."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from governor.admission.call import Call
+from governor.governor import Governor
+from governor.log_lines import LOG
+from governor.messages.message import was_redelivered
+from governor.policy.decision import CLAIM, Wait
+from governor.policy.settlement import ClaimAction
+from governor.worker.backpressure import Backpressure
+from governor.worker.event_loop import Loop
+from governor.worker.lifecycle import Lifecycle, RequestState
+from governor.worker.ownership import Ownership
+from governor.worker.parked_message import ParkedMessage
+from governor.worker.parking_in import ParkingIn
+from governor.worker.parking_out import ParkingOut
+from governor.worker.prefetch import Prefetch
+from governor.worker.queue import RequestQueue
+from governor.worker.recorder import Recorder
+from governor.worker.request import GovernedRequest
+from governor.worker.resending import Resending
+from governor.worker.store_outage import ASK_AGAIN, StoreOutage
+
+
+class Waiting:
+    """Chooses where requests of one worker wait, and sees them off.
+
+    Attributes:
+        parking_in: takes requests into the lots.
+        backpressure: makes arrivals at a lot wait while released tasks come late.
+    """
+
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        governor: Governor,
+        consumer: Any,
+        loop: Loop,
+        lifecycle: Lifecycle,
+        recorder: Recorder,
+        ownership: Ownership,
+        queue: RequestQueue,
+        resending: Resending,
+        parking_out: ParkingOut,
+        prefetch: Prefetch,
+        outage: StoreOutage,
+    ) -> None:
+        self._settings = governor.settings
+        self._clock = governor.clock
+        self._stats = governor.stats
+        self._lifecycle = lifecycle
+        self._recorder = recorder
+        self._ownership = ownership
+        self._queue = queue
+        self._resending = resending
+        self._parking_out = parking_out
+        self._prefetch = prefetch
+        self._outage = outage
+        self.backpressure = Backpressure()
+        self.parking_in = ParkingIn(
+            governor, consumer, loop, outage, self._arrivals_wait, parking_out.taken_in,
+            self._is_parked, self._hand_back,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ the choice
+
+    def wait(self, request: GovernedRequest, call: Call, answer: Wait) -> None:
+        """Let a request wait as the store's answer says."""
+        assert call.slot is not None
+        self._stats.next_slot[call.upstream] = self._clock.wall() + answer.until - answer.now
+        if answer.paused:
+            self.recall(call.upstream)
+        # As long as the broker is patient with it.
+        stays_until = request.received + self._settings.max_countdown
+        if answer.limit == CLAIM:
+            self._wait_for_claim(request, call, stays_until)
+            return
+        near = answer.charged or answer.until - answer.now <= self._settings.hold
+        # A request that may be woken stays where it can be.
+        stays = answer.woken and request.lane is None and not self._queue.full
+        if near or (stays and self._clock.monotonic() < stays_until):
+            self._lifecycle.count(request, "held")
+            self._queue.hold(request, call.slot if near else min(call.slot, stays_until))
+        else:
+            self.park(request, call)
+
+    def _wait_for_claim(self, request: GovernedRequest, call: Call, stays_until: int) -> None:
+        """Wait until another delivery's lease ends: in this worker, with nothing charged or held.
+        From the parking lot the request would be released, and sent back, again and again."""
+        assert call.slot is not None
+        if call.admitted:
+            self._recorder.settle(request, ClaimAction.RELEASE)
+        call.header.reserved = ()
+        if self._clock.monotonic() < stays_until:
+            self._lifecycle.count(request, "held")
+            self._queue.hold(request, min(call.slot, stays_until))
+        else:
+            self._wait_without_lot(request, call)
+
+    def wait_until(self, request: GovernedRequest, call: Call, slot: int) -> None:
+        """Let a request ask at monotonic microseconds ``slot``: here, or when the broker hands it
+        out."""
+        call.slot = slot
+        if slot - self._clock.monotonic() <= self._settings.hold:
+            self._queue.hold(request, slot)
+        else:
+            self._resending.defer(request, call)
+
+    def recall(self, upstream: str) -> None:
+        """The upstream is paused: slots that were to be used without asking are asked about."""
+        self._prefetch.drop(upstream)
+        self._queue.recall(upstream)
+
+    # ------------------------------------------------------------------ the parking lot
+
+    def follows(self, request: GovernedRequest, call: Call) -> bool:
+        """Tell whether a request can only wait behind others of its lane. One that may meet a claim
+        asks first: parked, it would be charged in order to find that out."""
+        if call.header.reserved or call.had_turn or not self.parking_in.follows(call):
+            return False
+        comes_back = call.binding == CLAIM or was_redelivered(request.message)
+        return call.claim is None or not comes_back
+
+    def park(self, request: GovernedRequest, call: Call) -> None:
+        """Let a request wait elsewhere: in its upstream's parking lot, or in the broker."""
+        if request.lane is None or self._outage.on(call.upstream, call.parts()):
+            self._hand_back(request, call)
+            return
+        self._prefetch.drop(call.upstream)
+        self.park_one(request, call)
+        for other in self._queue.take_companions(call):
+            self._ownership.step(other, partial(self._park_companion, other))
+
+    def park_one(self, request: GovernedRequest, call: Call) -> None:
+        """Let a request wait in its upstream's parking lot, and no other of its lane."""
+        self._lifecycle.move(request, RequestState.PARKING)
+        if call.admitted:
+            # It had its turn and could not use it.
+            self._recorder.settle(request, ClaimAction.RELEASE)
+        call.header.reserved = ()
+        self.parking_in.park(request, call)
+
+    def _park_companion(self, request: GovernedRequest) -> None:
+        assert request.call is not None
+        self.park_one(request, request.call)
+
+    def _arrivals_wait(self, upstream: str) -> int:
+        waiting = self._parking_out.waiting(upstream)
+        return self.backpressure.pause(waiting, self._clock.monotonic())
+
+    def _is_parked(self, request: GovernedRequest, call: Call) -> None:
+        self._recorder.finish(request)
+        self._lifecycle.count(request, "parked")
+        LOG.debug("Task %s[%s] is parked: it waits for %s",
+                  request.name, request.id, call.upstream)  # fmt: skip
+
+    def _hand_back(self, request: GovernedRequest, call: Call) -> None:
+        """Let a request wait that could not be parked."""
+        self._ownership.step(request, partial(self._wait_without_lot, request, call))
+
+    def _wait_without_lot(self, request: GovernedRequest, call: Call) -> None:
+        if call.slot is None:
+            call.slot = self._clock.monotonic() + ASK_AGAIN
+        if isinstance(request.message, ParkedMessage):
+            # It is kept in the lot until it ends; there is no other place for it.
+            self._queue.hold(request, max(call.slot, self._clock.monotonic() + ASK_AGAIN))
+        else:
+            self._resending.defer(request, call)
