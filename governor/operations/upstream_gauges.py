@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from governor.clock import SECOND, seconds
 from governor.operations.limit_status import FOREVER, LimitView, UpstreamView
 from governor.operations.parking_status import LotStatus
-from governor.policy.breaker import Breaker, Closed, Open
+from governor.policy.breaker import STATES, state_of
 from governor.policy.decision import Charge, WindowCharge
 from governor.policy.parking_values import LotView
 from governor.telemetry.exporter import Gauge, Sample
@@ -83,8 +83,6 @@ UPSTREAM_GAUGES: tuple[Gauge, ...] = (
 )  # fmt: skip
 """Every gauge of an upstream."""
 
-BREAKER_STATES = ("closed", "open", "half_open")
-
 
 def upstream_samples(found: LotStatus) -> Iterator[Sample]:
     """The gauges of one upstream; of what was not read, none."""
@@ -104,8 +102,8 @@ def _limit_samples(view: UpstreamView) -> Iterator[Sample]:
         yield Sample(PAUSE_END, own, math.inf if until >= FOREVER else seconds(until))
     yield Sample(PAUSED_KEYS, own, len(view.pauses) - len(whole))
     if view.breaker is not None:
-        state = breaker_state(view.breaker)
-        for known in BREAKER_STATES:
+        state = state_of(view.breaker)
+        for known in STATES:
             yield Sample(BREAKER, (*own, known), known == state)
     if view.share is not None:
         yield Sample(ADAPTIVE_SHARE, own, view.share)
@@ -135,13 +133,6 @@ def _lot_samples(found: LotStatus, lot: LotView) -> Iterator[Sample]:
     yield Sample(PARKED_TENANTS, own, len({lane.lane.flow for lane in lot.lanes}))
     yield Sample(RELEASED, own, lot.out)
     yield Sample(RELEASE_RATE, own, found.rate or 0)
-
-
-def breaker_state(breaker: Breaker) -> str:
-    """One of :data:`BREAKER_STATES`."""
-    if isinstance(breaker, Closed):
-        return "closed"
-    return "open" if isinstance(breaker, Open) else "half_open"
 
 
 def _label(each: LimitView) -> str:

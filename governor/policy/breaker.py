@@ -13,6 +13,7 @@ shape: failsafe-go's circuit states.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from governor.policy.outcome import Outcome
 
@@ -137,6 +138,21 @@ class HalfOpen:
 
 
 Breaker = Closed | Open | HalfOpen
+
+BreakerState = Literal["closed", "open", "half_open"]
+
+STATES: tuple[BreakerState, ...] = ("closed", "open", "half_open")
+
+
+def state_of(breaker: Breaker) -> BreakerState:
+    """Name the state, for people and metrics."""
+    match breaker:
+        case Closed():
+            return "closed"
+        case Open():
+            return "open"
+        case HalfOpen():
+            return "half_open"
 
 
 def written(breaker: Breaker) -> str:

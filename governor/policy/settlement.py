@@ -12,7 +12,7 @@ from enum import StrEnum
 from governor.policy import breaker
 from governor.policy.adaptive import AdaptivePolicy
 from governor.policy.admission import DONE, Leases, Meter, UpstreamState
-from governor.policy.breaker import BreakerPolicy
+from governor.policy.breaker import BreakerPolicy, BreakerState
 from governor.policy.decision import ClaimAsk
 from governor.policy.outcome import Outcome
 
@@ -57,10 +57,21 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The store's answer to a settlement: its time, and until when the upstream is paused."""
+    """The store's answer to a settlement. Instants are microseconds on its clock.
+
+    Attributes:
+        now: its time.
+        pause: until when the upstream is paused; 0: it never was.
+        since: when the upstream became known to it.
+        breaker: how the upstream's breaker stands.
+        lost: what was to be renewed is not the holder's: its lease has run out.
+    """
 
     now: int
     pause: int
+    since: int
+    breaker: BreakerState = "closed"
+    lost: bool = False
 
 
 def claim_after(settlement: Settlement, now: int) -> str:
@@ -105,9 +116,17 @@ def settle(
     return after, tuple(news)
 
 
+def holds_leases(state: UpstreamState, settlement: Settlement) -> bool:
+    """Tell whether the holder has every lease that is settled."""
+    return all(_holds(state.meters.get(bucket), settlement) for bucket in settlement.places)
+
+
+def _holds(meter: Meter | None, settlement: Settlement) -> bool:
+    return isinstance(meter, Leases) and settlement.holder in meter.holders
+
+
 def _gives_back(meter: Meter | None, settlement: Settlement) -> bool:
-    held = isinstance(meter, Leases) and settlement.holder in meter.holders
-    return held and settlement.action is not ClaimAction.RENEW
+    return _holds(meter, settlement) and settlement.action is not ClaimAction.RENEW
 
 
 def _leases_after(meter: Meter | None, settlement: Settlement, now: int) -> Leases:

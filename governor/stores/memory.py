@@ -18,13 +18,21 @@ from governor.policy.admission import (
     UpstreamState,
     decide,
 )
+from governor.policy.breaker import state_of
 from governor.policy.decision import (
     Answer,
     AnyCharge,
     Ask,
     ClaimAsk,
 )
-from governor.policy.settlement import Settled, Settlement, claim_after, settle
+from governor.policy.settlement import (
+    ClaimAction,
+    Settled,
+    Settlement,
+    claim_after,
+    holds_leases,
+    settle,
+)
 from governor.ports import Change, InForce, Look
 from governor.stores.memory_parking import MemoryLots
 
@@ -79,13 +87,17 @@ class MemoryStore:
             now = self._now()
             upstream, claim = settlement.upstream, settlement.claim
             state = self._state(upstream, now)
-            if claim is not None and self._holds(upstream, settlement, now):
+            holds = claim is None or self._holds(upstream, settlement, now)
+            if claim is not None and holds:
                 self._write_claim(upstream, claim, claim_after(settlement, now), now)
             after, news = settle(state, settlement, now)
             self._states[upstream] = after
             for what in news:
                 self._tell(upstream, what)
-            return Settled(now, after.pause)
+            lost = settlement.action is ClaimAction.RENEW and not (
+                holds and holds_leases(state, settlement)
+            )
+            return Settled(now, after.pause, after.since, state_of(after.breaker), lost)
 
     def adjust(self, upstream: str, adjustments: Sequence[Adjustment]) -> None:
         with self._lock:

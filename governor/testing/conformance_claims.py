@@ -76,6 +76,18 @@ class ClaimConformance(StoreSuite):
         harness.advance(20 * SECOND)
         assert isinstance(store.admit(ask(claim=claim("second"))), Wait)
 
+    def test_a_renewal_says_whether_there_was_something_to_renew(
+        self, harness: StoreHarness
+    ) -> None:
+        """The holder of a claim that another delivery has found over has lost it."""
+        store = self._empty(harness)
+        store.admit(ask(claim=claim("first")))
+        assert not store.settle(settling("first", ClaimAction.RENEW)).lost
+        harness.advance(30 * SECOND)
+        store.admit(ask(claim=claim("second")))
+        assert store.settle(settling("first", ClaimAction.RENEW)).lost
+        assert not store.settle(settling("first", ClaimAction.FINISH)).lost
+
     def test_a_released_claim_leaves_nothing(self, harness: StoreHarness) -> None:
         """After a 429 the call did not happen: the task may begin again."""
         store = self._empty(harness)

@@ -73,6 +73,19 @@ class UpstreamConformance(StoreSuite):
         answers = [store.admit(ask(breaker=BREAKER)) for _ in range(5)]
         assert [a.probe for a in answers if isinstance(a, Admit)] == [False] * 5
 
+    def test_a_settlement_says_how_the_upstream_stands(self, harness: StoreHarness) -> None:
+        """It names its breaker's state, and since when the store knows it."""
+        store = self._empty(harness)
+        first = store.settle(Settlement("api"))
+        failed = settling("a", ClaimAction.FINISH, outcome=Outcome.FAILED)
+        probed = settling("p", ClaimAction.FINISH, outcome=Outcome.SUCCESS, probe=True)
+        states = [first.breaker, *(store.settle(failed).breaker for _ in range(2))]
+        harness.advance(10 * SECOND)
+        store.admit(ask(breaker=BREAKER))
+        last = store.settle(probed)
+        assert [*states, last.breaker] == ["closed", "closed", "open", "half_open"]
+        assert last.since == first.since == first.now - 3600 * SECOND
+
     def test_a_failed_probe_opens_for_longer(self, harness: StoreHarness) -> None:
         """The second time the breaker stays open for twice as long."""
         store = self._broken(harness)

@@ -151,6 +151,18 @@ class WindowConformance(StoreSuite):
         for holder, kind in (("c", Admit), ("d", Wait)):
             assert isinstance(store.admit(ask(two, holder=holder, lease=30 * SECOND)), kind)
 
+    def test_a_renewal_says_whether_the_place_was_there(self, harness: StoreHarness) -> None:
+        """A place that ran out is another's; its first holder is told at its next renewal."""
+        store = self._empty(harness)
+        one = LeaseCharge("in-flight", "1 in flight", 1)
+        store.admit(ask(one, holder="a", lease=30 * SECOND))
+        renewal = Settlement("api", "a", ClaimAction.RENEW, None, ("in-flight",), 30 * SECOND)
+        harness.advance(20 * SECOND)
+        assert not store.settle(renewal).lost
+        harness.advance(40 * SECOND)
+        assert isinstance(store.admit(ask(one, holder="b", lease=30 * SECOND)), Admit)
+        assert store.settle(renewal).lost
+
     def test_a_place_is_only_taken_when_every_limit_allows(self, harness: StoreHarness) -> None:
         """A call that waits for its slot holds no place meanwhile."""
         store = self._empty(harness)

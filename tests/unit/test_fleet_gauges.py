@@ -25,9 +25,8 @@ from governor.operations import fleet_gauges
 from governor.operations.fleet_gauges import GAUGES, FleetGauges
 from governor.operations.limit_status import FOREVER, LimitStatusReader
 from governor.operations.parking_status import ParkedTasks
-from governor.operations.upstream_gauges import breaker_state
 from governor.policy.admission import UpstreamState
-from governor.policy.breaker import Closed, HalfOpen, Open
+from governor.policy.breaker import Closed, HalfOpen, Open, state_of
 from governor.policy.decision import Ask
 from governor.policy.parking_values import Arrival
 from governor.policy.settlement import Settlement
@@ -191,7 +190,7 @@ def test_pauses(fleet: Fleet) -> None:
 )
 def test_the_state_of_a_breaker(breaker: Any, state: str) -> None:
     """Each state has its word."""
-    assert breaker_state(breaker) == state
+    assert state_of(breaker) == state
 
 
 def test_one_state_of_a_breaker_is_1(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from governor import keys
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable, UpstreamStateError
 from governor.policy.adjustment import Adjustment
+from governor.policy.breaker import STATES
 from governor.policy.decision import Answer, AnyCharge, Ask, Charge, LeaseCharge, WindowCharge
 from governor.policy.settlement import Settled, Settlement
 from governor.ports import Change, InForce, Look
@@ -112,10 +113,10 @@ class RedisStore:
     def settle(self, settlement: Settlement) -> Settled:
         upstream = settlement.upstream
         words = wire.settlement(self._prefix, settlement)
-        now, until = self._run(self._settle, upstream, words)
+        now, until, since, breaker, lost = self._run(self._settle, upstream, words)
         if not 0 <= until <= now + FAR:
             raise self._damage(upstream, words[0], tuple, Refused("", f"a pause until {until}"))
-        return Settled(now, until)
+        return Settled(now, until, since, STATES[breaker], bool(lost))
 
     def adjust(self, upstream: str, adjustments: Sequence[Adjustment]) -> None:
         words = wire.adjustments(self._prefix, upstream, adjustments)

@@ -14,7 +14,9 @@
 --       9 adaptive "floor|cut", or ""
 --      10 channel  where those who wait for a place or a probe are told
 --      11 prefix   what the names of places begin with; the rest is told
--- Reply {now, pause}: µs on this server's clock; pause is 0 when never paused
+-- Reply {now, pause, since, breaker, lost}: µs on this server's clock; pause is 0 when never paused;
+-- since when the upstream is known; breaker 0 closed, 1 open, 2 half-open; lost 1: what was to be
+-- renewed is not the token's
 local call, match, format = redis.call, string.match, string.format
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -22,6 +24,7 @@ call('HSETNX', KEYS[1], 'since', now)
 
 local token, action = ARGV[1], ARGV[2]
 local claimed = ARGV[4] ~= '0'
+local lost = 0
 if claimed then
   local claim = call('GET', KEYS[2])
   if claim and match(claim, '^(.*)|%d+$') == token then
@@ -32,12 +35,16 @@ if claimed then
     else
       call('SET', KEYS[2], format('%s|%.0f', token, now + ARGV[3]), 'PX', ARGV[4])
     end
+  elseif action == 'renew' then
+    lost = 1
   end
 end
 for i = claimed and 3 or 2, #KEYS do
   if action == 'renew' then
     if call('ZADD', KEYS[i], 'XX', 'CH', now + ARGV[3], token) == 1 then
       call('PEXPIRE', KEYS[i], math.ceil(ARGV[3] / 1000) + 1000)
+    else
+      lost = 1
     end
   elseif call('ZREM', KEYS[i], token) == 1 then
     call('PUBLISH', ARGV[10], string.sub(KEYS[i], #ARGV[11] + 1))
@@ -99,10 +106,12 @@ if (outcome == 'throttled' or outcome == 'failed') and ARGV[9] ~= '' then
   end
 end
 
-local pause = (call('HGET', KEYS[1], 'pause') or 0) + 0
+local state = call('HMGET', KEYS[1], 'pause', 'since', 'breaker')
+local pause = (state[1] or 0) + 0
 local wanted = ARGV[5] + 0
 if wanted > 0 and now + wanted > pause then
   pause = now + wanted
   call('HSET', KEYS[1], 'pause', pause)
 end
-return {now, pause}
+local kind = state[3] and string.sub(state[3], 1, 2)
+return {now, pause, state[2] + 0, kind == 'o|' and 1 or kind == 'h|' and 2 or 0, lost}
