@@ -72,10 +72,6 @@ def settling(
     )
 
 
-class LimiterStoreConformance:
-    """What every limiter store must do. Subclass it and provide the ``harness`` fixture."""
-
-
 class StoreSuite:
     """A suite that is run on a store of the ``harness`` fixture."""
 
