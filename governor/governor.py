@@ -9,7 +9,6 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cached_property, wraps
 from secrets import token_hex
 from typing import Any
@@ -29,8 +28,7 @@ from governor.events import Emitter
 from governor.log_lines import LOG, ONE_LINE
 from governor.messages.header import NAME, Header, work_id
 from governor.policy.limits import Limit
-from governor.policy.plan import CallPlan
-from governor.policy.retry import Retry
+from governor.policy.plan import CallPlan, Governance
 from governor.policy.upstream import UpstreamDeclaration
 from governor.ports import LimiterStore
 from governor.producer.load_shedding import LoadShedding
@@ -52,15 +50,6 @@ _publishing: ContextVar[tuple[Any, Masks]] = ContextVar(
     "governor_publishing", default=(None, NO_MASKS)
 )
 """The governed app that is publishing in this context, and what its caller wants to be shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Governance:
-    """What is declared about one governed task type."""
-
-    plan: CallPlan
-    idempotent: bool
-    retry: Retry | None
 
 
 class Governor:

@@ -21,11 +21,11 @@ from governor.policy.parking_values import (
     Arrival,
     LotView,
     Overdue,
+    ParkedTask,
     Parking,
     ReleaseAsk,
     Released,
     Steering,
-    Waiting,
 )
 from governor.policy.settlement import Settled, Settlement
 
@@ -220,7 +220,7 @@ class ParkingLots(Protocol):
         """Do something to entries; the messages of those it was done to."""
         ...
 
-    def find(self, upstream: str, task_id: str) -> Sequence[Waiting]:
+    def find(self, upstream: str, task_id: str) -> Sequence[ParkedTask]:
         """The entries of one task, waiting or released: one for each attempt and message."""
         ...
 

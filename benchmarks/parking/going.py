@@ -11,7 +11,7 @@ from benchmarks.figures import percentile
 from benchmarks.fleet import Fleet, wait_until
 from benchmarks.parking.probes import Messages, Stamps, inversions, rounded, task_id
 from governor.clock import SECOND
-from governor.policy.parking_values import Arrival, Waiting
+from governor.policy.parking_values import Arrival, ParkedTask
 from governor.ports import Change
 from governor.stores.redis.store import RedisStore
 
@@ -202,7 +202,7 @@ def _fill(fleet: Fleet, messages: Messages, tasks: int) -> None:
     store.close()
 
 
-def _copy(model: Waiting, number: int) -> Arrival:
+def _copy(model: ParkedTask, number: int) -> Arrival:
     name = task_id(number)
     payload = model.payload.replace(model.entry.encode(), name.encode())
     return Arrival(name, model.lane, model.costs, payload, max_wait=3_600 * SECOND)

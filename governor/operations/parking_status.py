@@ -11,7 +11,7 @@ from governor.errors import StoreUnavailable
 from governor.messages.message import unpack
 from governor.operations.limit_status import FOREVER, LimitStatusReader, UpstreamView
 from governor.policy.breaker import Open
-from governor.policy.parking_values import Lane, LaneView, LotView, Waiting
+from governor.policy.parking_values import Lane, LaneView, LotView, ParkedTask
 from governor.policy.upstream import Parking
 from governor.ports import LimiterStore, MessageCopy
 
@@ -117,7 +117,7 @@ class Parked:
 
     task_id: str
     upstream: str
-    entry: Waiting
+    entry: ParkedTask
     message: MessageCopy | None
 
     @property
@@ -325,7 +325,7 @@ def held_up(view: UpstreamView) -> HeldUp | None:
     return None
 
 
-def tasks_ahead(lot: LotView, entry: Waiting) -> int:
+def tasks_ahead(lot: LotView, entry: ParkedTask) -> int:
     """How many tasks are likely to be released before a parked one.
 
     Of its own fairness key those before it in its lane, and all of the lanes that go first. Each

@@ -11,15 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from governor import keys
 from governor.clock import as_datetime, as_micros
 from governor.deadletter.history import DeadCount, Episode
 from governor.errors import ConfigurationError
 from governor.operations.limit_status import LimitStatusReader
-from governor.policy.plan import CallPlan
-from governor.policy.retry import Retry
+from governor.policy.plan import Governance
 
 _MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])")
 _OF_LIMITS = frozenset({"set", "reset", "pause", "resume"})
@@ -180,19 +179,6 @@ def scorecard(
         governed,
         len(known) - len(governed),
     )
-
-
-class Governance(Protocol):
-    """How a task type is governed."""
-
-    @property
-    def plan(self) -> CallPlan: ...
-
-    @property
-    def idempotent(self) -> bool: ...
-
-    @property
-    def retry(self) -> Retry | None: ...
 
 
 def task_types(

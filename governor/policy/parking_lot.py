@@ -25,12 +25,12 @@ from governor.policy.parking_values import (
     LaneView,
     LotView,
     Overdue,
+    ParkedTask,
     Parking,
     ReleaseAsk,
     Released,
     Steer,
     Ticket,
-    Waiting,
 )
 from governor.policy.release_pace import paced, rate_of
 
@@ -232,15 +232,15 @@ class Lot:
         self._queue.tidy()
         return done
 
-    def find(self, task_id: str) -> tuple[Waiting, ...]:
+    def find(self, task_id: str) -> tuple[ParkedTask, ...]:
         """All entries of this task."""
         return tuple(self._waiting(name) for name in self._of(task_id) if name in self._entries)
 
-    def _waiting(self, entry: str) -> Waiting:
+    def _waiting(self, entry: str) -> ParkedTask:
         known = self._entries[entry]
         queue = self._queue.queue(known.lane.name)
         position = queue.index(entry) + 1 if entry in queue else 0
-        return Waiting(
+        return ParkedTask(
             entry, known.lane, known.since, known.deadline, known.costs, position, known.payload
         )
 

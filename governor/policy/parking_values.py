@@ -201,7 +201,7 @@ class Overdue:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class ParkedTask:
     """One parked task, as people see it.
 
     Attributes:

@@ -12,6 +12,7 @@ from governor.errors import DeclarationError
 from governor.keys import digest
 from governor.policy.decision import AnyCharge
 from governor.policy.limits import Limit, Rule, value_name
+from governor.policy.retry import Retry
 from governor.policy.upstream import UpstreamDeclaration, check_limits
 
 _NAMED = frozenset({str, int, float, bool, type(None)})
@@ -234,3 +235,12 @@ def _check_argument(field: str, task: str, argument: str, signature: inspect.Sig
         f"task {task} has no argument {argument!r} (it has: {known})",
         f"Name one of its arguments, or add {argument!r} to the task",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Governance:
+    """The declaration of one governed task type, as far as the governor goes by it."""
+
+    plan: CallPlan
+    idempotent: bool
+    retry: Retry | None

@@ -11,11 +11,11 @@ from governor.policy.parking_values import (
     Arrival,
     LotView,
     Overdue,
+    ParkedTask,
     Parking,
     ReleaseAsk,
     Released,
     Steering,
-    Waiting,
 )
 
 
@@ -89,7 +89,7 @@ class MemoryLots:
                 self._tell(upstream, "lot")
             return done
 
-    def find(self, upstream: str, task_id: str) -> Sequence[Waiting]:
+    def find(self, upstream: str, task_id: str) -> Sequence[ParkedTask]:
         with self._lock:
             return self._lot(upstream).find(task_id)
 

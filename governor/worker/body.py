@@ -15,8 +15,9 @@ from governor.admission.call import Call, charges_of
 from governor.clock import seconds
 from governor.errors import BodyDied, ConfigurationError
 from governor.foreign import is_from_outside
-from governor.governor import Governance, Governor
+from governor.governor import Governor
 from governor.messages.header import Header
+from governor.policy.plan import Governance
 from governor.policy.retry import RetryIn
 from governor.worker.body_results import RUN_KEY, NotNow
 from governor.worker.failures import decide, raised, returned

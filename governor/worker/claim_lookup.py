@@ -5,9 +5,10 @@ from __future__ import annotations
 from governor.clock import SECOND
 from governor.deadletter.verdict import NEVER_STARTED
 from governor.errors import DeclarationError, StoreUnavailable
-from governor.governor import Governance, Governor
+from governor.governor import Governor
 from governor.keys import message_id
 from governor.messages.header import NAME, Header
+from governor.policy.plan import Governance
 from governor.ports import MessageCopy, Reason
 
 _STORE_AGAIN = 5 * SECOND

@@ -23,10 +23,11 @@ from governor.admission import nested_calls
 from governor.clock import micros, seconds
 from governor.errors import BodyDied, NotAdmitted, StoreUnavailable
 from governor.foreign import attribute, is_from_outside, quietly, text_of
-from governor.governor import Governance, Governor
+from governor.governor import Governor
 from governor.messages.header import NAME, Attempt, Header, work_id
 from governor.policy.failure import ExceptionFacts, causes, facts_of, http_status, type_name
 from governor.policy.outcome import Outcome, outcome_of
+from governor.policy.plan import Governance
 from governor.policy.retry import LONGEST_WAIT, GiveUp, RetryIn
 from governor.policy.retry_after import pause_of, throttled_from_exception
 from governor.ports import Reason

@@ -13,8 +13,8 @@ from kombu.exceptions import OperationalError
 
 from governor.clock import SECOND, seconds
 from governor.errors import BodyDied
-from governor.governor import Governance
 from governor.policy.outcome import Outcome
+from governor.policy.plan import Governance
 from governor.ports import Reason
 from governor.worker.body_results import Again, NotNow, failure_info
 from governor.worker.failures import Failure, exception_of, failure_of

@@ -33,9 +33,9 @@ from governor.policy.parking_values import (
     Lane,
     LaneView,
     LotView,
+    ParkedTask,
     ReleaseAsk,
     Steering,
-    Waiting,
 )
 from governor.policy.settlement import Settlement
 from governor.ports import Change, MessageCopy
@@ -434,14 +434,14 @@ AHEAD = [
 @pytest.mark.parametrize(("lanes", "position", "ahead"), AHEAD)
 def test_tasks_ahead(lanes: list[LaneView], position: int, ahead: int) -> None:
     """Those before it in its lane, and the turns that the others have meanwhile."""
-    entry = Waiting("t", OWN, 0, 0, (1,), position, b"")
+    entry = ParkedTask("t", OWN, 0, 0, (1,), position, b"")
     assert tasks_ahead(view(*lanes), entry) == ahead
 
 
 def test_the_more_urgent_of_the_same_key_go_first() -> None:
     """A task behind a more urgent lane of its own key waits for all of it."""
     late = lane(FAST, "own", rank=9)
-    entry = Waiting("t", late, 0, 0, (1,), 1, b"")
+    entry = ParkedTask("t", late, 0, 0, (1,), 1, b"")
     assert tasks_ahead(view(line("own", 5), LaneView(late, 1, 0, 0)), entry) == 5
 
 

@@ -16,11 +16,11 @@ from governor.policy.parking_values import (
     Arrival,
     LotView,
     Overdue,
+    ParkedTask,
     Parking,
     ReleaseAsk,
     Released,
     Steering,
-    Waiting,
 )
 from governor.stores.redis import wire_parking
 from governor.stores.redis.damage import FAR
@@ -120,7 +120,7 @@ class RedisLots:
         done: list[bytes] = self._run(self._steer, upstream, words)
         return done
 
-    def find(self, upstream: str, task_id: str) -> Sequence[Waiting]:
+    def find(self, upstream: str, task_id: str) -> Sequence[ParkedTask]:
         _, lot, *_, beside = wire_parking.parts(self._prefix, upstream)
         (names,) = self._ask(upstream, ("ZRANGEBYLEX", beside, *wire_parking.of_task(task_id)))
         with self._reading(upstream):
@@ -137,7 +137,7 @@ class RedisLots:
             )
             return tuple(waiting for waiting in found if waiting is not None)
 
-    def _waiting(self, upstream: str, entry: str, value: bytes) -> Waiting | None:
+    def _waiting(self, upstream: str, entry: str, value: bytes) -> ParkedTask | None:
         _, _, lanes, *_ = wire_parking.parts(self._prefix, upstream)
         name = value.partition(b"|")[0].decode()
         queue = wire_parking.queue_key(self._prefix, upstream, name)

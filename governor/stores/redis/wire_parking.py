@@ -23,12 +23,12 @@ from governor.policy.parking_values import (
     LaneView,
     LotView,
     Overdue,
+    ParkedTask,
     Parking,
     ReleaseAsk,
     Released,
     Steering,
     Ticket,
-    Waiting,
 )
 from governor.policy.release_pace import PACE, rate_of
 from governor.stores.redis.wire import Words
@@ -211,11 +211,11 @@ def lane(text: str) -> Lane:
     return Lane(group, tuple(buckets), flow, int(rank), int(weight), tenant, origin)
 
 
-def waiting(entry: str, value: bytes, lane_text: str, position: int | None) -> Waiting:
+def waiting(entry: str, value: bytes, lane_text: str, position: int | None) -> ParkedTask:
     """An entry that was kept."""
     head, _, payload = value.partition(b"\n")
     _, costs, deadline, since, *_ = head.decode().split("|")
-    return Waiting(
+    return ParkedTask(
         entry, lane(lane_text), int(since), int(deadline),
         tuple(map(int, costs.split(","))) if costs else (), 0 if position is None else position + 1,
         payload,
