@@ -33,7 +33,7 @@ class Call:
         probe: it was let through as a probe of a half-open breaker.
         local: what it holds in this worker's own limits while the store is away.
         lane: where it waits in its upstream's parking lot; ``None``: it is not parked.
-        late: its body came too late once, and runs the next time.
+        late: it could not use the slot it has paid for in time, and keeps it.
     """
 
     plan: CallPlan

@@ -89,12 +89,15 @@ class Waiting:
             self.park(request, call)
 
     def _wait_for_claim(self, request: GovernedRequest, call: Call, stays_until: int) -> None:
-        """Wait until another delivery's lease ends: in this worker, with nothing charged or held.
-        From the parking lot the request would be released, and sent back, again and again."""
+        """Let a request wait until another delivery's lease ends: in this worker, with nothing held
+        but what it has paid for. From the parking lot it would be released, and sent back, again
+        and again."""
         assert call.slot is not None
         if call.admitted:
             self._recorder.settle(request, ClaimAction.RELEASE)
-        call.header.reserved = ()
+        # A slot that is paid for is kept as a late body's is: the lease may end in time for it.
+        call.header.reserved = tuple(held for held in call.header.reserved if held.paid)
+        call.late = call.late or bool(call.header.reserved)
         if self._clock.monotonic() < stays_until:
             self._lifecycle.count(request, "held")
             self._queue.hold(request, min(call.slot, stays_until))

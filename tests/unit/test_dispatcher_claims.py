@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,6 +14,7 @@ from governor.clock import SECOND
 from governor.keys import body_id
 from governor.messages.message import copy_of
 from governor.policy.decision import Answer, Ask, ClaimAsk, OutcomeUnknown
+from governor.policy.settlement import ClaimAction, Settlement
 from governor.ports import Reason
 from tests.unit.test_dispatcher_simulated import RATE, World
 
@@ -41,10 +43,12 @@ class ClaimWorld(World):
         self.dead.append((request.id, reason))
         rest[-1]()
 
-    def claimed_elsewhere(self, number: int, tenant: str, token: str = "a killed worker") -> Answer:
+    def claimed_elsewhere(
+        self, number: int, tenant: str, token: str = "a killed worker", lease: int = LEASE
+    ) -> Answer:
         """Another worker's delivery of this message asks for its admission."""
         body = copy_of(self.message(number, tenant)).body
-        claim = ClaimAsk(f"{tenant}{number}", 0, body_id(body), token, LEASE, 3600 * SECOND)
+        claim = ClaimAsk(f"{tenant}{number}", 0, body_id(body), token, lease, 3600 * SECOND)
         return self.store.admit(Ask("api", (), 0, 0, 0, 0, claim=claim))
 
     def begun(self) -> int:
@@ -82,6 +86,31 @@ def test_waiting_for_a_claim_costs_others_nothing(tmp_path: Path, parked_first: 
     world.loop.run_for(LEASE)
     assert world.begun() == TASKS
     assert sorted(world.dead) == [(f"a{n}", Reason.OUTCOME_UNKNOWN) for n in range(1000, 1004)]
+
+
+def test_a_released_task_keeps_its_slot_while_it_waits_for_a_claim(tmp_path: Path) -> None:
+    """A task that meets another delivery's claim when it comes out of the parking lot has paid for
+    its slot. When that delivery gives its claim back, the task begins at its second question,
+    although all others wait for the limit."""
+    world = ClaimWorld(tmp_path)
+    for number in range(3):
+        world.send(number, "a")
+    world.loop.run_for(SECOND // RATE // 2)
+    # Its worker was killed a while ago.
+    world.claimed_elsewhere(1000, "a", lease=SECOND)
+    world.send(1000, "a")
+    for number in range(3, TASKS):
+        world.send(number, "a")
+    world.loop.run_for(SECOND // 2)
+    asked = [ask for ask in world.asked if ask.claim and ask.claim.task_id == "a1000"]
+    assert len(asked) == 1
+    assert asked[0].claim is not None
+    released = Settlement("api", "a killed worker", ClaimAction.RELEASE, asked[0].claim)
+    world.store.settle(replace(released, claim=replace(asked[0].claim, token="a killed worker")))
+    world.loop.run_for(SECOND)
+    asked = [ask for ask in world.asked if ask.claim and ask.claim.task_id == "a1000"]
+    assert len(asked) == 2
+    assert 1000 in world.began["a"]
 
 
 def test_an_execution_that_was_buried_never_begins(tmp_path: Path) -> None:
