@@ -4,7 +4,6 @@ soon. One question for several costs no more than a question for one."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from governor.admission.call import Call
 from governor.errors import StoreUnavailable
@@ -112,7 +111,7 @@ class Asking:
             # A request that is admitted stays in its queue, and needs not ask when it has its slot.
             elif not isinstance(answer, Admit):
                 self._queue.remove_new(request)
-                self._step(request, partial(self._act, request, call, answer))
+                self._step(request, self._act, call, answer)
 
 
 def announce(governor: Governor, outage: StoreOutage) -> None:

@@ -130,10 +130,12 @@ class Dispatcher:
 
     def on_request(self, request: Any) -> None:
         """Take over a request that Celery has received and that wants a slot of the pool."""
-        if isinstance(request, GovernedRequest):
-            self.on_loop(partial(self._ownership.step, request, partial(self._received, request)))
-        else:
+        if not isinstance(request, GovernedRequest):
             self.on_loop(partial(self._slots.acquire, self._handover.run_ungoverned, request))
+        elif self._loop.here():
+            self._ownership.step(request, self._received)
+        else:
+            self._loop.soon(partial(self._ownership.step, request, self._received))
 
     def on_loop(self, work: Callable[[], object]) -> None:
         """Run ``work`` on the loop: now, when this is it."""
@@ -170,7 +172,7 @@ class Dispatcher:
         """Decide about the next queued request, then use our pool slot or give it back. Called by
         Celery's semaphore: nothing gets out."""
         request = self._queue.next()
-        if request is None or not self._ownership.step(request, partial(self._decide, request)):
+        if request is None or not self._ownership.step(request, self._decide):
             self._slots.give_back()
         else:
             self._handover.run(request)

@@ -52,10 +52,10 @@ class Loop(Protocol):
         ...
 
 
-def guarded(work: Work) -> None:
+def guarded(work: Callable[..., object], *args: object) -> None:
     """Run ``work``; whatever it raises is logged and goes no further."""
     try:
-        work()
+        work(*args)
     except Exception:
         LOG.exception("The governor failed in the worker's event loop")
 

@@ -85,9 +85,10 @@ class Handover:
             LOG.exception("Task %s[%s]: the pool does not take it", request.name, request.id)
             if ours:
                 self._slots.give_back()
-            self._ownership.step(request, partial(self._refused, request, exc))
+            self._ownership.step(request, self._refused, exc)
         else:
-            guarded(partial(self._remember, request))
+            if request.call is not None and request.call.claim is not None:
+                guarded(partial(self._remember, request))
 
     def _refused(self, request: GovernedRequest, exc: Exception) -> None:
         """Let a request wait that the pool refused, and whose body therefore did not begin."""
@@ -107,8 +108,6 @@ class Handover:
 
     def _remember(self, request: GovernedRequest) -> None:
         """Remember the pool's job of a claim whose body has not begun, as far as is known."""
-        if request.call is None or request.call.claim is None:
-            return
         job = None if request._apply_result is None else request._apply_result()
         self._handed_on = [
             held for held in self._handed_on

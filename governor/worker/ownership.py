@@ -39,14 +39,17 @@ class Ownership:
         self._withdraw = withdraw
         self._hold = hold
 
-    def step(self, request: GovernedRequest, work: Callable[[], object]) -> object:
+    def step(self, request: GovernedRequest, work: Callable[..., object], *args: object) -> object:
         """Do one step of a request's life, and see to it that the request has an end if it fails.
+
+        Args:
+            work: the step, called with the request and ``args``.
 
         Returns:
             what ``work`` returns; ``None`` if it failed.
         """
         try:
-            return work()
+            return work(request, *args)
         except Exception as exc:
             LOG.exception("Task %s[%s]: the governor failed", request.name, request.id)
             guarded(partial(self.stumbled, request, exc))

@@ -59,11 +59,14 @@ class Prefetch:
     def take(self, call: Call, now: int) -> bool:
         """Admit ``call`` at monotonic microseconds ``now`` out of what is in hand for its kind."""
         hand = self._hands.get(call.upstream)
-        if hand is None or not hand.left or not _is_plain(call):
+        if hand is None or not hand.left or call.claim is not None or call.header.reserved:
+            return False
+        same = hand.charges == call.charges
+        if not same and not _is_plain(call):
             return False
         assert hand.asked is not None
         assert hand.asked.slot is not None
-        if now > hand.asked.slot + self.span or hand.charges != call.charges:
+        if now > hand.asked.slot + self.span or not same:
             if 2 * hand.left > hand.number:
                 hand.not_before = max(hand.not_before, now + _LOST_FOR * self.span)
             hand.left = 0

@@ -24,7 +24,7 @@ _MOST_PROBES = 4
 MOST_HELD = 1_000
 """Held requests beyond which those that may be woken are parked or deferred."""
 
-Step = Callable[[GovernedRequest, Callable[[], object]], object]
+Step = Callable[..., object]
 """Does one step of a request's life; see :class:`~governor.worker.ownership.Ownership`."""
 
 
@@ -159,7 +159,7 @@ class RequestQueue:
         self._want_slot()
 
     def _let_go(self, request: GovernedRequest) -> None:
-        self._step(request, lambda: self.release(request))
+        self._step(request, self.release)
 
     def _want_slot(self) -> None:
         self._slots.acquire(self._use, None)
@@ -168,7 +168,8 @@ class RequestQueue:
 
     def next(self) -> GovernedRequest | None:
         """Take the next queued request; slots do not wait, so those that had one come first."""
-        guarded(self._held.look)
+        if self._held:
+            guarded(self._held.look)
         for queue in (self._due, self._new):
             while queue:
                 request = queue.popleft()

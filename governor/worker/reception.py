@@ -70,7 +70,7 @@ class Reception:
             return None
 
     def _made(self, request: GovernedRequest) -> Call | None:
-        if not isinstance(request.args, list | tuple) or not isinstance(request.kwargs, dict):
+        if not isinstance(request.args, (list, tuple)) or not isinstance(request.kwargs, dict):
             why = "its arguments are no list and mapping"
             self._recorder.bury(request, Reason.INVALID_MESSAGE, why)
             return None

@@ -78,7 +78,7 @@ class GovernedRequest(Request):  # type: ignore[misc]
         dispatcher = self._dispatcher()
         if dispatcher is not None and self.state is RequestState.RUNNING and not self.acknowledged:
             # Nothing else acknowledges a request that runs: its body returned.
-            guarded(partial(dispatcher.completion.succeeded, self))
+            guarded(dispatcher.completion.succeeded, self)
         super().acknowledge()
 
     def _dispatcher(self) -> Any:

@@ -3,7 +3,6 @@ deferred, published again with a countdown."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from governor.admission.call import Call
@@ -136,7 +135,7 @@ class Waiting:
         self._prefetch.drop(call.upstream)
         self.park_one(request, call)
         for other in self._queue.take_companions(call):
-            self._ownership.step(other, partial(self._park_companion, other))
+            self._ownership.step(other, self._park_companion)
 
     def park_one(self, request: GovernedRequest, call: Call) -> None:
         """Let a request wait in its upstream's parking lot, and no other of its lane."""
@@ -163,7 +162,7 @@ class Waiting:
 
     def _hand_back(self, request: GovernedRequest, call: Call) -> None:
         """Let a request wait that could not be parked."""
-        self._ownership.step(request, partial(self._wait_without_lot, request, call))
+        self._ownership.step(request, self._wait_without_lot, call)
 
     def _wait_without_lot(self, request: GovernedRequest, call: Call) -> None:
         if call.slot is None:
