@@ -11,7 +11,7 @@ from governor.cli import environment
 from governor.cli.db import db
 from governor.cli.dead import dead
 from governor.cli.demo import demo
-from governor.cli.doctor import doctor
+from governor.cli.doctor.command import doctor
 from governor.cli.explain import explain
 from governor.cli.exporter import exporter
 from governor.cli.limits import limits

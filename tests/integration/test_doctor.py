@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from celery import Celery
 from click.testing import CliRunner
 
 from governor import GovernedTask, Governor, Limit, Upstream
+from governor.cli.doctor.command import doctor
 from governor.cli.environment import Environment
 from governor.cli.main import governor as command
 from governor.deadletter import schema
 from governor.deadletter.engine import bounded_engine
 from governor.deadletter.spill import Spill
+from governor.policy.parking_values import Arrival, Lane
 from tests.deaths import death
 
 pytestmark = pytest.mark.redis
@@ -40,11 +42,12 @@ class Patient:
         @self.app.task(shared=False, base=GovernedTask, upstream=Upstream("api", Limit("1/s")))
         def call() -> None: ...
 
-    def findings(self) -> tuple[int, dict[str, dict[str, Any]]]:
+    def findings(
+        self, environment: Environment | None = None
+    ) -> tuple[int, dict[str, dict[str, Any]]]:
         """The exit code, and the worst finding of each check."""
-        from governor.cli.doctor import doctor
-
-        result = CliRunner().invoke(doctor, ["--json"], obj=Environment(self.app, None))
+        obj = environment or Environment(self.app, None)
+        result = CliRunner().invoke(doctor, ["--json"], obj=obj)
         ranks = ["ok", "warning", "error"]
         worst: dict[str, dict[str, Any]] = {}
         for finding in json.loads(result.stdout)["findings"]:
@@ -133,6 +136,36 @@ def test_a_redis_that_does_not_tell(patient: Patient, redis_url: str) -> None:
             client.execute_command("ACL", "DELUSER", "blind")
     assert found["level"] == "warning"
     assert "could not be seen" in found["message"]
+
+
+class Consuming(Environment):
+    """An environment with one worker, which consumes these queues."""
+
+    def __init__(self, app: Celery, *queues: str) -> None:
+        super().__init__(app, None)
+        self.queues = queues
+
+    def ask_workers(self, command: str, arguments: Mapping[str, Any], wait: float) -> list[Any]:
+        if command != "active_queues":
+            return []
+        return [{"celery@busy": [{"name": queue} for queue in self.queues]}]
+
+
+def test_parked_tasks_of_a_queue_without_a_worker(patient: Patient) -> None:
+    """A queue that parked tasks came from and no worker consumes is a warning that names it."""
+    store = Governor.of(patient.app).store
+    assert "parked tasks" not in patient.findings(Consuming(patient.app))[1]
+    for number, queue in enumerate(("bulk", "bulk", "celery")):
+        lane = Lane(f"g of {queue}", ("1/s",), "", origin=queue)
+        store.lots.park("api", [Arrival(f"t{number}", lane, (1,), b"")])
+    warned = patient.findings(Consuming(patient.app, "celery"))[1]["parked tasks"]
+    assert warned["level"] == "warning"
+    assert "2 parked tasks came from bulk" in warned["message"]
+    assert "-Q bulk" in warned["remedy"]
+    assert (
+        patient.findings(Consuming(patient.app, "celery", "bulk"))[1]["parked tasks"]["level"]
+        == "ok"
+    )
 
 
 def test_parking_in_the_broker_needs_no_redis(patient: Patient) -> None:
