@@ -158,6 +158,7 @@ class Completion:
     def _came_late(self, request: GovernedRequest, call: Call, late: int) -> None:
         assert call.slot is not None
         self._lifecycle.count(request, "late")
-        since = request.request_dict[RUN_KEY]["until"] - call.slot
-        self._lateness.saw(since + late, self._clock.monotonic())
+        run = request.request_dict[RUN_KEY]
+        began = run["until"] + late
+        self._lateness.saw(began - call.slot, began - run["handed"], self._clock.monotonic())
         self._governor.admission.came_late(call)

@@ -208,7 +208,7 @@ class Dispatcher:
             self._queue.hold(request, call.slot)
             return False
         call.settled = False
-        in_time = now <= self._handover.good_until(call, now)
+        in_time = self._handover.in_time(call, now)
         if in_time or isinstance(request.message, ParkedMessage):
             call.header.reserved = ()
         return True if in_time else None

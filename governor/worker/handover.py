@@ -47,20 +47,30 @@ class Handover:
         # Claims whose body has not begun, as far as is known: no more of them than slots.
         self._handed_on: list[tuple[GovernedRequest, Any]] = []
 
-    def good_until(self, call: Call, now: int) -> int:
-        """Until when, in monotonic microseconds, the body of an admitted call may start: however
-        late it comes the second time, but well before its claim may have run out."""
+    def in_time(self, call: Call, now: int) -> bool:
+        """Tell whether an admitted call may still be handed over at its slot. Many may wait for a
+        pool slot, and all as late: they have the grace, whatever the way into the pool takes."""
         assert call.slot is not None
-        latest = self._settings.latest
-        allowed = latest if call.late else self._lateness.allowed(now)
-        return call.slot + (allowed if call.claim is None else min(allowed, latest))
+        return now <= call.slot + (self._settings.latest if call.late else self._settings.grace)
+
+    def _good_until(self, call: Call, now: int) -> int:
+        """Say until when, in monotonic microseconds, the body of a call handed over ``now`` may
+        start: however late the second time, but well before its claim may have run out."""
+        assert call.slot is not None
+        latest = call.slot + self._settings.latest
+        if call.late:
+            return latest
+        until = max(call.slot + self._settings.grace, now + self._lateness.allowed(now))
+        return until if call.claim is None else min(until, latest)
 
     def prepare(self, request: GovernedRequest, call: Call) -> None:
         """Tell the body what it has to know of its admission, and keep alive what it holds."""
         if call.header.began is None:
             call.header.began = self._clock.wall()
+        now = self._clock.monotonic()
         request.request_dict[RUN_KEY] = {
-            "until": self.good_until(call, self._clock.monotonic()),
+            "handed": now,
+            "until": self._good_until(call, now),
             "began": call.header.began,
             "throttles": call.header.throttles,
             "leaves_reserve": bool(call.plan.held_back),

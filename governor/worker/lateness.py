@@ -11,7 +11,7 @@ from governor.clock import SECOND
 from governor.log_lines import LOG
 
 _MOST_LEARNED = SECOND
-"""Microseconds beyond the grace that are allowed for at most."""
+"""Microseconds that are allowed for at most."""
 
 _HALVED_AFTER = 30 * SECOND
 """Microseconds without a late start after which half as much is allowed for."""
@@ -36,16 +36,16 @@ class Lateness:
         self._last = 0
 
     def allowed(self, now: int) -> int:
-        """Microseconds after its slot, at monotonic microseconds ``now``, until which a body may
-        start."""
+        """Say how many microseconds after it was handed over, at monotonic microseconds ``now``, a
+        body may start though the grace of its slot is over; 0 while none came too late."""
         halvings = (now - self._learned_at) // _HALVED_AFTER
-        return self._grace + (self._learned >> min(halvings, 30))
+        return self._learned >> min(halvings, 30)
 
-    def saw(self, late: int, now: int) -> None:
-        """Learn from a body that came ``late`` microseconds after its slot, too late."""
-        # Half as much again: the next one may be a little later.
-        wanted = min(late + late // 2 - self._grace, _MOST_LEARNED)
-        self._learned = max(wanted, self.allowed(now) - self._grace)
+    def saw(self, late: int, way: int, now: int) -> None:
+        """Learn from a body that came too late: ``late`` microseconds after its slot, and ``way``
+        after it was handed over."""
+        # Half as much again: the next one may take a little longer.
+        self._learned = max(min(way + way // 2, _MOST_LEARNED), self.allowed(now))
         self._learned_at = now
         self._starts += 1
         self._last = late

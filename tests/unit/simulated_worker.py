@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ from governor.worker.request import GovernedRequest
 from tests.unit.simulated_loop import SimulatedLoop
 
 MILLI = SECOND // 1_000
-POOL_SLOTS = 2
+PLACES = 2
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Pool:
 
     def __init__(self, world: SimulatedWorker) -> None:
         self._world = world
-        self.slots = POOL_SLOTS
+        self.slots = PLACES
         self._waiting: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._seen: Counter[str] = Counter()
 
@@ -117,10 +118,8 @@ class Pool:
             self.give_back()
             raise RecursionError
         world = self._world
-        exc = ENDS[how] if first or how == "fails" else None
-        if exc is not None:
-            # Being raised makes it longer. No copy, whose making is a call that may fail.
-            exc.__traceback__ = None
+        # A copy, because being raised makes the traceback of an exception longer.
+        exc = copy(ENDS[how]) if first or how == "fails" else None
         if not isinstance(exc, NotNow):
             world.began[request.id] += 1
         world.loop.at(world.clock.now + 2 * MILLI, lambda: self._ended(request, exc))
