@@ -53,16 +53,17 @@ def earliest(  # noqa: PLR0917 - the state, the time, and the limit's numbers
     """The first instant, not before ``start``, at which a call of ``cost`` fits.
 
     In a period that began before the store knew the upstream, the quota grows evenly from then on:
-    what was used before is unknown.
+    what was used before is unknown. Of the period after it no more is promised than it has.
     """
     current, begins, ends = period.at(bounds, now)
-    if start >= ends:
-        return start
-    if current.used + cost > most:
-        return ends
-    if since > begins:
-        return max(start, since + (current.used + cost) * -(-(ends - begins) // most))
-    return start
+    if start < ends and current.used + cost <= most:
+        grown = since + (current.used + cost) * -(-(ends - begins) // most)
+        at = start if since <= begins else max(start, grown)
+        if at < ends:
+            return at
+    if current.ahead + cost <= most:
+        return max(start, ends)
+    return max(start, next((end for end in bounds if end > ends), 2 * ends - begins))
 
 
 def push(period: Period, bounds: tuple[int, int, int, int], at: int, now: int, cost: int) -> Period:

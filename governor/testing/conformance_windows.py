@@ -107,6 +107,23 @@ class WindowConformance(StoreSuite):
         assert isinstance(store.admit(ask(two, reserved=wait.reserved)), Admit)
         assert [type(store.admit(ask(two))) for _ in range(2)] == [Admit, Wait]
 
+    def test_no_more_is_promised_of_a_period_than_it_has(self, harness: StoreHarness) -> None:
+        """Of five tasks that wait for the next period of a quota of two, two run in it; the others
+        wait for the one after, whose time is not near."""
+        store = self._empty(harness)
+        now = store.settle(Settlement("api")).now
+        bounds = (now - 20 * SECOND, now - 10 * SECOND, now + 5 * SECOND, now + 60 * SECOND)
+        two = QuotaCharge("q", "2 each day", 2, "day", "UTC", bounds=bounds)
+        for _ in range(2):
+            store.admit(ask(two))
+        waits = [store.admit(ask(two)) for _ in range(5)]
+        found = [(w.until - now, w.charged) for w in waits if isinstance(w, Wait)]
+        assert found[:3] == [(5 * SECOND, True), (5 * SECOND, True), (60 * SECOND, False)]
+        assert [charged for _, charged in found[2:]] == [False] * 3
+        harness.advance(5 * SECOND)
+        again = [store.admit(ask(two, reserved=w.reserved)) for w in waits if isinstance(w, Wait)]
+        assert [type(answer) for answer in again] == [Admit] * 2 + [Wait] * 3
+
     def test_a_quota_that_was_forgotten_grows_evenly(self, harness: StoreHarness) -> None:
         """What was used of a period before the loss of state is not known: half way through the
         rest of it, half of the quota is there."""

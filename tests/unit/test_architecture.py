@@ -63,8 +63,7 @@ READS_A_CLOCK = {
 MOST_LINES = {"worker": 300, "": 400}
 
 LONGER = {
-    "worker/dispatcher.py": 301,
-    "cli/doctor.py": 410,
+    "worker/dispatcher.py": 330,
     "events.py": 510,
 }
 """Modules that are still too long, and how long they may be until they are split."""
@@ -95,16 +94,12 @@ DRIVEN_BY = {
     "operations/limit_changes.py": "unit/test_cli_limits.py",
     "operations/parking_changes.py": "unit/test_cli_waiting.py",
     "operations/upstream_gauges.py": "unit/test_fleet_gauges.py",
-    "policy/concurrency.py": "unit/test_memory_store.py",
     "policy/cost.py": "unit/test_declarations.py",
     "policy/fair_queue.py": "integration/test_redis_lot.py",
-    "policy/gcra.py": "integration/test_redis_store.py",
     "policy/limit_status.py": "unit/test_cli_limits.py",
     "policy/local_share.py": "unit/test_store_outage.py",
     "policy/parking_lot.py": "integration/test_redis_lot.py",
-    "policy/quota.py": "unit/test_memory_store.py",
     "policy/release_pace.py": "integration/test_redis_lot.py",
-    "policy/window.py": "unit/test_memory_store.py",
     "stores/memory_parking.py": "unit/test_memory_store.py",
     "stores/redis/damage.py": "integration/test_store_damage.py",
     "stores/redis/news.py": "integration/test_redis_store.py",
@@ -131,7 +126,6 @@ DRIVEN_BY = {
     "worker/parking_delivery.py": "unit/test_parking_out.py",
     "worker/queue.py": "unit/test_dispatcher_simulated.py",
     "worker/reception.py": "unit/test_message_check.py",
-    "worker/recorder.py": "unit/test_every_end.py",
     "worker/resending.py": "unit/test_every_end.py",
     "worker/revocation.py": "unit/test_cli_waiting.py",
     "worker/value_check.py": "unit/test_message_check.py",

@@ -285,9 +285,10 @@ while p < first do
     local cost, most = ARGV[p + 1] + 0, ARGV[p + 2] + 0
     held = ARGV[p + 7] + 0
     k = k + 1
-    local begins, ends
+    local begins, ends, after
     for boundary = p + 4, p + 6 do
       begins, ends = ARGV[boundary - 1] + 0, ARGV[boundary] + 0
+      after = boundary < p + 6 and ARGV[boundary + 1] + 0 or 2 * ends - begins
       if now < ends then break end
     end
     p = p + 8
@@ -302,15 +303,12 @@ while p < first do
       end
     end
     interval[number], meter[number], more[number], line[number] = ends, used, ahead, last
-    at = start
-    if start < ends then
-      if used + cost > most then
-        at = ends
-      elseif since > begins then
-        local grown = since + (used + cost) * math.ceil((ends - begins) / most)
-        if grown > at then at = grown end
-      end
+    at = ends
+    if start < ends and used + cost <= most then
+      at = since > begins and since + (used + cost) * math.ceil((ends - begins) / most) or start
     end
+    if at >= ends then at = ahead + cost <= most and ends or after end
+    if start > at then at = start end
   else
     local most = ARGV[p + 1] + 0
     k = k + 1
