@@ -1,4 +1,4 @@
-"""What each limiter admits, against what it was told.
+"""The rate that each limiter admits, against the rate it was told.
 
 Four processes ask each limiter as fast as they can, one limiter after the other. Only a rate of a
 few calls a second, which needs long to show, is told to all at once, four processes each, which
@@ -85,8 +85,8 @@ def measure(seconds: int) -> dict[str, Any]:
 
 
 def chosen(seconds: int) -> list[Told]:
-    """What is told in a run of so many seconds: a rate whose window is beyond four times that takes
-    too long to show."""
+    """The rates that are told in a run of so many seconds: one whose window is beyond four times
+    that takes too long to show."""
     return [told for told in TOLD if told.window <= 4 * seconds]
 
 

@@ -27,7 +27,7 @@ Declare = Callable[..., Callable[[Callable[..., object]], object]]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a worker must know.
+    """The settings of a worker.
 
     Attributes:
         folder: for the ledger, statistics and logs.
@@ -187,7 +187,7 @@ def _redis(url: str, _process: int) -> Any:
 
 
 def stamp(settings: Settings, task_id: str, tenant: str) -> None:
-    """When a body began, as cheaply as possible: one write to a file that stays open."""
+    """Record when a body began, as cheaply as possible: one write to a file that stays open."""
     line = f"{time.monotonic():.6f} {task_id} {tenant}\n"
     os.write(_stamps(settings.folder, os.getpid()), line.encode())
 

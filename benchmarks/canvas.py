@@ -35,7 +35,7 @@ def measure(width: int) -> dict[str, Any]:
 
 
 def results(fleet: Fleet, task: str, width: int) -> dict[str, Any]:
-    """What each shape comes to; all are started before the first is waited for."""
+    """The result of each shape; all are started before the first is waited for."""
 
     def add(*values: int) -> Signature:
         return fleet.app.tasks[task].s(*values)

@@ -1,4 +1,4 @@
-"""What one decision costs, beside other limiters, as ratios to B.
+"""The cost of one decision, beside other limiters, as ratios to B.
 
 B is the cheapest script call that redis-py can make: ``client.evalsha("return 1")``. Client and
 server share one core and talk over TCP on this machine, so that a call costs what both compute.

@@ -15,7 +15,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def ratio(turns: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> float:
-    """How many times the base, turn by turn: the median over the rounds of the ratio of the
+    """Compare with the base, turn by turn: the median over the rounds of the ratio of the
     medians of the two turns of one round. What slows a whole round cancels out."""
     return median(median(t) / median(b) for t, b in zip(turns, base, strict=True))
 

@@ -121,7 +121,7 @@ class Fleet:
             return int(channel.queue_declare("celery", passive=True).message_count)
 
     def drained(self, *queues: str) -> bool:
-        """Whether the queues of a Redis broker are empty and every message is acknowledged."""
+        """Tell whether the queues of a Redis broker are empty and every message is acknowledged."""
         return not (self.redis.exists(*(queues or ("celery",)), "unacked"))
 
     def parked(self) -> int:
@@ -130,7 +130,7 @@ class Fleet:
         return int(waiting or 0) + self.redis.zcard(lot_key(DEFAULT_PREFIX, "api", "out"))
 
     def ledger(self, task: str) -> list[dict[str, Any]]:
-        """What the bodies wrote."""
+        """Read what the bodies wrote."""
         return [x for x in read_lines(self.folder / "ledger") if x.get("task") == task]
 
     def stats(self, what: str) -> int:

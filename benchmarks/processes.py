@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 
 class Barrier(Protocol):
-    """Where processes wait for each other."""
+    """A barrier at which processes wait for each other."""
 
     def wait(self, timeout: float | None = None) -> int: ...
 

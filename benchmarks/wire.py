@@ -1,4 +1,4 @@
-"""What a store puts on the wire, taken down on its way to the server."""
+"""The bytes that a store puts on the wire, taken down on their way to the server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Wire:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def sent(self, call: Callable[[], object]) -> bytes:
-        """What a client sends for this call, which returns once it has its reply."""
+        """Take down what a client sends for this call, which returns once it has its reply."""
         self._taken.clear()
         call()
         return bytes(self._taken)

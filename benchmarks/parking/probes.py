@@ -1,4 +1,4 @@
-"""What the parts measure with: a fast producer, what bodies wrote, and what a process takes."""
+"""Instruments of the parts: a fast producer, the bodies' stamps, and what a process takes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Stamp:
 
 
 class Stamps:
-    """What the bodies wrote, read as it grows."""
+    """The stamps that bodies wrote, read as they grow."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._path = Path(fleet.settings.folder) / "stamps"
@@ -109,12 +109,12 @@ def task_id(number: int) -> str:
 
 
 def number_of(task_id: str) -> int:
-    """Which number the task with this id has."""
+    """The number of the task with this id."""
     return int(task_id.rpartition("-")[2], 16)
 
 
 def inversions(numbers: Sequence[int]) -> int:
-    """How many came after a later one."""
+    """Count the numbers that came after a later one."""
     highest, found = -1, 0
     for number in numbers:
         found += number < highest
@@ -131,7 +131,7 @@ def resident(process: ChildProcess) -> float:
 
 
 def processor_seconds(process: ChildProcess) -> float:
-    """What a process and its children have computed so far."""
+    """Seconds that a process and its children have computed so far."""
     total = 0
     for pid in (process.pid, *_children(process.pid)):
         for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):

@@ -1,4 +1,4 @@
-"""What the release script takes: the store alone, and the server's own account of its time."""
+"""The time of the release script: the store alone, and the server's own account."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def parked(tasks: int) -> dict[str, Any]:
 
 
 def parked_from(broker: Broker, tasks: int) -> dict[str, Any]:
-    """How fast one real worker parks them."""
+    """Measure how fast one real worker parks them."""
     with Fleet(broker=broker, rate="1/h", burst=1, max_wait=_MONTH) as fleet:
         worker = fleet.worker()
         fleet.send("governed.stamp", _WARM)
@@ -74,8 +74,8 @@ def parked_from(broker: Broker, tasks: int) -> dict[str, Any]:
 
 
 def taken(broker: Broker, tasks: int) -> dict[str, Any]:
-    """What Celery alone can do: a worker without a governor takes messages that have expired, and
-    acknowledges them.
+    """Measure what Celery alone can do: a worker without a governor takes messages that have
+    expired, and acknowledges them.
 
     From RabbitMQ only its processor time says something. Most of the time it stands still: its
     prefetch window is full, and its acknowledgements wait for its loop, which nothing wakes.
@@ -89,8 +89,8 @@ def taken(broker: Broker, tasks: int) -> dict[str, Any]:
 def _emptied(
     fleet: Fleet, worker: ChildProcess, task: str, tasks: int, **options: object
 ) -> dict[str, Any]:
-    """How fast a worker empties a queue of so many messages, but for the few that it has taken
-    when it is empty."""
+    """Measure how fast a worker empties a queue of so many messages, but for the few that it
+    has taken when it is empty."""
     with _halted(worker):
         fleet.send(task, tasks, **options)
         spent = processor_seconds(worker)

@@ -26,7 +26,7 @@ ENVIRONMENT = "GOVERNOR_BENCHMARK_RATE_LIMIT"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a worker must know.
+    """The settings of a worker.
 
     Attributes:
         ledger: the file that gets the moment of each call.
@@ -75,7 +75,7 @@ def publish(settings: Settings, count: int) -> None:
 
 
 def moments(ledger: Path) -> list[float]:
-    """When the calls were made, without a line that is still being written."""
+    """The moments of the calls, without a line that is still being written."""
     if not ledger.exists():
         return []
     text = ledger.read_text()

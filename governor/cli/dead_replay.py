@@ -21,7 +21,7 @@ from governor.ports import MessageCopy
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a replay would do.
+    """The preview of a replay.
 
     Attributes:
         refused: with why.
@@ -39,7 +39,7 @@ class Plan:
 
 @dataclass(slots=True)
 class ReplayOutcome:
-    """What a replay did; ids of dead letters, with the new task id or why not."""
+    """The result of a replay: ids of dead letters, with the new task id or why not."""
 
     plan: Plan
     replayed: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""How dead letters look."""
+"""The looks of dead letters."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def printed_audit(audit: Sequence[AuditEntry]) -> Iterator[str]:
 
 
 def tally(heading: str, values: Iterable[str | None]) -> None:
-    """How often each value occurs, on stderr: part of a preview."""
+    """Print how often each value occurs, on stderr: part of a preview."""
     counted = Counter(value or "(none)" for value in values).most_common()
     shown = ", ".join(f"{value} {count}" for value, count in counted[:10])
     more = f", and {len(counted) - 10} more" if len(counted) > 10 else ""

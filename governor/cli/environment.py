@@ -1,4 +1,4 @@
-"""What the commands work on: an application's settings, or what is named instead of one."""
+"""The object of the commands: an application and its settings, or options instead of them."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ class Environment:
         return self.governor().settings
 
     def database_url(self) -> str:
-        """Where the dead letters are."""
+        """The URL of the dead letters' database."""
         return self._database if self._database is not None else self.settings().database_url
 
     def spill_dir(self) -> str:
-        """Where the application's workers spill."""
+        """The folder in which the application's workers spill."""
         return self.settings().spill_dir
 
     def dead_letters(self) -> SqlDeadLetters:
@@ -106,7 +106,7 @@ class Environment:
         return SqlDeadLetters(self.database_url(), redact=redactor.text)
 
     def standing(self) -> LimitStatusReader:
-        """How the application's limits stand, those of every task module it includes.
+        """The status of the application's limits, those of every task module it includes.
 
         Raises:
             ConfigurationError: a setting or a declaration cannot work.
@@ -168,12 +168,12 @@ class Environment:
             history.close()
 
     def high_first(self) -> bool:
-        """Whether the broker's most urgent priority is the highest."""
+        """Tell whether the broker's most urgent priority is the highest."""
         with self.loaded.connection_for_read() as connection:
             return bool(connection.transport.driver_type == "amqp")
 
     def ask_workers(self, command: str, arguments: Mapping[str, Any], wait: float) -> list[Any]:
-        """What every worker that answers within ``wait`` seconds says, by its name.
+        """Ask every worker; return the answers that come within ``wait`` seconds, by worker.
 
         Raises:
             Exception: whatever the broker's client raises.

@@ -1,4 +1,4 @@
-"""How limits look: two tables, or JSON."""
+"""The looks of limits: two tables, or JSON."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LIMITS = (
     "reset after", "changed",
 )  # fmt: skip
 _OF_TASKS = {"cancel", "front", "move"}
-"""What is done to parked tasks, not to the upstream."""
+"""Changes of parked tasks, not of the upstream."""
 
 _SPANS = ((86_400, "d"), (3600, "h"), (60, "min"))
 
@@ -62,7 +62,7 @@ def said_numbers(values: Mapping[str, Any]) -> str:
 
 
 def said_reason(pause: Pause, now: int) -> str:
-    """Who paused, and why."""
+    """Name the person who paused, and the reason."""
     if pause.record is not None:
         return f"{pause.record.by}: {pause.record.why}"
     if pause.bucket or pause.until - now > _A_DAY:
@@ -90,7 +90,7 @@ def drawn(views: Sequence[UpstreamView], standing: LimitStatusReader) -> Group:
 
 
 def live() -> Live:
-    """What :func:`drawn` is shown in."""
+    """The frame in which :func:`drawn` is shown again and again."""
     return Live(console=Console(file=sys.stdout), auto_refresh=False)
 
 
@@ -162,7 +162,7 @@ def _said_change(each: LimitView) -> str:
 
 
 def preview(steered: LimitsChanged) -> None:
-    """What a change would do, on stderr."""
+    """Print on stderr what a change would do."""
     for difference in steered.differences:
         said = f"{difference.what}: {difference.before} → {difference.after}"
         click.echo(printable(said), err=True)
@@ -171,7 +171,7 @@ def preview(steered: LimitsChanged) -> None:
 
 
 def done(steered: LimitsChanged) -> None:
-    """What a change did."""
+    """Print what a change did."""
     for difference in steered.differences:
         click.echo(printable(f"{difference.what}: {difference.before} → {difference.after}"))
     for note in steered.notes:

@@ -1,4 +1,4 @@
-"""What several commands' options have in common."""
+"""Options and exit codes that several commands share."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def exit_codes(command: Callable[_P, int]) -> Callable[_P, NoReturn]:
 
 
 def reason(context: click.Context, option: click.Parameter, value: str) -> str:
-    """Why something is done, for the record."""
+    """Check the reason for a change, which is kept."""
     if not value.strip():
         raise click.BadParameter("it is empty: say why, for the record", context, option)
     return value.strip()
@@ -112,7 +112,7 @@ def key(
 
 
 def actor() -> str:
-    """Who runs the command, for the record."""
+    """Name the person who runs the command, for the record."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

@@ -1,4 +1,4 @@
-"""How commands print: tables on a terminal, tab-separated lines in a pipe, JSON.
+"""Printing: tables on a terminal, tab-separated lines in a pipe, JSON.
 
 What is printed was often written by others: nothing of it reaches a terminal as a control
 character or as markup.

@@ -20,7 +20,7 @@ from governor.operations.scorecard import Scorecard
 @click.pass_obj
 @options.exit_codes
 def scorecard(environment: Environment, month: str | None, as_json: bool) -> int:
-    """How a month went, from what is recorded.
+    """Tell how a month went, from what is recorded.
 
     Limits changed by people, deaths by reason and task, the mean time from a group's first death to
     its resolution, and the share of task types that declare what a failure leads to.

@@ -72,7 +72,7 @@ def list_(
     watch: bool,
     as_json: bool,
 ) -> int:
-    """How many tasks are parked for each upstream, since when, and how fast they leave.
+    """Count the tasks parked for each upstream; say since when, and how fast they leave.
 
     \b
     Example:
@@ -127,7 +127,7 @@ def _watch(look: Callable[[], list[waiting_view.Shown]], by: str | None) -> int:
 @click.pass_obj
 @options.exit_codes
 def show(environment: Environment, task_id: str, as_json: bool) -> int:
-    """Where a task is parked, who goes before it, and when it is likely to be released.
+    """Say where a task is parked, which go before it, and when it is likely to be released.
 
     \b
     Example:

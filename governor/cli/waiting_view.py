@@ -1,4 +1,4 @@
-"""How parked tasks look: tables, or JSON."""
+"""The looks of parked tasks: tables, or JSON."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What is told of a parked task."""
+    """A parked task, its place and its arguments, as they are told."""
 
     parked: Parked
     place: Place
@@ -217,7 +217,7 @@ def _said_held_up(held: HeldUp) -> str:
 
 
 def preview(tasks: Sequence[Parked]) -> None:
-    """What a cancellation would take out, on stderr."""
+    """Print on stderr what a cancellation would take out."""
     click.echo(f"{len(tasks)} to cancel", err=True)
     tally("tasks", (task.task for task in tasks))
     tally("upstreams", (task.upstream for task in tasks))

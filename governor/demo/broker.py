@@ -1,4 +1,4 @@
-"""What the Redis broker still holds: the witness for tasks that wait."""
+"""The messages that the Redis broker still holds: the witness for tasks that wait."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BrokerKeys:
         self._unacked = f"{prefix}unacked"
 
     def empty(self) -> bool:
-        """Whether no message is queued, and none fetched and not yet acknowledged."""
+        """Tell whether no message is queued, and none fetched and not yet acknowledged."""
         return not (self._client.llen(self._queue) or self._client.hlen(self._unacked))
 
     def task_ids(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""Where the demo's dead letters stay for the user to look at, until the next run."""
+"""The database of the demo's dead letters, which stays until the next run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What really happened: arithmetic over three independent witnesses.
+"""The balance of a run: arithmetic over three independent witnesses.
 
 The producer's log says what was published, the upstream's ledger which calls reached it, the
 dead-letter table which tasks died. What the broker still holds is waiting. Nothing here comes
@@ -60,7 +60,7 @@ class CallRecord:
 
     @property
     def executed(self) -> bool:
-        """Whether the call happened, or may have."""
+        """Tell whether the call happened, or may have."""
         return self.verdict not in NOT_EXECUTED
 
     @property

@@ -1,4 +1,4 @@
-"""What a run came to: for people, and as one JSON object for programs."""
+"""The report of a run: for people, and as one JSON object for programs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def as_json(outcome: RunOutcome) -> dict[str, object]:
 
 
 def faults(outcome: RunOutcome) -> list[str]:
-    """What is wrong with the balance, one sentence each; empty when nothing is."""
+    """List what is wrong with the balance, one sentence each; empty when nothing is."""
     tally = outcome.tally
     found = [
         _named("lost: published, and neither succeeded nor dead nor waiting", tally.lost),
@@ -99,7 +99,7 @@ def print_report(outcome: RunOutcome, console: Console) -> None:
 
 
 def _program() -> str:
-    """How this shell starts the command line: scripts/demo's is not on PATH."""
+    """The command that starts the command line from this shell: scripts/demo's is not on PATH."""
     own = Path(sys.argv[0])
     found = shutil.which(own.name)
     if own.name != "governor" or not own.exists():

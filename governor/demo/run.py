@@ -68,7 +68,7 @@ class DemoError(GovernorError):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked for.
+    """The user's options.
 
     Attributes:
         rate: calls a second of one uniform upstream; ``None`` for the mixed scenario.
@@ -91,7 +91,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """What a run came to.
+    """The outcome of a run.
 
     Attributes:
         ideal: microseconds from first to last call with every limit used to the full.

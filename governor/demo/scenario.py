@@ -1,4 +1,4 @@
-"""What the demo does: the tasks it publishes, and the stand-in upstream they meet.
+"""The demo's scenario: the tasks it publishes, and the stand-in upstream they meet.
 
 The mixed scenario has the quotas the real APIs publish, unscaled:
 

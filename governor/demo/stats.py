@@ -1,4 +1,4 @@
-"""What the workers say of themselves, merged: for the view and figures, never the balance."""
+"""The workers' own counters, merged: for the view and figures, never the balance."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def line(progress: Progress, elapsed: float) -> str:
 
 
 def until(slot: int | None, now: int) -> str:
-    """When the next waiting task runs: seconds from now, or the local time if it is long."""
+    """Say when the next waiting task runs: seconds from now, or the local time if it is long."""
     if slot is None:
         return "-"
     wait = max(0, slot - now)

@@ -16,7 +16,7 @@ from governor.demo.stats import DemoStats, read_stats
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands.
+    """The progress of a run.
 
     Attributes:
         planned: tasks by upstream.

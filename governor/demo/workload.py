@@ -33,7 +33,7 @@ Declare = Callable[..., Callable[[Callable[..., None]], object]]
 
 @dataclass(frozen=True, slots=True)
 class WorkloadSettings:
-    """What the workers of one run must know. Times are seconds.
+    """The settings that the workers of one run share. Times are seconds.
 
     Attributes:
         prefix: of everything the run keeps in Redis.

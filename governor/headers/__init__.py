@@ -1,1 +1,1 @@
-"""What a response says of limits."""
+"""Reading what a response says of limits."""

@@ -1,4 +1,4 @@
-"""What the headers of an upstream's response say about its quotas.
+"""Reading what the headers of an upstream's response say about its quotas.
 
 APIs say it in dialects. :data:`DIALECTS` is the table of those that are understood, one row for
 each quota. A header that is there and cannot be read silences its row, and no value raises.

@@ -89,7 +89,7 @@ def http_date(text: str) -> int | None:
 
 
 def sent_at(headers: Mapping[str, str], now: int) -> int:
-    """When the response was sent, by its own ``Date`` (wall microseconds); ``now`` without one.
+    """The instant a response was sent (wall µs), by its own ``Date``; ``now`` without one.
 
     What a response says about an instant is measured from here, so that it does not depend on
     this machine's clock. A ``Date`` is cut to the second: a wait measured from it is at most a

@@ -1,4 +1,4 @@
-"""What an upstream said about its quotas, and the dialects it may have said it in."""
+"""Reports of an upstream on its quotas, and the dialects it may have made them in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from governor.headers.values import Moment, UnreadableError
 
 @dataclass(frozen=True, slots=True)
 class QuotaReport:
-    """What one response said about one quota. ``None`` is what it did not say.
+    """The words of one response about one quota. ``None`` is what it did not say.
 
     Times are microseconds, rounded up, from 0 to 31 days.
 
@@ -86,7 +86,7 @@ class Dialect:
     alone: bool = False
 
     def reports(self, answer: Answer) -> list[QuotaReport]:
-        """What it reads; nothing if one of its headers cannot be read."""
+        """The reports it reads; none if one of its headers cannot be read."""
         if not any(header in answer.headers for header in self.headers):
             return []
         try:

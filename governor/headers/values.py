@@ -85,7 +85,7 @@ def at_epoch(text: str, sent: int) -> int:
 
 
 def guessed(text: str, sent: int) -> int:
-    """When, in whatever form: APIs write all of them under one name.
+    """Read an instant in whatever form: APIs write all of them under one name.
 
     A length of time with its units, an instant of ISO 8601 (UTC without a zone), or a number:
     below 10⁹ seconds from then (a quota that resets in thirty years is none), below 10¹¹ seconds

@@ -1,4 +1,4 @@
-"""What a look at one part of an installation gives."""
+"""The result of a look at one part of an installation."""
 
 from __future__ import annotations
 

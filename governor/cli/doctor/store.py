@@ -116,7 +116,7 @@ def upstreams(governor: Governor) -> Iterator[Finding]:
 
 
 def parking(governor: Governor, settings: Settings) -> Iterator[Finding]:
-    """Whether what is parked in the limiter's Redis is safe there."""
+    """Check that parked tasks are safe in the limiter's Redis."""
     try:
         names = sorted(
             name for name, upstream in governor.upstreams.items() if upstream.parking == "store"
