@@ -194,10 +194,14 @@ class _Waiting:
     def __init__(self, waiting: Callable[[], Mapping[str, int]]) -> None:
         self._waiting = waiting
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        gauge = GaugeMetricFamily(
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Name the gauge without reading it: it is registered before there is a dispatcher."""
+        yield GaugeMetricFamily(
             "governor_tasks_waiting", "Tasks that wait in this worker", labels=("upstream",)
         )
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        (gauge,) = self.describe()
         for upstream, number in [*self._waiting().items()]:
             gauge.add_metric((upstream,), number)
         yield gauge
