@@ -97,7 +97,7 @@ class Dispatcher:
         )
         self._waiting = Waiting(
             governor, consumer, loop, self.lifecycle, self.recorder, self._ownership, self._queue,
-            resending, self.parking_out, self._prefetch, self._outage,
+            resending, self.parking_out, self._prefetch, self._outage, self._lateness,
         )  # fmt: skip
         self._parking_in = self._waiting.parking_in
         self.parking_out.before_release = self._parking_in.take_back
@@ -117,7 +117,7 @@ class Dispatcher:
         )
         self.completion = Completion(
             governor, self.lifecycle, self.recorder, self._ownership, self.parking_out, resending,
-            self._waiting, self._queue, self._lateness,
+            self._waiting,
         )  # fmt: skip
         self._end_news = governor.store.listen(self.heard)
 
@@ -234,12 +234,8 @@ class Dispatcher:
                 self._waiting.wait(request, call, answer)
             case Park():
                 self._waiting.park(request, call)
-            case Refuse(now=now, paused=True) if now < (give_up_at := call.gives_up_at):
-                # A pause may be ended early: it waits as long as it may.
-                call.slot = self._clock.monotonic() + give_up_at - now
-                held = call.header.reserved
-                until = Wait(now, give_up_at, answer.limit, held, paused=True, woken=True)
-                self._waiting.wait(request, call, until)
+            case Refuse(now=now, paused=True) if now < call.gives_up_at:
+                self._waiting.wait_out(request, call, answer)
             case Refuse():
                 wait = seconds(answer.until - answer.now)
                 why = f"{answer.limit} has its next slot in {wait:.0f} s, beyond max_wait"
@@ -278,8 +274,6 @@ class Dispatcher:
         for request in self._queue.clear():
             guarded(partial(self._lost, request))
         self._slots.clear()
-
-    # ------------------------------------------------------------------ the store
 
     def heard(self, upstream: str, what: str) -> None:
         """The store says, from any thread, that requests which wait for ``upstream`` may go

@@ -93,7 +93,7 @@ def decide(  # noqa: PLR0917 - called in one place
         reason = Reason.MEMORY_ERROR if memory else Reason.SYSTEM_EXIT
         return Failure(facts, now, Outcome.IGNORED, None, reason, "it would have ended the worker")
     if not governance.idempotent or governance.retry is None:
-        reason, why = _without_policy(governance)
+        reason, why = without_policy(governance)
         return Failure(facts, now, outcome_of(exc), None, reason, why, pause)
     attempt = int(request.retries or 0) + 1
     elapsed = max(0, now - int(admitted["began"]))
@@ -257,11 +257,12 @@ def _beside_the_body(task: Any, exc: BaseException, *, returned: bool) -> Failur
         facts = replace(facts, exc_message=f"{_NOT_STORED}{facts.exc_message}")
         why = "another call would be made in vain"
         return Failure(facts, now, Outcome.SUCCESS, None, Reason.NOT_RETRYABLE, why)
-    reason, why = _without_policy(governance)
+    reason, why = without_policy(governance)
     return Failure(facts, now, Outcome.IGNORED, None, reason, why)
 
 
-def _without_policy(governance: Governance) -> tuple[Reason, str]:
+def without_policy(governance: Governance) -> tuple[Reason, str]:
+    """Say why a failure that no policy was asked about is not tried again."""
     if not governance.idempotent:
         return Reason.NOT_IDEMPOTENT, "another attempt could make its call twice"
     return Reason.NOT_RETRYABLE, "no retry policy names it"

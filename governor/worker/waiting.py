@@ -5,14 +5,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery.worker.state import task_ready, task_reserved
+
 from governor.admission.call import Call
 from governor.governor import Governor
 from governor.log_lines import LOG
 from governor.messages.message import was_redelivered
-from governor.policy.decision import CLAIM, Wait
+from governor.policy.decision import CLAIM, Refuse, Wait
+from governor.policy.outcome import Outcome
 from governor.policy.settlement import ClaimAction
 from governor.worker.backpressure import Backpressure
+from governor.worker.body_results import RUN_KEY
 from governor.worker.event_loop import Loop
+from governor.worker.lateness import Lateness
 from governor.worker.lifecycle import Lifecycle, RequestState
 from governor.worker.ownership import Ownership
 from governor.worker.parked_message import ParkedMessage
@@ -47,7 +52,9 @@ class Waiting:
         parking_out: ParkingOut,
         prefetch: Prefetch,
         outage: StoreOutage,
+        lateness: Lateness,
     ) -> None:
+        self._admission = governor.admission
         self._settings = governor.settings
         self._clock = governor.clock
         self._stats = governor.stats
@@ -59,6 +66,7 @@ class Waiting:
         self._parking_out = parking_out
         self._prefetch = prefetch
         self._outage = outage
+        self._lateness = lateness
         self.backpressure = Backpressure()
         self.parking_in = ParkingIn(
             governor, consumer, loop, outage, self._arrivals_wait, parking_out.taken_in,
@@ -87,6 +95,14 @@ class Waiting:
         else:
             self.park(request, call)
 
+    def wait_out(self, request: GovernedRequest, call: Call, refused: Refuse) -> None:
+        """Let a request wait as long as it may for the end of a pause beyond that: a pause may be
+        ended early."""
+        call.slot = self._clock.monotonic() + call.gives_up_at - refused.now
+        held = call.header.reserved
+        until = Wait(refused.now, call.gives_up_at, refused.limit, held, paused=True, woken=True)
+        self.wait(request, call, until)
+
     def _wait_for_claim(self, request: GovernedRequest, call: Call, stays_until: int) -> None:
         """Let a request wait until another delivery's lease ends: in this worker, with nothing held
         but what it has paid for. From the parking lot it would be released, and sent back, again
@@ -111,6 +127,43 @@ class Waiting:
             self._queue.hold(request, slot)
         else:
             self._resending.defer(request, call)
+
+    def ask_again(
+        self, request: GovernedRequest, pause: int | None, wait: int, outcome: Outcome, late: int
+    ) -> None:
+        """Let a request wait again whose body did not make its call, with no attempt spent.
+
+        Args:
+            pause: microseconds for which its upstream is paused, ``None`` if it did not refuse.
+            wait: microseconds until it may ask, because a call inside it has to wait.
+            late: microseconds by which its body came too late for its slot.
+        """
+        call = request.call
+        assert call is not None
+        if pause is not None or wait:
+            self._lifecycle.count(request, "throttled")
+            call.header.throttles += 1
+        self._recorder.settle(request, ClaimAction.RELEASE, pause or 0, outcome)
+        if late:
+            self._came_late(request, call, late)
+        if pause is not None:
+            self.recall(call.upstream)
+        call.settled = False
+        request.request_dict.pop(RUN_KEY, None)
+        task_ready(request)
+        task_reserved(request)
+        if wait:
+            self.wait_until(request, call, self._clock.monotonic() + wait)
+        else:
+            self._queue.enter(request)
+
+    def _came_late(self, request: GovernedRequest, call: Call, late: int) -> None:
+        assert call.slot is not None
+        self._lifecycle.count(request, "late")
+        run = request.request_dict[RUN_KEY]
+        began = run["until"] + late
+        self._lateness.saw(began - call.slot, began - run["handed"], self._clock.monotonic())
+        self._admission.came_late(call)
 
     def recall(self, upstream: str) -> None:
         """The upstream is paused: slots that were to be used without asking are asked about."""

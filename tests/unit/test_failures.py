@@ -24,6 +24,7 @@ from governor.ports import Reason
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
 from governor.worker.body_results import RUN_KEY, Again, NotNow, failure_info
+from governor.worker.completion import Ending, judge
 from governor.worker.failures import (
     Failure,
     attempt_of,
@@ -32,7 +33,6 @@ from governor.worker.failures import (
     with_attempt,
 )
 from governor.worker.task import govern
-from governor.worker.verdicts import Ending, judge
 from tests import kinds_of_failure as kinds
 from tests.kinds_of_failure import KINDS, Kind, NeedsKeyword
 
