@@ -30,7 +30,7 @@ def rank_of(priority: int, *, high_first: bool) -> int:
 
 def group_of(plan: CallPlan, origin: str) -> Group:
     """The lanes of tasks with these limits from this queue."""
-    return Group(_group_name(tuple(bucket for bucket, _ in plan.rules), origin), plan.rules)
+    return Group(_group_name(plan.shape, origin), plan.rules)
 
 
 class Lanes:
@@ -49,7 +49,7 @@ class Lanes:
         self, plan: CallPlan, origin: str, buckets: Sequence[str], tenant: str | None, rank: int
     ) -> tuple[Lane, str]:
         """The lane, and its name, of a call that is charged to ``buckets``."""
-        group = self._group(tuple(bucket for bucket, _ in plan.rules), origin)
+        group = self._group(plan.shape, origin)
         weight = _weight(plan.upstream, tenant)
         return self._made(group, origin, tuple(buckets), tenant, rank, weight)
 

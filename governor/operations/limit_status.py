@@ -158,7 +158,7 @@ class LimitStatusReader:
         for plan in plans:
             shapes = self._shapes.setdefault(plan.upstream.name, set())
             for each in (plan, plan.leaving_reserve()):
-                shapes.add(tuple(bucket for bucket, _ in each.rules))
+                shapes.add(each.shape)
             own = plan.limits[len(plan.upstream.limits) :]
             found = self._limits.setdefault(plan.upstream.name, [])
             found += (Declared(bucket, rule, plan.task) for bucket, rule in own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -28,6 +28,8 @@ class CallPlan:
         limits: each with the name of its bucket, without a ``per=`` value.
         held_back: for tasks that must leave the upstream's reserve to urgent ones: further limits,
             each as strict as one of ``limits`` less the reserve, and that one's place.
+        rules: every limit that a call is charged to.
+        shape: their buckets, without the values of ``per=``.
     """
 
     task: str
@@ -35,11 +37,13 @@ class CallPlan:
     limits: tuple[tuple[str, Rule], ...]
     signature: inspect.Signature | None
     held_back: tuple[tuple[str, Rule, int], ...] = ()
+    rules: tuple[tuple[str, Rule], ...] = field(init=False, repr=False, compare=False)
+    shape: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
-    @property
-    def rules(self) -> tuple[tuple[str, Rule], ...]:
-        """Every limit that a call is charged to."""
-        return (*self.limits, *((bucket, rule) for bucket, rule, _ in self.held_back))
+    def __post_init__(self) -> None:
+        rules = (*self.limits, *((bucket, rule) for bucket, rule, _ in self.held_back))
+        object.__setattr__(self, "rules", rules)
+        object.__setattr__(self, "shape", tuple(bucket for bucket, _ in rules))
 
     @classmethod
     def of(
