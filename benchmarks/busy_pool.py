@@ -1,6 +1,6 @@
 """A busy pool while tasks arrive: is the limit kept once it is free?
 
-Both places of a worker are taken for 4 s; 100 tasks of a 10/s limit arrive meanwhile. For
+Both pool slots of a worker are taken for 4 s; 100 tasks of a 10/s limit arrive meanwhile. For
 every window W between two calls, calls − (burst + rate × (W + grace)) is computed; the largest
 must not be above 0.
 

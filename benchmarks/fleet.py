@@ -83,14 +83,14 @@ class Fleet:
         *,
         pool: str = "prefork",
         queue: str = "celery",
-        places: int = 2,
+        slots: int = 2,
         settings: Settings | None = None,
     ) -> ChildProcess:
         """Start a worker; it consumes its queue when this returns its main process."""
         number = sum(1 for _ in self.folder.glob("worker-*.log"))
         log = self.folder / f"worker-{number}.log"
         command = [sys.executable, "-m", "celery", "-A", "benchmarks.app", "worker"]
-        command += ["-P", pool, "-c", str(places), "-Q", queue, "-n", f"bench{number}@localhost"]
+        command += ["-P", pool, "-c", str(slots), "-Q", queue, "-n", f"bench{number}@localhost"]
         command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         environment = {
             **os.environ,

@@ -1,11 +1,11 @@
 """Calls at a limit: the rate kept, loss, rejections, limiter calls, messages.
 
-Two workers of two places make calls to a stand-in upstream over HTTP, whose own token bucket has
-exactly the declared rate and burst, and whose ledger is what is counted. First Celery alone runs
-the same body, as fast as it can; the declared rate is half of that. All tasks are published before
-the workers, which are up, see the first. Three ways of waiting: held inside the worker; and as soon
-as a wait exceeds a second, deferred to the broker or parked in the store. Each is run alone and
-beside two processes that only count.
+Two workers of two pool slots make calls to a stand-in upstream over HTTP, whose own token bucket
+has exactly the declared rate and burst, and whose ledger is what is counted. First Celery alone
+runs the same body, as fast as it can; the declared rate is half of that. All tasks are published
+before the workers, which are up, see the first. Three ways of waiting: held inside the worker; and
+as soon as a wait exceeds a second, deferred to the broker or parked in the store. Each is run alone
+and beside two processes that only count.
 
     python -m benchmarks.pacing --tasks 2000
 """

@@ -102,7 +102,7 @@ class OpenCall:
         self._response: Any = None
         self._cost: int | None = None
         self._began = nested_calls.began()
-        if self._places():
+        if self._leases():
             governor.lease_renewal.add(self._settlement(ClaimAction.RENEW))
 
     def settle(self, *, cost: int) -> None:
@@ -139,19 +139,19 @@ class OpenCall:
             outcome = Outcome.IGNORED
         admission.settled_without_store(call)
         watched = call.plan.upstream.breaker or call.plan.upstream.adaptive
-        if self._places() or call.probe or pause or (watched and outcome.dropped):
+        if self._leases() or call.probe or pause or (watched and outcome.dropped):
             self._governor.stats.settled()
             try:
                 self._governor.store.settle(
                     self._settlement(ClaimAction.FINISH, pause=pause, outcome=outcome)
                 )
             except StoreUnavailable as error:
-                # The call was made. A place runs out by itself.
+                # The call was made. A lease runs out by itself.
                 LOG.error("%s The end of a call of %s was not recorded", error, call.upstream)
 
-    def _places(self) -> tuple[str, ...]:
+    def _leases(self) -> tuple[str, ...]:
         """Those that the store keeps for it: none for a call admitted without the store."""
-        return self._call.places if self._call.admitted else ()
+        return self._call.leases if self._call.admitted else ()
 
     def _throttled(self, exc: BaseException | None) -> Throttled | None:
         now = self._governor.clock.wall()
@@ -181,7 +181,7 @@ class OpenCall:
             upstream=declared.name,
             holder=call.holder,
             action=action,
-            places=self._places(),
+            leases=self._leases(),
             lease=self._governor.settings.claim_lease,
             pause=pause,
             outcome=outcome,

@@ -48,7 +48,7 @@ class GovernedTransport(httpx.BaseTransport):
     """A transport that makes each request an ``upstream.call()``: admitted before, observed after.
 
     A request that is not admitted raises :class:`~governor.NotAdmitted`, which is no error of
-    ``httpx``. A place under a concurrency limit is held until the response is closed, which
+    ``httpx``. A lease under a concurrency limit is held until the response is closed, which
     ``httpx`` does when it was read.
 
     Args:

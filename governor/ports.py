@@ -327,7 +327,7 @@ class LimiterStore(Protocol):
 
     def listen(self, heard: Callable[[str, str], None]) -> Callable[[], None]:
         """From now on call ``heard(upstream, what)``, from a thread of the store's, whenever who
-        waits for the upstream may go earlier: ``what`` is the bucket in which a place came free,
+        waits for the upstream may go earlier: ``what`` is the bucket in which a lease came free,
         ``"breaker"``, ``"change"`` or ``"lot"``. Both are empty when news may have been missed.
 
         Returns:

@@ -168,11 +168,11 @@ def order(tasks: int) -> dict[str, Any]:
 
 
 def _ordered(tasks: int, rate: int) -> dict[str, Any]:
-    """One queue, one worker of one place, one lane; everything that has to wait is parked."""
+    """One queue, one worker of one pool slot, one lane; everything that has to wait is parked."""
     with Fleet(rate=f"{rate}/s", burst=1, hold=0.0) as fleet:
         stamps = Stamps(fleet)
         Messages(fleet, "governed.stamp").send(range(1, 1 + tasks), to="shelf")
-        fleet.worker(places=1)
+        fleet.worker(slots=1)
         fleet.redis.rename("shelf", "celery")
         wait_until(lambda: stamps.look() >= tasks, timeout=60 + 3 * tasks / rate)
         wait_until(lambda: fleet.stats("admitted") >= tasks)

@@ -127,8 +127,8 @@ class AdmissionService:
 
     def settled_without_store(self, call: Call) -> None:
         """Give back what an execution holds in this worker's own limits."""
-        if call.plan.upstream.store_down == "local" and call.places:
-            self._own.settle(Settlement(call.upstream, call.holder, places=call.places))
+        if call.plan.upstream.store_down == "local" and call.leases:
+            self._own.settle(Settlement(call.upstream, call.holder, leases=call.leases))
 
     def succeeded(self, call: Call) -> None:
         """A call has succeeded; the store hears of it with the next question."""
@@ -186,7 +186,7 @@ class AdmissionService:
             reserved=header.reserved,
             claim=call.claim,
             # A name that nothing is held under would make every question another.
-            holder=call.holder if call.places else "",
+            holder=call.holder if call.leases else "",
             lease=self._settings.claim_lease,
             version=version,
             # A call that holds a slot, or had one, has waited already.
@@ -227,6 +227,6 @@ def _note(call: Call, answer: Answer, offset: int) -> None:
     elif isinstance(answer, Admit):
         header.reserved = ()
         call.slot = answer.slot + offset
-        call.settled = call.claim is None and not call.places and not answer.probe
+        call.settled = call.claim is None and not call.leases and not answer.probe
         call.admitted = call.had_turn = True
         call.probe = answer.probe

@@ -10,10 +10,10 @@ from governor.errors import NotAdmitted, StoreUnavailable
 from governor.policy.decision import Admit, Answer, Refuse, Wait
 
 _LOOK_AGAIN = SECOND // 20
-"""Nobody tells a caller that blocks when a place comes free, so it looks so often."""
+"""A caller that blocks is not told when a lease comes free, so it looks so often."""
 
 _PLACE_IN = SECOND
-"""When a place comes free is not known: what a caller is told that does not wait for it."""
+"""When a lease comes free is not known: what a caller is told that does not wait for it."""
 
 
 def admitted(admission: AdmissionService, clock: Clock, call: Call, patience: int) -> None:

@@ -27,8 +27,8 @@ class Call:
         patience: microseconds of a caller that blocks until its slot, instead of the task's own.
         version: of the limits in force from which the charges were made.
         binding: the limit it waits for, ``None`` while it does not.
-        woken: it waits for a place or a probe, and will be told of one.
-        admitted: it has been admitted and not settled since: it may hold places.
+        woken: it waits for a lease or a probe, and will be told of one.
+        admitted: it has been admitted and not settled since: it may hold leases.
         had_turn: it had a slot once: if it could not use that, it goes before others of its lane.
         probe: it was let through as a probe of a half-open breaker.
         local: what it holds in this worker's own limits while the store is away.
@@ -59,8 +59,8 @@ class Call:
         return self.plan.upstream.name
 
     @property
-    def places(self) -> tuple[str, ...]:
-        """The concurrency limits in which it takes a place, by bucket."""
+    def leases(self) -> tuple[str, ...]:
+        """The concurrency limits in which it takes a lease, by bucket."""
         # Asked at every decision, and most calls have none.
         for charge in self.charges:
             if isinstance(charge, LeaseCharge):

@@ -1,6 +1,6 @@
-"""Renews what running calls hold: their places under concurrency limits.
+"""Renewal of what running calls hold: their leases under concurrency limits.
 
-A thread of its own does it, one for each process, from the first place on.
+A thread of its own does it, one for each process, from the first lease on.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class LeaseRenewal:
             try:
                 self._store.settle(renewal)
             except StoreUnavailable as exc:
-                LOG.error("%s A place was not renewed", exc)
+                LOG.error("%s A lease was not renewed", exc)
                 continue
             with self._some:
                 if renewal.holder in self._held:
                     self._held[renewal.holder] = (renewal, now + renewal.lease // 3)
 
     def rest(self) -> None:
-        """End the thread while nothing is held; the next place starts another."""
+        """End the thread while nothing is held; the next lease starts another."""
         with self._some:
             thread, self._resting = self._thread, True
             self._some.notify()

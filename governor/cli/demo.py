@@ -73,12 +73,12 @@ def demo(
     try:
         # Here, not above: the other commands need not load the demo.
         from governor.demo import report
-        from governor.demo.run import PLACES, WORKERS, Options, run
+        from governor.demo.run import POOL_SLOTS, WORKERS, Options, run
         from governor.demo.view import View
 
         console.print(
-            f"{tasks} tasks, {WORKERS} Celery workers ({pool}) of {PLACES} places each, and an API "
-            "with quotas that answers 429 to whoever exceeds them.",
+            f"{tasks} tasks, {WORKERS} Celery workers ({pool}) of {POOL_SLOTS} pool slots each, "
+            "and an API with quotas that answers 429 to whoever exceeds them.",
             highlight=False,
             soft_wrap=True,
         )

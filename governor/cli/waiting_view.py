@@ -22,7 +22,7 @@ from governor.operations.parking_status import (
     LotStatus,
     Parked,
     ParkedTasks,
-    Place,
+    ReleaseEstimate,
     Turns,
 )
 
@@ -53,7 +53,7 @@ class Told:
     """A parked task, its place and its arguments, as they are told."""
 
     parked: Parked
-    place: Place
+    estimate: ReleaseEstimate
     tenant: str
     priority: int
     arguments: str | None
@@ -68,7 +68,7 @@ class Told:
         lane = found.entry.lane
         return cls(
             found,
-            tasks.place(found),
+            tasks.estimate(found),
             tasks.called(found.upstream, lane),
             rank_of(lane.rank, high_first=high_first),
             tasks.arguments(found),
@@ -166,7 +166,7 @@ def _said_blocked(until: int, by: str, now: int) -> str:
 
 def parked(told: Told) -> None:
     """A parked task, line by line."""
-    found, place = told.parked, told.place
+    found, estimate = told.parked, told.estimate
     entry = found.entry
     what = "released to a worker, and has not ended" if found.released else "parked"
     lines = [f"It is {what}: {found.task or 'its message cannot be read'}"]
@@ -178,37 +178,37 @@ def parked(told: Told) -> None:
     )
     if not found.released:
         lines.append(
-            f"  position     {entry.position} of {place.behind} in its lane; {place.lanes} lanes "
-            f"of {place.keys} tenants take turns"
+            f"  position     {entry.position} of {estimate.behind} in its lane; "
+            f"{estimate.lanes} lanes of {estimate.keys} tenants take turns"
         )
-    lines.append(f"  since        {when(entry.since)} ({span(place.now - entry.since)})")
+    lines.append(f"  since        {when(entry.since)} ({span(estimate.now - entry.since)})")
     if entry.deadline:
-        left = entry.deadline - place.now
+        left = entry.deadline - estimate.now
         lines.append(
             f"  deadline     {when(entry.deadline)} "
             f"({f'in {span(left)}' if left > 0 else 'over: it dies when its turn comes'})"
         )
-    lines.append(f"  release      {_said_release(found, place)}")
+    lines.append(f"  release      {_said_release(found, estimate)}")
     for line in lines:
         click.echo(printable(line))
 
 
-def _said_release(found: Parked, place: Place) -> str:
+def _said_release(found: Parked, estimate: ReleaseEstimate) -> str:
     if found.released:
         return f"done: stop it with celery -A APP control revoke {found.task_id}"
-    if place.held_up is not None:
-        return f"not while {_said_held_up(place.held_up)}"
-    ahead = f"about {place.ahead} tasks before it"
-    blocked = _said_blocked(place.blocked_until, place.blocked_by, place.now)
+    if estimate.held_up is not None:
+        return f"not while {_said_held_up(estimate.held_up)}"
+    ahead = f"about {estimate.ahead} tasks before it"
+    blocked = _said_blocked(estimate.blocked_until, estimate.blocked_by, estimate.now)
     if blocked:
         ahead += f", and its lane is blocked: {blocked}"
-    if place.at is None or place.rate is None:
+    if estimate.at is None or estimate.rate is None:
         return f"unknown: nothing was released lately; {ahead}"
-    said = f"about {when(place.at)} (in {span(place.at - place.now)})"
+    said = f"about {when(estimate.at)} (in {span(estimate.at - estimate.now)})"
     late = ""
-    if found.entry.deadline and place.at > found.entry.deadline:
+    if found.entry.deadline and estimate.at > found.entry.deadline:
         late = ". That is after its deadline"
-    return f"{said}. An estimate: {ahead}, {place.rate:.3g}/s released lately{late}"
+    return f"{said}. An estimate: {ahead}, {estimate.rate:.3g}/s released lately{late}"
 
 
 def _said_held_up(held: HeldUp) -> str:
@@ -272,8 +272,8 @@ def _turns_as_json(turns: Turns) -> dict[str, Any]:
 
 def parked_as_json(told: Told) -> dict[str, Any]:
     """A parked task for JSON."""
-    found, place = told.parked, told.place
-    entry, held = found.entry, place.held_up
+    found, estimate = told.parked, told.estimate
+    entry, held = found.entry, estimate.held_up
     return {
         "task_id": found.task_id,
         "task": found.task,
@@ -284,16 +284,16 @@ def parked_as_json(told: Told) -> dict[str, Any]:
         "tenant": told.tenant,
         "priority": told.priority,
         "position": entry.position or None,
-        "in_lane": place.behind,
-        "lanes": place.lanes,
-        "tenants": place.keys,
-        "ahead": None if found.released else place.ahead,
+        "in_lane": estimate.behind,
+        "lanes": estimate.lanes,
+        "tenants": estimate.keys,
+        "ahead": None if found.released else estimate.ahead,
         "since": when(entry.since),
         "deadline": when(entry.deadline) if entry.deadline else None,
-        "release_estimate": None if found.released else when(place.at),
+        "release_estimate": None if found.released else when(estimate.at),
         "held_up": None if held is None else _held_up_as_json(held),
-        "blocked_until": _until(place.blocked_until),
-        "blocked_by": place.blocked_by or None,
+        "blocked_until": _until(estimate.blocked_until),
+        "blocked_by": estimate.blocked_by or None,
     }
 
 

@@ -44,7 +44,7 @@ from governor.testing.redis_server import PrivateRedis
 
 POOLS = ("prefork", "threads", "gevent", "solo")
 WORKERS = 2
-PLACES = 2
+POOL_SLOTS = 2
 
 _START_SECONDS = 20.0
 _POLL_SECONDS = 0.2
@@ -239,7 +239,7 @@ def _start_workers(
     workers = []
     for number in range(1, WORKERS + 1):
         command = [sys.executable, "-m", "celery", "-A", "governor.demo.worker", "worker"]
-        command += ["-n", f"governor-demo-{number}@%h", "-P", pool, "-c", str(PLACES)]
+        command += ["-n", f"governor-demo-{number}@%h", "-P", pool, "-c", str(POOL_SLOTS)]
         command += ["-l", "warning", "--without-gossip", "--without-mingle"]
         command += ["--without-heartbeat"]
         if pool == "gevent":

@@ -132,8 +132,8 @@ class Parked:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a parked task stands, and when it is likely to be released.
+class ReleaseEstimate:
+    """Position of a parked task, and when it is likely to be released.
 
     Attributes:
         now: the store's time.
@@ -221,8 +221,8 @@ class ParkedTasks:
             for found in self._lots.find(upstream, task_id)
         )
 
-    def place(self, parked: Parked) -> Place:
-        """Where it stands.
+    def estimate(self, parked: Parked) -> ReleaseEstimate:
+        """Estimate when a parked task is released.
 
         Raises:
             StoreUnavailable: no answer in time.
@@ -233,7 +233,7 @@ class ParkedTasks:
         held = held_up(view)
         ahead = tasks_ahead(lot, parked.entry)
         blocked = 0 if own is None else own.blocked_until
-        return Place(
+        return ReleaseEstimate(
             now=lot.now,
             behind=0 if own is None else own.waiting,
             lanes=len(lot.lanes),

@@ -7,7 +7,7 @@ Every limit keeps two things. Its meter (a bucket's TAT, a window's log, a quota
 every call that is made or is sure to be made at its slot. Its line is the instant up to which
 slots are promised to tasks that wait elsewhere; a promise charges nothing, so a task that comes
 back late, or never, costs no capacity, and a store that forgot its promises still keeps the
-limit. A concurrency limit has no slots: its places are held by name, and who waits is woken.
+limit. A concurrency limit has no slots: its leases are held by name, and who waits is woken.
 
 Order: the limits' version, the claim, the pause and the breaker, every limit's verdict, and only
 then anything is written. If all conform, all are charged. If not, the **binding limit** (the one
@@ -17,7 +17,7 @@ whose slot is furthest away) decides how to wait:
   charged now. So are the limits in which the task has
   had its turn already; the others are settled at the slot. Charging every limit at the
   common slot would keep capacity idle that unrelated calls of the same upstream could use.
-- longer: the task gets the next place in the binding limit's line. One that can be parked takes
+- longer: the task gets the next turn in the binding limit's line. One that can be parked takes
   none: its lane in the parking lot is its line, and it stands behind whoever waits there already.
 
 A call whose body came too late for its slot (``late``) was charged and not made. It keeps what it
@@ -74,7 +74,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Leases:
-    """Who holds the places of a concurrency limit, and until when."""
+    """Holders of a concurrency limit's leases, and until when they hold them."""
 
     holders: Mapping[str, int] = field(default_factory=dict)
 
@@ -237,7 +237,7 @@ def decide(  # noqa: PLR0912, PLR0915 - one table, in the order in which the scr
     woken = woken or (bound is not None and isinstance(bound.meter, Leases))
     paused = start > now
     if woken and now <= give_up_at < until:
-        # A place is likely to come free before.
+        # A lease is likely to come free before.
         until = give_up_at
     probing = ask.whole and ask.breaker and not isinstance(circuit, breaker.Closed)
     if until > give_up_at or (probing and not woken):

@@ -1,6 +1,6 @@
-"""Concurrency: at most so many calls in flight, each place held under a name for a while.
+"""Concurrency: at most so many calls in flight, each with a lease held under a name for a while.
 
-A holder that dies gives its place back by not renewing it.
+A holder that dies gives its lease back by not renewing it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 
 
 def earliest(holders: Mapping[str, int], start: int, now: int, holder: str, most: int) -> int:
-    """The first instant, not before ``start``, at which there is certainly a place.
+    """Find the first instant, not before ``start``, at which there is certainly a lease to take.
 
     Args:
-        holders: who holds places, and until when.
-        holder: who asks; one that holds a place already has it.
+        holders: names that hold leases, and until when.
+        holder: the name that asks; one that holds a lease already has it.
     """
     alive = sorted(until for until in holders.values() if until > now)
     if holders.get(holder, 0) > now or len(alive) < most:
@@ -22,5 +22,5 @@ def earliest(holders: Mapping[str, int], start: int, now: int, holder: str, most
 
 
 def taken(holders: Mapping[str, int], now: int, holder: str, until: int) -> dict[str, int]:
-    """Who holds places after ``holder`` was given one."""
+    """List the holders of leases after ``holder`` was given one."""
     return {name: end for name, end in holders.items() if end > now} | {holder: until}

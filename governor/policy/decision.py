@@ -87,7 +87,7 @@ class QuotaCharge:
 
 @dataclass(frozen=True, slots=True)
 class LeaseCharge:
-    """A place among at most ``most`` calls in flight; held under the name the ask gives."""
+    """A lease on one of ``most`` calls in flight, held under the name that the ask gives."""
 
     bucket: str
     limit: str
@@ -155,20 +155,20 @@ class Ask:
         reserved: what this task holds from earlier answers.
         grace: how long after its slot a paid reservation is still good.
         hold: a wait up to this long is charged at once, because the task stays where it is
-            and will be there at its slot. A longer one only gets its place in the line.
+            and will be there at its slot. A longer one only gets its turn in the line.
         linger: the same for a task whose turn in the line has come: it has waited long enough
             not to be sent away again for a little more.
         give_up_at: refuse instead of making the task wait beyond this instant.
         max_wait: with ``give_up_at`` unknown (the first admission), the same bound
             counted from now.
         holder: names this delivery in concurrency limits.
-        lease: how long a place in one is kept without a renewal.
+        lease: how long a lease in one is kept without a renewal.
         version: of the limits in force from which the charges were made.
         not_before: no earlier than this instant, because one of its keys is paused.
         breaker: the upstream's breaker, when it has one.
         adaptive: how the upstream's rate adapts, when it does.
         successes: calls that this process has seen succeed since it last asked.
-        lane: where it would be parked. It then takes no place in a line, and the answer is
+        lane: where it would be parked. It then takes no turn in a line, and the answer is
             :class:`Park` while others wait there already. Of no effect for who holds something.
         late: the body of a call came too late for its slot. So long after the slot its paid
             reservations are good nevertheless: the call was charged and not made. Where there is

@@ -8,7 +8,7 @@ waits for itself. At equal tags the lane with the higher priority goes first.
 
 A lane waits in one of two ways. It is *ready* while only limits that it shares with its whole
 group can hold it up. It is *blocked* until an instant when a limit of its own says so, one with
-``per=``; a place that comes free in that limit makes it ready before.
+``per=``; a lease that comes free in that limit makes it ready before.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class FairQueue:
         self._blocked: dict[str, dict[str, int]] = {}
         self._flows: dict[str, int] = {}
         self._virtual = 0
-        # By bucket: lanes that a place coming free in it makes ready.
+        # By bucket: lanes that a lease coming free in it makes ready.
         self._woken_by: dict[str, set[str]] = {}
 
     @property
@@ -145,14 +145,14 @@ class FairQueue:
             ready[lane.name] = max(ready[lane.name], self._flows.get(lane.flow, 0))
 
     def block(self, lane: Lane, until: int, woken_by: str | None) -> None:
-        """Let a ready lane wait until an instant, or until a place in this bucket comes free."""
+        """Let a ready lane wait until an instant, or until a lease in this bucket comes free."""
         del self._ready[lane.group][lane.name]
         self._blocked.setdefault(lane.group, {})[lane.name] = until
         if woken_by is not None:
             self._woken_by.setdefault(woken_by, set()).add(lane.name)
 
     def freed(self, bucket: str, groups: Iterable[str]) -> None:
-        """Make ready the lanes of these groups that wait for a place in a bucket."""
+        """Make ready the lanes of these groups that wait for a lease in a bucket."""
         woken = self._woken_by.get(bucket, set())
         for group in groups:
             blocked = self._blocked.get(group, {})

@@ -18,7 +18,7 @@ class LimitStatus:
 
     Attributes:
         limit: the most that can be taken at once: the effective burst, the window's or quota's
-            number, the places.
+            number, the leases.
         remaining: how much of it could be taken now.
         retry_after: microseconds until a call of the asked cost conforms; ``None`` when it does.
         reset_after: microseconds until all of it is there again; 0 when it is.

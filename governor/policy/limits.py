@@ -315,12 +315,12 @@ class Quota(Rule):
 class Concurrency(Rule):
     """At most ``most`` calls in flight at once, fleet-wide.
 
-    A place is held by name, renewed while the task lives, and comes free by itself when its
+    A lease is held by name, renewed while the task lives, and comes free by itself when its
     holder dies (``governor_claim_lease``).
 
     Args:
-        most: places.
-        per: the name of a task argument; each of its values gets places of its own.
+        most: leases.
+        per: the name of a task argument; each of its values gets leases of its own.
         name: how the limit is called in messages and commands.
 
     Raises:

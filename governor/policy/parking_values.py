@@ -110,7 +110,7 @@ class ReleaseAsk:
     Attributes:
         room: at most so many.
         ahead: microseconds before its slot at which a task is released, to be there at it.
-        lease: how long a released task, and its place in a concurrency limit, is kept for whoever
+        lease: how long a released task, and its lease in a concurrency limit, is kept for whoever
             released it without a sign of life.
         token: names this question; the holder of the task released as number ``n`` is
             ``token.n``.
@@ -118,7 +118,7 @@ class ReleaseAsk:
         paused: store time until which a limit key is paused, by bucket.
         wall: the asker's wall time, for quotas.
         left: entries that have ended since the last question.
-        freed: concurrency limits, by bucket, in which a place came free.
+        freed: concurrency limits, by bucket, in which a lease came free.
         news: limits were changed or a pause was ended: blocked lanes are looked at again.
         breaker, adaptive, successes: as in an admission.
     """

@@ -30,10 +30,10 @@ class Settlement:
     """The end of one execution, or a sign of its life. Durations are microseconds.
 
     Attributes:
-        holder: names the delivery in its claim and its places.
-        action: what becomes of them. A place is given back unless it is renewed.
+        holder: names the delivery in its claim and its leases.
+        action: what becomes of them. A lease is given back unless it is renewed.
         claim: only touched while ``holder`` holds it.
-        places: buckets of the concurrency limits in which it holds a place.
+        leases: buckets of the concurrency limits in which it holds a lease.
         lease: how long what is renewed counts as alive from now.
         pause: from now on nobody shall call the upstream for so long. A pause is only ever made
             longer.
@@ -46,7 +46,7 @@ class Settlement:
     holder: str = ""
     action: ClaimAction = ClaimAction.FINISH
     claim: ClaimAsk | None = None
-    places: Sequence[str] = ()
+    leases: Sequence[str] = ()
     lease: int = 0
     pause: int = 0
     outcome: Outcome = Outcome.IGNORED
@@ -96,7 +96,7 @@ def settle(
     """
     news = []
     meters = dict(state.meters)
-    for bucket in settlement.places:
+    for bucket in settlement.leases:
         if _gives_back(meters.get(bucket), settlement):
             news.append(bucket)
         meters[bucket] = _leases_after(meters.get(bucket), settlement, now)
@@ -118,7 +118,7 @@ def settle(
 
 def holds_leases(state: UpstreamState, settlement: Settlement) -> bool:
     """Tell whether the holder has every lease that is settled."""
-    return all(_holds(state.meters.get(bucket), settlement) for bucket in settlement.places)
+    return all(_holds(state.meters.get(bucket), settlement) for bucket in settlement.leases)
 
 
 def _holds(meter: Meter | None, settlement: Settlement) -> bool:

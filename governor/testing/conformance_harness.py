@@ -63,12 +63,12 @@ def claim(
 
 
 def settling(
-    token: str, action: ClaimAction, *places: str, outcome: Outcome = Outcome.IGNORED,
+    token: str, action: ClaimAction, *leases: str, outcome: Outcome = Outcome.IGNORED,
     probe: bool = False,
 ) -> Settlement:  # fmt: skip
     """The end of an execution of the suite's one task, or a sign of life."""
     return Settlement(
-        "api", token, action, claim(token), places, 30 * SECOND, 0, outcome, probe, BREAKER, RATES
+        "api", token, action, claim(token), leases, 30 * SECOND, 0, outcome, probe, BREAKER, RATES
     )
 
 

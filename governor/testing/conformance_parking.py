@@ -18,7 +18,7 @@ TEN_PER_SECOND: tuple[Rule, ...] = (Limit("10/s", margin=0),)
 PER_ACCOUNT: tuple[Rule, ...] = (
     Limit("1000/s", burst=1000, margin=0), Limit("1/s", per="account", margin=0),
 )  # fmt: skip
-ONE_PLACE: tuple[Rule, ...] = (Concurrency(1),)
+ONE_LEASE: tuple[Rule, ...] = (Concurrency(1),)
 
 
 _questions = count()
@@ -207,14 +207,14 @@ class ParkingLotConformance:
         assert {t.entry for t in self._released(lots, PER_ACCOUNT)} == {"a1", "b1"}
 
     def test_a_place_that_comes_free_lets_one_out(self, harness: StoreHarness) -> None:
-        """Who waits for a place is released when one is given back."""
+        """A task that waits for a lease is released when one is given back."""
         lots = self._lots(harness)
-        lots.park("api", [task("t0", lane(ONE_PLACE)), task("t1", lane(ONE_PLACE))])
-        (first,) = self._released(lots, ONE_PLACE)
-        assert self._released(lots, ONE_PLACE) == []
-        places = ("in-flight",)
-        harness.store.settle(Settlement("api", first.holder, ClaimAction.FINISH, None, places))
-        (second,) = self._released(lots, ONE_PLACE, freed=places)
+        lots.park("api", [task("t0", lane(ONE_LEASE)), task("t1", lane(ONE_LEASE))])
+        (first,) = self._released(lots, ONE_LEASE)
+        assert self._released(lots, ONE_LEASE) == []
+        leases = ("in-flight",)
+        harness.store.settle(Settlement("api", first.holder, ClaimAction.FINISH, None, leases))
+        (second,) = self._released(lots, ONE_LEASE, freed=leases)
         assert second.entry == "t1"
 
     def test_what_nobody_speaks_for_comes_back_to_the_front(self, harness: StoreHarness) -> None:

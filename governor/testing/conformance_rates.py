@@ -216,7 +216,7 @@ class RateConformance(StoreSuite):
         assert (early.until, early.charged) == (wait.until, True)
 
     def test_who_comes_much_too_early_is_sent_away_again(self, harness: StoreHarness) -> None:
-        """A task that hops, because its slot is beyond the broker's patience, keeps its place and
+        """A task that hops, because its slot is beyond the broker's patience, keeps its turn and
         is charged nothing on the way."""
         store = self._empty(harness)
         slow = Charge("m", "1/min", interval=60 * SECOND, capacity=60 * SECOND)
@@ -278,7 +278,7 @@ class RateConformance(StoreSuite):
     def test_a_slot_beyond_the_patience_is_refused_and_costs_nothing(
         self, harness: StoreHarness
     ) -> None:
-        """A task whose slot is further off than it may wait takes no place in the line."""
+        """A task whose slot is further off than it may wait takes no turn in the line."""
         store = self._empty(harness)
         store.admit(ask(TEN_PER_SECOND))
         refused = store.admit(ask(TEN_PER_SECOND, max_wait=99 * MS))

@@ -43,7 +43,7 @@ class WindowConformance(StoreSuite):
         assert isinstance(store.admit(ask(three, hold=0, reserved=wait.reserved)), Admit)
 
     def test_slots_of_a_window_are_handed_out_in_order(self, harness: StoreHarness) -> None:
-        """Those who wait in a full window get the places of those who leave it, one each."""
+        """Those who wait in a full window get what those who leave it used, one each."""
         store = self._empty(harness)
         two = WindowCharge("w", "2 in any 10 s", 2, 10 * SECOND)
         first = store.admit(ask(two))
@@ -137,7 +137,7 @@ class WindowConformance(StoreSuite):
     # ------------------------------------------------------------------ concurrency
 
     def test_places_are_held_by_name_and_given_back(self, harness: StoreHarness) -> None:
-        """The third caller of two places waits, is told that it may be woken, and goes when one
+        """The third caller of two leases waits, is told that it may be woken, and goes when one
         of the two has settled."""
         store = self._empty(harness)
         two = LeaseCharge("in-flight", "2 in flight", 2)
@@ -150,14 +150,14 @@ class WindowConformance(StoreSuite):
         assert isinstance(store.admit(ask(two, holder="d", lease=30 * SECOND)), Wait)
 
     def test_a_holder_that_asks_again_has_one_place(self, harness: StoreHarness) -> None:
-        """A body that starts late asks afresh; it takes no second place."""
+        """A body that starts late asks afresh; it takes no second lease."""
         store = self._empty(harness)
         two = LeaseCharge("in-flight", "2 in flight", 2)
         for holder in ("a", "b", "a"):
             assert isinstance(store.admit(ask(two, holder=holder, lease=SECOND)), Admit)
 
     def test_a_dead_holders_place_comes_free_by_itself(self, harness: StoreHarness) -> None:
-        """A place that is not renewed is free when its lease is over; a renewed one is not."""
+        """A lease that is not renewed is free when its time is over; a renewed one is not."""
         store = self._empty(harness)
         two = LeaseCharge("in-flight", "2 in flight", 2)
         for holder in ("a", "b"):
@@ -169,7 +169,7 @@ class WindowConformance(StoreSuite):
             assert isinstance(store.admit(ask(two, holder=holder, lease=30 * SECOND)), kind)
 
     def test_a_renewal_says_whether_the_place_was_there(self, harness: StoreHarness) -> None:
-        """A place that ran out is another's; its first holder is told at its next renewal."""
+        """A lease that ran out is another's; its first holder is told at its next renewal."""
         store = self._empty(harness)
         one = LeaseCharge("in-flight", "1 in flight", 1)
         store.admit(ask(one, holder="a", lease=30 * SECOND))
@@ -181,7 +181,7 @@ class WindowConformance(StoreSuite):
         assert store.settle(renewal).lost
 
     def test_a_place_is_only_taken_when_every_limit_allows(self, harness: StoreHarness) -> None:
-        """A call that waits for its slot holds no place meanwhile."""
+        """A call that waits for its slot holds no lease meanwhile."""
         store = self._empty(harness)
         one = LeaseCharge("in-flight", "1 in flight", 1)
         store.admit(ask(TEN_PER_SECOND))

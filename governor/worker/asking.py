@@ -93,7 +93,7 @@ class Asking:
         for request in self._queue.upcoming(self._pace.within(self._grace // 2)):
             if (call := request.call) is None:
                 continue
-            plain = call.claim is None and not call.places and call.lane is None
+            plain = call.claim is None and not call.leases and call.lane is None
             plain = plain and call.plan.upstream.breaker is None
             if plain and not call.settled and request.state is RequestState.QUEUED:
                 found.append((request, call))

@@ -48,11 +48,11 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
         else:
             self._loop = ThreadLoop(governor.clock)
         controller = consumer.controller
-        places: PoolSlots
+        slots: PoolSlots
         if controller.process_task == controller._process_task_sem:
-            places = PreforkSlots(controller, self._loop)
+            slots = PreforkSlots(controller, self._loop)
         else:
-            places = CountedSlots(controller, consumer.pool, self._loop)
+            slots = CountedSlots(controller, consumer.pool, self._loop)
         self._end_telemetry = begin(
             governor.events,
             governor.settings,
@@ -61,7 +61,7 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
             governed=governor.governed,
             waiting=lambda: self.dispatcher.lifecycle.waiting,
         )
-        self.dispatcher = Dispatcher(governor, consumer, self._loop, places)
+        self.dispatcher = Dispatcher(governor, consumer, self._loop, slots)
         governor.dispatcher = self.dispatcher
         consumer.on_task_request = self.dispatcher.on_request
         capture_messages(consumer, self.dispatcher)

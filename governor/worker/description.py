@@ -17,7 +17,7 @@ def waiting_here(
     held: Iterable[GovernedRequest], asking: Iterable[GovernedRequest], clock: Clock
 ) -> list[dict[str, Any]]:
     """One mapping for each task that waits: those that are held until an instant, those that want a
-    place in the pool, and those whose countdown runs."""
+    pool slot, and those whose countdown runs."""
     wall, now = clock.wall(), clock.monotonic()
     found: list[dict[str, Any]] = []
     for where, requests in (("held", held), ("asking", asking)):

@@ -75,10 +75,10 @@ class Handover:
             "throttles": call.header.throttles,
             "leaves_reserve": bool(call.plan.held_back),
         }
-        if call.claim is not None or (call.places and call.admitted):
+        if call.claim is not None or (call.leases and call.admitted):
             self._lease_renewal.add(
                 Settlement(
-                    call.upstream, call.holder, ClaimAction.RENEW, call.claim, call.places,
+                    call.upstream, call.holder, ClaimAction.RENEW, call.claim, call.leases,
                     self._settings.claim_lease,
                 )
             )  # fmt: skip

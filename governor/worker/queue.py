@@ -234,7 +234,7 @@ class RequestQueue:
             # Not one whose limits have a lease but which waits for something else.
             if not call.woken:
                 return False
-            return call.binding == "breaker" if what == "breaker" else what in call.places
+            return call.binding == "breaker" if what == "breaker" else what in call.leases
 
         if what == "lot":
             return

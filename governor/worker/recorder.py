@@ -131,20 +131,20 @@ class Recorder:
         if call is None:
             return
         claim, upstream = call.claim, call.plan.upstream
-        places = call.places if call.admitted else ()
-        if claim is not None or places:
+        leases = call.leases if call.admitted else ()
+        if claim is not None or leases:
             self._lease_renewal.remove(call.holder)
         ran = RUN_KEY in request.request_dict or request.state is RequestState.DYING
         if keeps_claim or not ran:
             claim = None
         watched = upstream.breaker is not None or upstream.adaptive is not None
         probe, call.probe, call.admitted = call.probe, False, False
-        if not (pause or claim or places or probe or (watched and outcome.dropped)):
+        if not (pause or claim or leases or probe or (watched and outcome.dropped)):
             return
         self._admission.settled_without_store(call)
         self._send(
             Leavings(
-                call.upstream, call.holder, action, claim, places, pause=pause, outcome=outcome,
+                call.upstream, call.holder, action, claim, leases, pause=pause, outcome=outcome,
                 probe=probe, breaker=upstream.breaker, adaptive=upstream.adaptive,
             )
         )  # fmt: skip
@@ -170,7 +170,7 @@ class Recorder:
 
     def _send(self, leavings: Leavings) -> None:
         if self._is_away(leavings):
-            # Each call would block for its timeout. Until it is told, a claim or a place runs out:
+            # Each call would block for its timeout. Until it is told, a claim or a lease runs out:
             # a second delivery would not call again.
             self._miss(leavings)
             return
@@ -185,7 +185,7 @@ class Recorder:
             LOG.exception("An end of a task of %s was not recorded", leavings.upstream)
 
     def _is_away(self, leavings: Leavings) -> bool:
-        return self._outage.on(leavings.upstream, parts_of(leavings.places, leavings.claim))
+        return self._outage.on(leavings.upstream, parts_of(leavings.leases, leavings.claim))
 
     def _miss(self, leavings: Leavings) -> None:
         self._missed.setdefault(leavings.upstream, deque(maxlen=_MOST_MISSED)).append(leavings)

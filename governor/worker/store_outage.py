@@ -50,9 +50,9 @@ class StoreOutage:
         now = self._clock.monotonic()
         if isinstance(exc, UpstreamStateError):
             self._answers()
-            place = exc.upstream, exc.part
-            last = self._broken.get(place)
-            self._broken[place] = now + ASK_AGAIN
+            part = exc.upstream, exc.part
+            last = self._broken.get(part)
+            self._broken[part] = now + ASK_AGAIN
             if last is None or now - last > _OVER:
                 LOG.error("%s Until then the upstream's store_down holds for it", exc)
             return

@@ -221,7 +221,7 @@ class Waiting:
         if call.slot is None:
             call.slot = self._clock.monotonic() + ASK_AGAIN
         if isinstance(request.message, ParkedMessage):
-            # It is kept in the lot until it ends; there is no other place for it.
+            # It is kept in the lot until it ends; it waits nowhere else.
             self._queue.hold(request, max(call.slot, self._clock.monotonic() + ASK_AGAIN))
         else:
             self._resending.defer(request, call)

@@ -78,7 +78,7 @@ class Fleet:
         self._stack.callback(self._forget_results)
 
     def worker(self, pool: str = "prefork", **options: Any) -> WorkerProcess:
-        """Start a worker of two places; it is ready when this returns."""
+        """Start a worker of two pool slots; it is ready when this returns."""
         return self._stack.enter_context(
             WorkerProcess(
                 self.module,

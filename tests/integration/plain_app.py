@@ -17,7 +17,7 @@ def add(x: int, y: int) -> int:
 
 @app.task
 def pool_process() -> int:
-    """Process id of the pool place that ran it."""
+    """Id of the pool's process that ran it."""
     return os.getpid()
 
 

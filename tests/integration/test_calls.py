@@ -146,7 +146,7 @@ def test_a_refusal_pauses_the_fleet(fleet: Fleet, api: Api) -> None:
 
 
 def test_places_are_the_fleets(fleet: Fleet) -> None:
-    """A place held in one process is missing in another, for as long as the call takes, which may
+    """A lease held in one process is missing in another, for as long as the call takes, which may
     be longer than the lease."""
     upstream = Upstream("api", Concurrency(1))
     one, other = fleet.process(), fleet.process()

@@ -51,7 +51,7 @@ def unacknowledged(fleet: Fleet) -> int:
 @pytest.mark.parametrize("pool", POOLS)
 def test_whatever_a_body_raises_is_one_row(make_fleet: Callable[..., Fleet], pool: str) -> None:
     """Exceptions that are no ``Exception`` are deaths: each is a row, acknowledged, and gives its
-    place of a concurrency limit of one back; the worker goes on."""
+    lease of a concurrency limit of one back; the worker goes on."""
     fleet = make_fleet(governor_hold=20)
     fleet.worker(pool)
     sent = {fleet.send("raises", what).id: what for what in RAISED}
@@ -66,7 +66,7 @@ def test_whatever_a_body_raises_is_one_row(make_fleet: Callable[..., Fleet], poo
 @pytest.mark.parametrize("pool", POOLS)
 def test_handlers_that_raise_lose_no_death(make_fleet: Callable[..., Fleet], pool: str) -> None:
     """``on_failure`` and ``after_return`` fail: the failed body is one row all the same,
-    acknowledged, and its place given back."""
+    acknowledged, and its lease given back."""
     fleet = make_fleet(governor_hold=20)
     fleet.worker(pool)
     sent = [fleet.send("quarrels").id for _ in range(8)]

@@ -346,7 +346,7 @@ def test_a_broken_envelope_is_one_row(make_arena: Callable[..., Arena], pool: st
 
 def test_what_the_pool_cannot_be_given_is_one_row(make_arena: Callable[..., Arena]) -> None:
     """A message whose arguments cannot be pickled for a process is one row, of governed and of
-    ungoverned task types, and takes no place in the pool with it."""
+    ungoverned task types, and takes no pool slot with it."""
     arena = make_arena("prefork", {"accept_content": ["json", "pickle"]}, C_FORCE_ROOT="1")
     once = b"((c%s\nOnce\n(tRt(d(dt." % MODULE.encode()
     sent = [

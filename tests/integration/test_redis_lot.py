@@ -48,8 +48,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Limit("10/s", burst=3), Limit("7/3s", per="account", burst=2),
         Window(5, per_seconds=1, per="account"),
     ),
-    # places that all share, places for each account, a quota
-    "places": (Concurrency(3), Concurrency(1, per="account", name="one"), Quota(40)),
+    # leases that all share, leases for each account, a quota
+    "leases": (Concurrency(3), Concurrency(1, per="account", name="one"), Quota(40)),
 }  # fmt: skip
 GROUPS = {
     name: Group(name, tuple((rule.key, rule) for rule in rules)) for name, rules in RULES.items()
@@ -156,7 +156,7 @@ def test_lua_releases_as_the_specification(
                 50_000, 6 * SECOND, f"t{number}", version,
                 paused={key: clock.now + SECOND} if which < 6 else {},
                 wall=clock.now, left=tuple(t.entry for t in released[:room]) if also else (),
-                freed=(chosen[0].buckets[1],) if chosen[0].group == "places" else (),
+                freed=(chosen[0].buckets[1],) if chosen[0].group == "leases" else (),
                 news=also and which % 4 == 0, breaker=BREAKER if which < 15 else None,
                 adaptive=RATES if which > 5 else None, successes=which % 2,
             )  # fmt: skip

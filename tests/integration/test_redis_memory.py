@@ -25,7 +25,7 @@ KINDS: list[tuple[Rule, str, int, int]] = [
     # beyond, entries are groups of calls: here of ten
     (Window(10_000, per_seconds=3600), "w3600", 1_000, 2_000),
     (Quota(100_000), "qday", 1_000, 128),
-    # a name and an instant for each place
+    # a name and an instant for each lease
     (Concurrency(50), "in-flight", 40, 40 * 100),
 ]
 

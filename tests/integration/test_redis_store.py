@@ -89,7 +89,7 @@ CHARGES: list[AnyCharge] = [
     # periods of twenty seconds
     QuotaCharge("q", "4 each day", 4, "day", "UTC", 3, bounds=(
         START - 20 * SECOND, START, START + 20 * SECOND, START + 40 * SECOND)),
-    # two places
+    # two leases
     LeaseCharge("in-flight", "2 in flight", 2),
 ]  # fmt: skip
 BREAKER = BreakerPolicy(failures=2, of=5, open_for=3 * SECOND, ramp=2, probe=4 * SECOND)

@@ -42,7 +42,7 @@ WINDOW = WindowCharge("w", "5 in any 10 s", 5, 10 * SECOND)
 _TODAY = time.time_ns() // 1000 // _DAY * _DAY
 _BOUNDS = (_TODAY, _TODAY + _DAY, _TODAY + 2 * _DAY, _TODAY + 3 * _DAY)
 QUOTA = QuotaCharge("q", "4 each day", 4, "day", "UTC", 3, bounds=_BOUNDS)
-PLACES = LeaseCharge("in-flight", "2 in flight", 2)
+LEASES = LeaseCharge("in-flight", "2 in flight", 2)
 CLAIM = ClaimAsk("task", 0, "m", "me", 30 * SECOND, _DAY)
 
 STATE = "gov:{broken}"
@@ -94,7 +94,7 @@ GARBAGE: list[tuple[str, Break, tuple[AnyCharge, ...], str, str]] = [
     ("window's last", lambda c: c.rpush(f"{STATE}:w", "x"), (WINDOW,), f"{STATE}:w", "w"),
     ("window's log", lambda c: c.rpush(f"{STATE}:w", *["x"] * 5), (WINDOW,), f"{STATE}:w", "w"),
     ("quota", lambda c: c.set(f"{STATE}:q", "1|2"), (QUOTA,), f"{STATE}:q", "q"),
-    ("places", wrong_type(f"{STATE}:in-flight"), (PLACES,), f"{STATE}:in-flight", "in-flight"),
+    ("leases", wrong_type(f"{STATE}:in-flight"), (LEASES,), f"{STATE}:in-flight", "in-flight"),
 ]  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def test_parked_tasks_run_in_the_order_in_which_they_came(
     """A task that arrives while others of its lane still want a pool slot gets no slot before them.
     Only those that are late for theirs may be overtaken, by their neighbours."""
     fleet = make_fleet(RATE="100/s", conf={"governor_hold": 0, "worker_prefetch_multiplier": 20})
-    # Nobody gets a place before many want one.
+    # No task gets a pool slot before many want one.
     fleet.send("ungoverned", 0, 1.0)
     results = [fleet.send("call", number) for number in range(200)]
     fleet.worker(concurrency=1)

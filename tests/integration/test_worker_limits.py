@@ -56,7 +56,7 @@ def began(fleet: Fleet, task: str) -> list[dict[str, Any]]:
 def test_places_are_the_fleets_and_who_waits_is_woken(
     make_fleet: Callable[..., Fleet], pool: str
 ) -> None:
-    """Two workers of four places share an upstream of two calls in flight. No lease runs out in
+    """Two workers of four pool slots share an upstream of two calls in flight. No lease runs out in
     the meantime: who waits goes when somebody ends, not when it asks again."""
     fleet = make_fleet(governor_claim_lease=600)
     for _ in range(2):
@@ -68,7 +68,7 @@ def test_places_are_the_fleets_and_who_waits_is_woken(
 
 
 def test_a_killed_workers_places_come_back(make_fleet: Callable[..., Fleet]) -> None:
-    """After SIGKILL its places are free when their lease is over, and not before."""
+    """After SIGKILL its leases are free when their time is over, and not before."""
     fleet = make_fleet(governor_claim_lease=3)
     victim = fleet.worker()
     for number in range(2):
@@ -204,7 +204,7 @@ def test_one_upstreams_broken_data_is_no_outage_of_the_others(
 
 
 def test_no_place_is_left_behind(make_fleet: Callable[..., Fleet], redis_url: str) -> None:
-    """When all is done nobody holds a place: none leaks over failures, retries and successes."""
+    """When all is done no lease is held: none leaks over failures, retries and successes."""
     fleet = make_fleet(governor_claim_lease=600)
     fleet.worker()
     for number in range(10):
@@ -216,7 +216,7 @@ def test_no_place_is_left_behind(make_fleet: Callable[..., Fleet], redis_url: st
 def test_a_call_inside_that_has_to_wait_makes_its_task_wait(
     make_fleet: Callable[..., Fleet],
 ) -> None:
-    """A body whose call is not admitted gives its place back and is started again when the call
+    """A body whose call is not admitted gives its lease back and is started again when the call
     may be made; it costs no attempt, and pauses nobody."""
     fleet = make_fleet()
     fleet.worker()

@@ -159,7 +159,7 @@ class WorkerProcess(CeleryProcess):
         broker_url: broker, e.g. of the ``redis_url`` fixture.
         directory: folder for the log; ``tmp_path`` in a test.
         pool: prefork, threads, gevent or solo.
-        concurrency: places in the pool.
+        concurrency: slots of the pool.
         queues: queue names; the app's default when ``None``.
         backend_url: result backend; the app's own when ``None``.
         env: added to our environment.

@@ -270,11 +270,11 @@ def test_without_the_store(policy: Any, made: bool) -> None:
                 pass
 
 
-# ---------------------------------------------------------------------- places
+# ---------------------------------------------------------------------- leases
 
 
-def test_a_place_is_held_and_given_back() -> None:
-    """While one call runs another finds no place; afterwards it does."""
+def test_a_lease_is_held_and_given_back() -> None:
+    """While one call runs another finds no lease; afterwards it does."""
     world = World(Concurrency(1))
     with world.call():
         with pytest.raises(NotAdmitted, match="1 s"):
@@ -285,7 +285,7 @@ def test_a_place_is_held_and_given_back() -> None:
 
 
 def test_a_call_waits_for_a_place() -> None:
-    """Within its bound a call looks again until a place is free; beyond it, it is not made."""
+    """Within its bound a call looks again until a lease is free; beyond it, it is not made."""
     world = World(Concurrency(1))
     first = world.call()
     first.__enter__()
@@ -306,7 +306,7 @@ def test_a_call_waits_for_a_place() -> None:
 
 
 def test_a_place_of_a_long_call_is_renewed() -> None:
-    """A call longer than the lease keeps its place; one that is over is not renewed."""
+    """A call longer than the lease keeps it by renewal; one that is over is not renewed."""
     world = World(Concurrency(1))
     lease = world.governor.settings.claim_lease
     with world.call():
@@ -355,7 +355,7 @@ def test_a_forked_process_renews_its_own_places_alone() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"breaker": Breaker()}, {"adaptive": Adaptive()}])
 def test_a_good_call_settles_nothing(options: Any) -> None:
-    """Without places a call that succeeds costs no second round trip."""
+    """Without leases a call that succeeds costs no second round trip."""
     world = World(Limit("10/s"), **options)
     with world.call() as call:
         call.observe(response(200))

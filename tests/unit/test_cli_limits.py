@@ -313,7 +313,7 @@ def test_setting_one_number_keeps_the_others_that_were_set(people: People) -> No
 
 
 def test_every_kind_can_be_set(people: People) -> None:
-    """Windows, quotas and places have their most; a task's own limits are set by name."""
+    """Windows, quotas and leases have their most; a task's own limits are set by name."""
     for name in ("10 in any 60 s", "1000 each day", "4 in flight"):
         assert people.run("set", "payments", name, "--most", "2", "--yes", *WHY).exit_code == 0
         assert people.limit(name)["limit"] == 2

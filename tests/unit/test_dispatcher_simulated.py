@@ -36,12 +36,12 @@ MILLI = SECOND // 1_000
 
 
 class SimulatedPool:
-    """Places, and processes whose time goes on while the worker's stands still. As with Celery's
-    prefork pool a place is free before the worker hears how its body has ended."""
+    """Pool slots, and processes whose time goes on while the worker's stands still. As with
+    Celery's prefork pool a slot is free before the worker hears how its body has ended."""
 
-    def __init__(self, world: World, places: int) -> None:
+    def __init__(self, world: World, slots: int) -> None:
         self._world = world
-        self._free = places
+        self._free = slots
         self._waiting: deque[tuple[Callable[[Any], None], Any]] = deque()
 
     def acquire(self, occupant: Callable[[Any], None], request: Any) -> None:
@@ -196,8 +196,8 @@ class World:
 
 @pytest.mark.parametrize("seed", range(100))
 def test_a_worker_that_stands_still_keeps_the_rate(seed: int, tmp_path: Path) -> None:
-    """Wherever a worker of one place stands still, every task begins once, after two hand-overs at
-    the most, and no faster than the rate allows those that are as late."""
+    """Wherever a worker of one pool slot stands still, every task begins once, after two hand-overs
+    at the most, and no faster than the rate allows those that are as late."""
     world = World(Random(seed), seed // 2 % 2, tmp_path)
     names = "ab"[: 1 + seed % 2]
     for number in range(TASKS):

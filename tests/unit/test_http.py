@@ -266,7 +266,7 @@ def test_a_refusal_pauses_the_upstream(world: World) -> None:
     assert (caught.value.limit, caught.value.retry_after) == ("pause", 3)
 
 
-def test_a_place_is_held_until_the_response_is_closed(world: World) -> None:
+def test_a_lease_is_held_until_the_response_is_closed(world: World) -> None:
     """A response that is being read is in flight."""
     with world.client(Concurrency(1)) as client:
         with client.stream("GET", URL) as response:
@@ -303,8 +303,8 @@ FAILS: list[Callable[[httpx.Request], httpx.Response]] = [
 
 
 @pytest.mark.parametrize("answer", FAILS)
-def test_a_failed_request_gives_its_place_back_and_counts(world: World, answer: Any) -> None:
-    """Its place is free again, and the breaker hears of it."""
+def test_a_failed_request_gives_its_lease_back_and_counts(world: World, answer: Any) -> None:
+    """Its lease is free again, and the breaker hears of it."""
     with world.client(Concurrency(1), answer=answer) as client:
         with pytest.raises(httpx.TransportError):
             client.get(URL)

@@ -176,7 +176,7 @@ def test_only_the_same_charges_are_covered() -> None:
 
 
 def test_a_claim_is_never_taken_in_advance() -> None:
-    """It says that the body begins: its call asks when it has its place."""
+    """It says that the body begins: its call asks when it has its pool slot."""
     worker = Worker(FAST)
     claiming = worker.call()
     claiming.claim = CLAIM

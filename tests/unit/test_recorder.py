@@ -114,7 +114,7 @@ LEAVES = [
     # a probe
     ({"upstream": WATCHED, "probe": True}, {}, "probe"),
     # a lease that is held, or would have been
-    ({"upstream": LEASED}, {}, "places"),
+    ({"upstream": LEASED}, {}, "leases"),
     ({"upstream": LEASED, "admitted": False}, {}, None),
     # a claim: of a body that ran, that did not, and that may have made its call
     ({"upstream": PLAIN, "claim": CLAIM}, {}, "claim"),

@@ -54,7 +54,7 @@ def admission(prefix: str, ask: Ask) -> Words:
             keys.lot_key(prefix, ask.upstream, f"r:{ask.lane.group}"),
             keys.lot_key(prefix, ask.upstream, f"q:{ask.lane.name}"),
         ]
-    limits, fields, places = _limits(prefix, ask, names)
+    limits, fields, leases = _limits(prefix, ask, names)
     claim = ask.claim
     if claim is not None:
         names.append(_claim_key(prefix, ask.upstream, claim))
@@ -62,7 +62,7 @@ def admission(prefix: str, ask: Ask) -> Words:
     patience = -ask.max_wait if ask.give_up_at is None else ask.give_up_at
     policy = ask.breaker
     said: list[object] = []
-    if claim or ask.not_before or policy or ask.adaptive or places or ask.late:
+    if claim or ask.not_before or policy or ask.adaptive or leases or ask.late:
         said = [
             ask.not_before, claim.token if claim else ask.holder,
             claim.lease if claim else ask.lease, claim.keep // 1000 if claim else 0, ask.successes,
@@ -92,7 +92,7 @@ def _limits(prefix: str, ask: Ask, names: list[str]) -> tuple[list[object], list
         held[r.bucket] = r.slot if r.paid else -r.slot
     limits: list[object] = []
     fields: list[str] = []
-    places = False
+    leases = False
     for charge in ask.charges:
         bucket = charge.bucket
         if isinstance(charge, Charge):
@@ -116,8 +116,8 @@ def _limits(prefix: str, ask: Ask, names: list[str]) -> tuple[list[object], list
             limits += ("q", charge.cost, charge.most, *charge.bounds, held.get(bucket, 0))
         else:
             limits += ("l", charge.most)
-            places = True
-    return limits, fields, places
+            leases = True
+    return limits, fields, leases
 
 
 def answer(ask: Ask, reply: int | list[int]) -> Answer:
@@ -128,7 +128,7 @@ def answer(ask: Ask, reply: int | list[int]) -> Answer:
     if status == _PARK:
         return Park(now)
     if status == 2 and not ask.reserved:
-        # The most frequent of the others: a new call gets its place in the line.
+        # The most frequent of the others: a new call gets its turn in the line.
         charge = ask.charges[number - 1]
         return Wait(now, at, charge.limit, (Reservation(charge.bucket, at, False),))
     paused = status > _PAUSED
@@ -177,7 +177,7 @@ def settlement(prefix: str, settled: Settlement) -> Words:
     names = [keys.state_key(prefix, upstream)]
     if claim is not None:
         names.append(_claim_key(prefix, upstream, claim))
-    names += [keys.bucket_key(prefix, upstream, place) for place in settled.places]
+    names += [keys.bucket_key(prefix, upstream, bucket) for bucket in settled.leases]
     policy, rates = settled.breaker, settled.adaptive
     outcome = settled.outcome
     arguments: list[object] = [

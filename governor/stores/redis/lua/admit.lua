@@ -18,7 +18,7 @@
 --                     hold every limit is charged at the slot; else ""
 --      10 not_before  µs on this server's clock
 --      11 token       this delivery's name in the claim and in concurrency limits
---      12 lease       µs a claim or a place counts as alive
+--      12 lease       µs a claim or a lease counts as alive
 --      13 keep        ms a claim is kept; 0: nothing is claimed
 --      14 successes   seen since the last question
 --      15 breaker     "of|probe" (calls, µs), or "" for an upstream without one
@@ -37,8 +37,8 @@
 --       0 admit            at = slot; limit = 1 for a probe
 --       1 wait, charged    at = until, limit = number of the binding limit,
 --                          charged = sum of 2^(number - 1) over the limits charged just now
---       2 wait in line, place taken now   3 wait in line, place taken earlier
---       4 wait, nothing taken: for the pause (limit = 0), the breaker (-1) or a place (number);
+--       2 wait in line, turn taken now    3 wait in line, turn taken earlier
+--       4 wait, nothing taken: for the pause (limit = 0), the breaker (-1) or a lease (number);
 --                          charged = 1: it may go earlier, and will be told
 --       5 wait for another delivery of this task
 --       6 refuse           at = the slot that is too far away
@@ -51,7 +51,7 @@ local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 local first, limits = ARGV[1] + 0, ARGV[8] + 0
 local state = call('HMGET', KEYS[1], 'since', 'pause', 'version', unpack(ARGV, first))
--- Of the b limits, the first's place in state, and what to add for its field in ARGV.
+-- Of the b limits, the first's position in state, and what to add for its field in ARGV.
 local buckets, fields = limits > 10 and 6 or 4, first - 4
 local since = tonumber(state[1])
 if not since then
@@ -219,7 +219,7 @@ local number, p, k, shared = 0, limits, parks and 3 or 1, buckets
 -- Of each limit: where its arguments begin, its key in KEYS (of a b, its field in ARGV), its
 -- interval (of a q, its period's end), its meter (a TAT, or what a quota has used), its line, what
 -- else it is made of (calls in a w's open group, a q's next period), and what the task holds in it:
--- 'paid', or a place in the line whose 'turn' is near, or 'lined'.
+-- 'paid', or a turn in the line that is near, 'turn', or 'lined'.
 local at_arg, at_key, interval, meter, line, more, holds = {}, {}, {}, {}, {}, {}, {}
 while p < first do
   number = number + 1

@@ -7,8 +7,8 @@
 --       Queues, and what limits with per= keep, are named by what the lot says.
 -- ARGV  1 room      at most so many tasks
 --       2 ahead     µs before its slot at which a task is released
---       3 lease     µs a released task, and a place it holds, is kept without a sign of life
---       4 token     released task n holds its places as "token.n"
+--       3 lease     µs a released task, and a lease it holds, is kept without a sign of life
+--       4 token     released task n holds its leases as "token.n"
 --       5 prefix    of the names of limits' keys, and before an "@" of the lot's
 --       6 version   of the limits in force
 --       7 successes   8 breaker   9 adaptive   as in an admission

@@ -2,18 +2,18 @@
 --
 -- KEYS  1          the upstream's state: a hash of since, pause, breaker, adaptive
 --       2          the claim, only when keep is not 0
---       then       the concurrency limits in which the execution holds a place
--- ARGV  1 token    the delivery that holds the claim and the places
+--       then       the concurrency limits in which the execution holds a lease
+-- ARGV  1 token    the delivery that holds the claim and the leases
 --       2 action   "finish" | "release" | "renew"
---       3 lease    µs a renewed claim or place counts as alive
+--       3 lease    µs a renewed claim or lease counts as alive
 --       4 keep     ms a claim is kept; 0: there is no claim
 --       5 pause    µs from now during which the upstream is not called; 0 leaves it
 --       6 outcome  "success" | "ignored" | "throttled" | "failed", or ""
 --       7 probe    1: it was let through to probe a half-open breaker
 --       8 breaker  "failures|of|open_for|ramp|doublings", or ""
 --       9 adaptive "floor|cut", or ""
---      10 channel  where those who wait for a place or a probe are told
---      11 prefix   what the names of places begin with; the rest is told
+--      10 channel  where those who wait for a lease or a probe are told
+--      11 prefix   what the names of leases begin with; the rest is told
 -- Reply {now, pause, since, breaker, lost}: µs on this server's clock; pause is 0 when never paused;
 -- since when the upstream is known; breaker 0 closed, 1 open, 2 half-open; lost 1: what was to be
 -- renewed is not the token's
