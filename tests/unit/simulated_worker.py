@@ -29,7 +29,7 @@ from governor.worker.request import GovernedRequest
 from tests.unit.simulated_loop import SimulatedLoop
 
 MILLI = SECOND // 1_000
-PLACES = 2
+POOL_SLOTS = 2
 
 
 @dataclass
@@ -90,7 +90,7 @@ class Pool:
 
     def __init__(self, world: SimulatedWorker) -> None:
         self._world = world
-        self.slots = PLACES
+        self.slots = POOL_SLOTS
         self._waiting: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._seen: Counter[str] = Counter()
 

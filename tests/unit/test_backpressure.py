@@ -1,4 +1,4 @@
-"""Arrivals wait while released tasks come late to their places."""
+"""Arrivals wait while released tasks get their pool slots late."""
 
 from __future__ import annotations
 

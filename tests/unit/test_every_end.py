@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.simulated_worker import ENDS, PLACES, SimulatedWorker
+from tests.unit.simulated_worker import ENDS, POOL_SLOTS, SimulatedWorker
 
 EXAMPLES = int(os.environ.get("GOVERNOR_EXAMPLES", "240"))
 PARTS = 8
@@ -102,7 +102,7 @@ def faults_of(worker: SimulatedWorker, sent: list[str], good: list[str]) -> list
     found += [f"{task_id} ran {worker.began[task_id]} times" for task_id in sent
               if task_id.startswith("once") and worker.began[task_id] > 1]  # fmt: skip
     found += [f"{task_id} did not run" for task_id in good if worker.began[task_id] != 1]
-    if worker.pool.slots != PLACES:
+    if worker.pool.slots != POOL_SLOTS:
         found.append(f"{worker.pool.slots} pool slots are free")
     return found
 

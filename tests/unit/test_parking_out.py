@@ -36,7 +36,7 @@ HOUR = 3600 * SECOND
 
 
 class Worker:
-    """The lots of a worker whose places are always free.
+    """The lots of a worker whose pool slots are always free.
 
     Attributes:
         handed: the ids of the tasks it hands to Celery.
@@ -44,7 +44,7 @@ class Worker:
         asked: how many questions there were.
     """
 
-    def __init__(self, rate: int, places: int) -> None:
+    def __init__(self, rate: int, slots: int) -> None:
         self.handed: list[str] = []
         self.early: list[int] = []
         self.asked = 0
@@ -66,7 +66,7 @@ class Worker:
         self.store.lots.release = self._counted  # type: ignore[method-assign]
         consumer = self.consumer = Mock(app=self.app)
         consumer.create_task_handler.return_value = self._handle
-        free: Any = Mock(free=Mock(return_value=places - 1))
+        free: Any = Mock(free=Mock(return_value=slots - 1))
         free.acquire = lambda occupant, lot: occupant(lot)
         outage = StoreOutage(self.clock)
         self.lots = ParkingOut(self.governor, consumer, self.loop, free, outage, "w", lambda _: 0)
@@ -107,8 +107,8 @@ def make_worker() -> Iterator[Callable[..., Worker]]:
     """Makes workers of an upstream with so many calls a second."""
     made: list[Worker] = []
 
-    def make(rate: int, places: int = 1) -> Worker:
-        made.append(Worker(rate, places))
+    def make(rate: int, slots: int = 1) -> Worker:
+        made.append(Worker(rate, slots))
         return made[-1]
 
     yield make
@@ -124,7 +124,7 @@ def test_slots_that_are_close_go_with_one_question(make_worker: Callable[..., Wo
     """At a high rate a worker asks at most once in half of the time by which tasks are let out
     before their slots, and none of them comes later than that."""
     rate = 1_000
-    worker = make_worker(rate, places=rate)
+    worker = make_worker(rate, slots=rate)
     before = worker.asked
     worker.park(*map(str, range(rate)))
     worker.loop.run_for(SECOND // 2)
@@ -135,9 +135,9 @@ def test_slots_that_are_close_go_with_one_question(make_worker: Callable[..., Wo
 
 
 def test_who_finds_something_asks_in_time(make_worker: Callable[..., Worker]) -> None:
-    """A worker with few places asks several times in a row, the last time in vain. It asks again
-    before the next slot, so that none is lost."""
-    worker = make_worker(100, places=3)
+    """A worker with few pool slots asks several times in a row, the last time in vain. It asks
+    again before the next slot, so that none is lost."""
+    worker = make_worker(100, slots=3)
     worker.park(*map(str, range(100)))
     worker.loop.run_for(SECOND // 2)
     assert len(worker.early) >= 50

@@ -37,56 +37,56 @@ def counted(later: Any, size: int = 1) -> CountedSlots:
     return CountedSlots(Mock(), Mock(num_processes=size), later)
 
 
-def test_a_place_that_nobody_waits_for_wakes_nobody() -> None:
-    """Given back while nobody waits, a place is there for the next, and the loop is left alone."""
+def test_a_slot_that_no_request_waits_for_wakes_nothing() -> None:
+    """Given back while no request waits, a slot is there for the next; the loop is left alone."""
     later = Later()
-    places, came = counted(later), []
+    slots, came = counted(later), []
     for number in range(3):
-        places.acquire(came.append, number)
-        places.give_back()
+        slots.acquire(came.append, number)
+        slots.give_back()
     assert came == [0, 1, 2]
     assert not later.brought
 
 
-def test_who_waits_has_the_place_that_is_given_back() -> None:
+def test_a_request_that_waits_has_the_slot_that_is_given_back() -> None:
     """Never more than the pool has are inside, and each that is given back lets one more in."""
     later = Later()
-    places, came = counted(later, 2), []
+    slots, came = counted(later, 2), []
     for number in range(5):
-        places.acquire(came.append, number)
+        slots.acquire(came.append, number)
     assert came == [0, 1]
     for gone in range(1, 4):
-        places.give_back()
+        slots.give_back()
         assert len(came) == gone + 1
         later.run()
         assert len(came) == gone + 2
 
 
-def test_who_gives_a_place_back_at_once_lets_the_next_in() -> None:
+def test_a_slot_that_is_given_back_at_once_lets_the_next_in() -> None:
     """Also when the next asked for it from inside: it comes in the next round of the loop."""
     later = Later()
-    places, came = counted(later), []
+    slots, came = counted(later), []
 
     def first(_: Any) -> None:
-        places.give_back()
-        places.acquire(came.append, "next")
+        slots.give_back()
+        slots.acquire(came.append, "next")
 
-    places.acquire(first, None)
+    slots.acquire(first, None)
     assert not came
     later.run()
     assert came == ["next"]
 
 
-def test_a_place_is_given_back_once_its_end_is_heard() -> None:
+def test_a_slot_is_given_back_once_its_end_is_heard() -> None:
     """The next request is let in after the callback of the one before, and once."""
     later, pool, told = Later(), Mock(num_processes=1), []
     applied = pool.on_apply
     controller = Mock()
-    places = CountedSlots(controller, pool, later)
+    slots = CountedSlots(controller, pool, later)
     controller._process_task.side_effect = lambda _: pool.on_apply(list, callback=told.append)
-    places.acquire(places.run, "one")
+    slots.acquire(slots.run, "one")
     for name in ("two", "three"):
-        places.acquire(told.append, name)
+        slots.acquire(told.append, name)
     (target,), named = applied.call_args
     target()
     later.run()
@@ -112,51 +112,51 @@ def test_a_place_is_given_back_once_its_end_is_heard() -> None:
 def test_whatever_is_raised_in_a_thread_is_the_end_of_its_task(
     raised: BaseException, seen: type
 ) -> None:
-    """An exception that leaves Celery's tracer is heard as a failure, and the place comes back."""
+    """An exception that leaves Celery's tracer is heard as a failure, and the slot comes back."""
     later, pool, told = Later(), Mock(num_processes=1), []
     controller = Mock()
-    places = CountedSlots(controller, pool, later)
-    applied = places._on_apply = Mock()
+    slots = CountedSlots(controller, pool, later)
+    applied = slots._on_apply = Mock()
 
     def target() -> None:
         raise raised
 
     controller._process_task.side_effect = lambda _: pool.on_apply(target, callback=told.append)
-    places.acquire(places.run, "one")
+    slots.acquire(slots.run, "one")
     (counted,), named = applied.call_args
     named["callback"](counted())
     ((failed, info, _),) = told
     assert failed
     assert isinstance(getattr(info.exception, "exc", info.exception), seen)
-    places.acquire(told.append, "next")
+    slots.acquire(told.append, "next")
     assert told[-1] == "next"
 
 
 def test_a_killed_worker_is_told_so_by_the_pool() -> None:
-    """An exception that ends the worker itself passes, and the task's place comes back."""
+    """An exception that ends the worker itself passes, and the task's slot comes back."""
     later, pool = Later(), Mock(num_processes=1)
-    places = CountedSlots(Mock(), pool, later)
-    applied = places._on_apply = Mock()
+    slots = CountedSlots(Mock(), pool, later)
+    applied = slots._on_apply = Mock()
 
     def target() -> None:
         raise WorkerShutdown(0)
 
-    places.acquire(lambda _: pool.on_apply(target, callback=list), "one")
+    slots.acquire(lambda _: pool.on_apply(target, callback=list), "one")
     (counted,), _ = applied.call_args
     with pytest.raises(WorkerShutdown):
         counted()
     came: list[str] = []
-    places.acquire(came.append, "next")
+    slots.acquire(came.append, "next")
     assert came == ["next"]
 
 
 @pytest.mark.parametrize("where", ["before the pool", "in the pool"])
-def test_a_request_that_no_pool_of_threads_takes_gives_its_place_back(where: str) -> None:
-    """Handing it over raises; its place is there for the next one."""
+def test_a_request_that_no_pool_of_threads_takes_gives_its_slot_back(where: str) -> None:
+    """Handing it over raises; its slot is there for the next one."""
     later, pool, came = Later(), Mock(num_processes=1), []
     controller = Mock()
-    places = CountedSlots(controller, pool, later)
-    places._on_apply = Mock(side_effect=RecursionError)
+    slots = CountedSlots(controller, pool, later)
+    slots._on_apply = Mock(side_effect=RecursionError)
     if where == "in the pool":
         controller._process_task.side_effect = lambda _: pool.on_apply(list, callback=list)
     else:
@@ -164,15 +164,15 @@ def test_a_request_that_no_pool_of_threads_takes_gives_its_place_back(where: str
 
     def first(request: Any) -> None:
         with pytest.raises((RecursionError, TypeError)):
-            places.run(request)
+            slots.run(request)
 
-    places.acquire(first, "one")
-    places.acquire(came.append, "two")
+    slots.acquire(first, "one")
+    slots.acquire(came.append, "two")
     later.run()
     assert came == ["two"]
 
 
-def test_a_request_that_no_process_takes_gives_its_place_back_and_leaves_no_job() -> None:
+def test_a_request_that_no_process_takes_gives_its_slot_back_and_leaves_no_job() -> None:
     """A warm shutdown waits for every job that the pool knows: one that was never written is
     forgotten."""
     later, controller = Later(), Mock()
@@ -180,9 +180,9 @@ def test_a_request_that_no_process_takes_gives_its_place_back_and_leaves_no_job(
     others = Mock(correlation_id="two", accepted=lambda: False)
     controller.pool._pool._cache = {1: ours, 2: others}
     controller._process_task.side_effect = RecursionError
-    places = PreforkSlots(controller, later)
+    slots = PreforkSlots(controller, later)
     with pytest.raises(RecursionError):
-        places.run(Mock(id="one"))
+        slots.run(Mock(id="one"))
     later.run()
     controller._quick_release.assert_called_once_with()
     assert controller.pool._pool._cache == {2: others}
