@@ -9,7 +9,7 @@ from typing import Any
 
 from governor.keys import digest, name_of
 from governor.messages.header import Header
-from governor.policy.decision import AnyCharge
+from governor.policy.decision import AnyCharge, LaneKey
 from governor.policy.parking_values import Group, Lane
 from governor.policy.plan import CallPlan
 from governor.policy.upstream import UpstreamDeclaration
@@ -47,8 +47,8 @@ class Lanes:
 
     def of(
         self, plan: CallPlan, origin: str, buckets: Sequence[str], tenant: str | None, rank: int
-    ) -> tuple[Lane, str]:
-        """The lane, and its name, of a call that is charged to ``buckets``."""
+    ) -> tuple[Lane, LaneKey]:
+        """The lane, and its key, of a call that is charged to ``buckets``."""
         group = self._group(plan.shape, origin)
         weight = _weight(plan.upstream, tenant)
         return self._made(group, origin, tuple(buckets), tenant, rank, weight)
@@ -56,8 +56,8 @@ class Lanes:
     def of_task(  # noqa: PLR0917 - what a message says
         self, plan: CallPlan, charges: Sequence[AnyCharge], header: Header, args: Sequence[Any],
         kwargs: Mapping[str, Any], origin: str, rank: int,
-    ) -> tuple[Lane, str]:  # fmt: skip
-        """The lane, and its name, of a task that was published with these arguments."""
+    ) -> tuple[Lane, LaneKey]:  # fmt: skip
+        """The lane, and its key, of a task that was published with these arguments."""
         tenant = header.fair
         if tenant is None:
             tenant = plan.tenant(args, kwargs)
@@ -77,12 +77,12 @@ class Lanes:
     def _make(  # noqa: PLR0917 - what a lane is made of
         self, group: str, origin: str, buckets: tuple[str, ...], tenant: str | None, rank: int,
         weight: int,
-    ) -> tuple[Lane, str]:  # fmt: skip
+    ) -> tuple[Lane, LaneKey]:  # fmt: skip
         # Without names the tenants are the values of per=.
         flow = digest(str(buckets) if tenant is None else tenant)
         shown = "" if tenant is None else self._shown(tenant)[:_SHOWN]
         lane = Lane(group, buckets, flow, rank, weight, shown, origin)
-        return lane, lane.name
+        return lane, LaneKey(group, lane.name)
 
 
 def _group_name(shape: tuple[str, ...], origin: str) -> str:

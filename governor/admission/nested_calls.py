@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
+from typing import Self
 
 from governor.errors import Throttled
 from governor.foreign import attribute
@@ -20,7 +21,7 @@ from governor.policy.retry_after import throttled_from_exception
 
 @dataclass(slots=True)
 class NestedCalls:
-    """The calls of one execution.
+    """The calls of one execution: those made within its ``with`` block.
 
     Attributes:
         made: those that were made, or may have been.
@@ -29,6 +30,15 @@ class NestedCalls:
 
     made: set[Began] = field(default_factory=set)
     told: list[object] = field(default_factory=list)
+    _outside: Token[NestedCalls | None] | None = field(default=None, repr=False)
+
+    def __enter__(self) -> Self:
+        self._outside = _current.set(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        assert self._outside is not None
+        _current.reset(self._outside)
 
     def was_told(self, exc: BaseException) -> bool:
         """Whether the refusal that this exception carries has paused the upstream it is of."""
@@ -59,17 +69,6 @@ class Began:
 
 
 _current: ContextVar[NestedCalls | None] = ContextVar("governor_inside", default=None)
-
-
-@contextmanager
-def watched() -> Iterator[NestedCalls]:
-    """An execution: the calls made within are its."""
-    inside = NestedCalls()
-    token = _current.set(inside)
-    try:
-        yield inside
-    finally:
-        _current.reset(token)
 
 
 def began() -> Began:

@@ -8,7 +8,7 @@ from the task's arguments, which is slower and never wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -107,28 +107,12 @@ class Header:
         if not isinstance(wire, dict) or wire.get("v") != VERSION:
             return cls(mid=mid)
         try:
-            return cls(
-                upstream=_text(wire.get("upstream", "")),
-                limits={_text(k): _number(v) for k, v in dict(wire.get("limits", {})).items()},
-                mid=mid,
-                idem=_optional(_text, wire.get("idem")),
-                of=_optional(_text, wire.get("of")),
-                give_up_at=_optional(_number, wire.get("give_up_at")),
-                first=_optional(_number, wire.get("first")),
-                deferrals=_number(wire.get("deferrals", 0)),
-                throttles=_number(wire.get("throttles", 0)),
-                reserved=tuple(
-                    Reservation(_text(bucket), _number(slot), bool(_number(paid)))
-                    for bucket, slot, paid in wire.get("slots", ())
-                ),
-                began=_optional(_number, wire.get("began")),
-                replay_of=_optional(_text, wire.get("replay_of")),
-                fair=_optional(_text, wire.get("fair")),
-                attempts=_bounded(
-                    Attempt(_number(at), _text(kind), _number(status), _number(wait))
-                    for at, kind, status, wait in wire.get("log", ())
-                ),
-            )
+            found = {
+                attribute: read(wire[name])
+                for name, (attribute, read) in _FIELDS.items()
+                if name in wire
+            }
+            return cls(mid=mid, **found)
         except (TypeError, ValueError, KeyError, IndexError):
             return cls(mid=mid)
 
@@ -182,5 +166,45 @@ def _number(value: Any) -> int:
     return value
 
 
-def _optional(read: Any, value: Any) -> Any:
-    return None if value is None else read(value)
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _number_or_none(value: Any) -> int | None:
+    return None if value is None else _number(value)
+
+
+def _costs(value: Any) -> dict[str, int]:
+    return {_text(bucket): _number(cost) for bucket, cost in dict(value).items()}
+
+
+def _reservations(value: Any) -> tuple[Reservation, ...]:
+    return tuple(
+        Reservation(_text(bucket), _number(slot), bool(_number(paid)))
+        for bucket, slot, paid in value
+    )
+
+
+def _attempts(value: Any) -> tuple[Attempt, ...]:
+    return _bounded(
+        Attempt(_number(at), _text(kind), _number(status), _number(wait))
+        for at, kind, status, wait in value
+    )
+
+
+_FIELDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
+    "upstream": ("upstream", _text),
+    "limits": ("limits", _costs),
+    "idem": ("idem", _text_or_none),
+    "of": ("of", _text_or_none),
+    "give_up_at": ("give_up_at", _number_or_none),
+    "first": ("first", _number_or_none),
+    "deferrals": ("deferrals", _number),
+    "throttles": ("throttles", _number),
+    "slots": ("reserved", _reservations),
+    "began": ("began", _number_or_none),
+    "replay_of": ("replay_of", _text_or_none),
+    "fair": ("fair", _text_or_none),
+    "log": ("attempts", _attempts),
+}
+"""The attribute of each field of the wire form, and how it is read; most messages have three."""

@@ -52,7 +52,7 @@ def governed_body(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
         if (late := governor.clock.monotonic() - admitted["until"]) > 0:
             raise NotNow(late=late)
         try:
-            with nested_calls.watched() as calls:
+            with nested_calls.NestedCalls() as calls:
                 result = run(*args, **kwargs)
         except (Ignore, Reject, CeleryRetry):
             raise

@@ -30,7 +30,10 @@ from governor.ports import MessageCopy
 from governor.worker.routes import topic_pattern
 
 _ENTRY = level_name(MAX_LEVEL)
-_ON_THE_WAY = {*map(level_name, range(MAX_LEVEL + 1)), CELERY_DELAYED_DELIVERY_EXCHANGE}
+ON_THE_WAY = frozenset({
+    *map(level_name, range(MAX_LEVEL + 1)), CELERY_DELAYED_DELIVERY_EXCHANGE,
+})  # fmt: skip
+"""Exchanges of messages that waited in the broker."""
 _WAIT = re.compile(rf"(?:[01]\.){{{MAX_NUMBER_OF_BITS_TO_USE}}}")
 _LONGEST_KEY = 255
 """Bytes of a routing key, in AMQP."""
@@ -87,7 +90,7 @@ class Delays:
         published it. Those of ungoverned task types stay as Celery knows them."""
         info = message.delivery_info or {}
         key = info.get("routing_key") or ""
-        if info.get("exchange") not in _ON_THE_WAY or not (wait := _WAIT.match(key)):
+        if info.get("exchange") not in ON_THE_WAY or not (wait := _WAIT.match(key)):
             return
         name = str((message.headers or {}).get("task"))
         if name in self._governor.app.tasks and self._governor.governance(name) is None:

@@ -13,6 +13,7 @@ from celery.exceptions import InvalidTaskError
 from governor.log_lines import LOG
 from governor.ports import Reason
 from governor.worker.body_results import RUN_KEY
+from governor.worker.delays import ON_THE_WAY
 from governor.worker.dispatcher import Dispatcher
 from governor.worker.envelopes import read_any_envelope
 from governor.worker.event_loop import guarded
@@ -102,7 +103,8 @@ def _look_at_each(consumer: Any, dispatcher: Dispatcher) -> None:
                 return
             # Only the worker that runs a task says this, not one that has copied its headers.
             message.headers.pop(RUN_KEY, None)
-            guarded(partial(dispatcher.publishing.delays.restore, message))
+            if message.delivery_info.get("exchange") in ON_THE_WAY:
+                guarded(partial(dispatcher.publishing.delays.restore, message))
             try:
                 handle(message)
             except consumer.connection_errors:

@@ -18,7 +18,6 @@ from governor.governor import Governor
 from governor.log_lines import LOG
 from governor.messages.message import attempt_id, copy_of, pack
 from governor.messages.variants import parked
-from governor.policy.decision import LaneKey
 from governor.policy.parking_values import Arrival, Lane, Parking
 from governor.worker.event_loop import Loop, guarded
 from governor.worker.parked_message import ParkedMessage
@@ -85,7 +84,7 @@ class ParkingIn:
             return None
         priority = int((message.properties or {}).get("priority") or 0)
         rank = rank_of(priority, high_first=self._source_queues.high_first())
-        lane, name = self._lanes.of_task(
+        lane, call.lane = self._lanes.of_task(
             call.plan,
             call.charges,
             call.header,
@@ -94,15 +93,14 @@ class ParkingIn:
             self._source_queues.of(message),
             rank,
         )
-        call.lane = LaneKey(lane.group, name)
         return lane
 
     def follows(self, call: Call) -> bool:
         """Tell whether others of a call's lane were parked here a moment ago: the call can only
         wait behind them."""
-        if call.lane is None or self._outage.on(call.upstream, call.parts()):
+        if call.lane is None or (until := self._behind.get(call.lane.name)) is None:
             return False
-        return self._behind.get(call.lane.name, 0) > self._clock.monotonic()
+        return until > self._clock.monotonic() and not self._outage.on(call.upstream, call.parts())
 
     def park(self, request: GovernedRequest, call: Call) -> None:
         """Let a request wait in its lot, and acknowledge its message once it does. It goes to the

@@ -28,8 +28,11 @@ class SourceQueues:
     def of(self, message: Any) -> str:
         """The queue that a message came from, by a name that is the same for all who consume it."""
         info = message.delivery_info or {}
-        queues = {str(queue.name): name for name, queue in self._named()}
         came = info.get(QUEUE)
+        consumed = self._consumer.app.amqp.queues.consume_from.get(came)
+        if consumed is not None and not isinstance(consumed, Broadcast):
+            return str(came)
+        queues = {str(queue.name): name for name, queue in self._named()}
         if came in queues:
             return queues[came]
         # A queue that is consumed no more; or nobody has marked the message.
