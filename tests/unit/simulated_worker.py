@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,8 +117,10 @@ class Pool:
             self.give_back()
             raise RecursionError
         world = self._world
-        # A copy, because being raised makes the traceback of an exception longer.
-        exc = copy(ENDS[how]) if first or how == "fails" else None
+        exc = ENDS[how] if first or how == "fails" else None
+        if exc is not None:
+            # Being raised makes it longer. No copy, whose making is a call that may fail.
+            exc.__traceback__ = None
         if not isinstance(exc, NotNow):
             world.began[request.id] += 1
         world.loop.at(world.clock.now + 2 * MILLI, lambda: self._ended(request, exc))
