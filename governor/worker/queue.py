@@ -59,6 +59,8 @@ class HeldRequests:
 
     def look(self) -> None:
         """Release the requests whose time has come; a busy loop may be late with its timer."""
+        if not self._heap:
+            return
         now = self._clock.monotonic()
         while self._heap and self._heap[0][0] <= now:
             self._release(heapq.heappop(self._heap)[2])
@@ -168,8 +170,7 @@ class RequestQueue:
 
     def next(self) -> GovernedRequest | None:
         """Take the next queued request; slots do not wait, so those that had one come first."""
-        if self._held:
-            guarded(self._held.look)
+        guarded(self._held.look)
         for queue in (self._due, self._new):
             while queue:
                 request = queue.popleft()
