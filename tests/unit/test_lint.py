@@ -1,4 +1,5 @@
-"""The project's own rules: style, format, types, layers. ``scripts/lint`` runs this file."""
+"""The project's own rules: style, format, types, layers. ``scripts/lint`` runs this file, and
+``.pre-commit-config.yaml`` the same checks before each commit."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKS = {
@@ -31,3 +33,16 @@ def test_lint(check: str) -> None:
     )
     if done.returncode != 0:
         pytest.fail(f"{' '.join(CHECKS[check])}\n{done.stdout}", pytrace=False)
+
+
+def test_the_checks_before_a_commit_are_these() -> None:
+    """Each check here is a hook of pre-commit with the same tool, and so are the rules of
+    ``test_architecture.py``; there is no other hook."""
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = {hook["name"]: hook["entry"].split() for hook in local["hooks"]}
+    assert hooks.keys() == CHECKS.keys() | {"architecture"}
+    assert hooks["architecture"][-1] == "tests/unit/test_architecture.py"
+    for name, command in CHECKS.items():
+        program, *arguments = name.split()
+        assert hooks[name][: 1 + len(arguments)] == [f".venv/bin/{program}", *arguments]
+        assert Path(command[0]).name in {program, Path(sys.executable).name}
