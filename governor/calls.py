@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ from celery._state import _get_active_apps
 from governor.admission import nested_calls
 from governor.admission.blocking import admitted
 from governor.admission.call import Call
+from governor.admission.store_calls import timed
 from governor.clock import micros
 from governor.errors import (
     ConfigurationError,
@@ -140,11 +142,10 @@ class OpenCall:
         admission.settled_without_store(call)
         watched = call.plan.upstream.breaker or call.plan.upstream.adaptive
         if self._leases() or call.probe or pause or (watched and outcome.dropped):
-            self._governor.stats.settled()
+            settlement = self._settlement(ClaimAction.FINISH, pause=pause, outcome=outcome)
+            settle = partial(self._governor.store.settle, settlement)
             try:
-                self._governor.store.settle(
-                    self._settlement(ClaimAction.FINISH, pause=pause, outcome=outcome)
-                )
+                timed(self._governor.events, self._governor.clock, "settle", settle)
             except StoreUnavailable as error:
                 # The call was made. A lease runs out by itself.
                 LOG.error("%s The end of a call of %s was not recorded", error, call.upstream)

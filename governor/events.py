@@ -89,12 +89,14 @@ class TaskParked(TaskEvent):
     """A task waits in its upstream's parking lot, and its message is acknowledged.
 
     Attributes:
+        until: wall-clock microseconds of the slot that the store named; 0 behind others.
         limit: as in :class:`TaskHeld`; empty when it was parked behind others of its lane.
         deferrals: how often it has been parked or deferred, this time included.
     """
 
     kind: ClassVar[str] = "parked"
 
+    until: int
     limit: str
     deferrals: int
 

@@ -36,7 +36,6 @@ from governor.redaction.argument_reprs import NO_MASKS, Masks, masks_kept, shown
 from governor.redaction.redactor import Redactor
 from governor.settings import Settings
 from governor.stores.redis.store import RedisStore
-from governor.telemetry.stats import Stats
 
 # Named, not imported: the bootstep is an interface and lies above this module.
 _BOOTSTEP = "governor.worker.bootstep:DispatcherStep"
@@ -78,7 +77,6 @@ class Governor:
             raise ConfigurationError("Governor(app): this app already has a governor. Create one")
         self.app = app
         self.clock: Clock = clock or SystemClock()
-        self.stats = Stats()
         self.events = Emitter()
         self.dispatcher: Any = None  # the worker's, once there is one
         self._store = store
@@ -130,12 +128,12 @@ class Governor:
     @cached_property
     def admission(self) -> AdmissionService:
         """The way to ask for a call's admission."""
-        return AdmissionService(self.store, self.settings, self.clock, self.stats)
+        return AdmissionService(self.store, self.settings, self.clock, self.events)
 
     @cached_property
     def lease_renewal(self) -> LeaseRenewal:
         """Renews what calls hold that this process makes inside tasks or outside a worker."""
-        return LeaseRenewal(self.store, self.clock)
+        return LeaseRenewal(self.store, self.clock, self.events)
 
     @cached_property
     def corrections(self) -> Corrections:
@@ -145,7 +143,7 @@ class Governor:
     @cached_property
     def door(self) -> LoadShedding:
         """Refuses what would only wait."""
-        return LoadShedding(self.store, self.clock)
+        return LoadShedding(self.store, self.clock, self.events)
 
     @cached_property
     def redactor(self) -> Redactor:
@@ -261,7 +259,7 @@ class Governor:
         if plan.signature is not None and shaped:
             plan.check(args, kwargs)
         if plan.upstream.max_waiting is not None and self.app.current_worker_task is None:
-            self.door.check(plan.upstream)
+            self.door.check(plan.upstream, plan.task)
 
     def _before_publish(
         self, sender: str = "", body: Any = None, headers: Any = None, **_: Any

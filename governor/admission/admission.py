@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from governor.admission.call import Call
 from governor.admission.limits_in_force import LimitsInForce
+from governor.admission.store_calls import timed
 from governor.admission.store_clock import StoreClock
 from governor.clock import Clock
 from governor.errors import StoreUnavailable, UpstreamStateError
+from governor.events import Emitter, LimitChanged, StoreAnswered
 from governor.policy.decision import (
     Admit,
     Answer,
@@ -22,10 +25,9 @@ from governor.policy.decision import (
 )
 from governor.policy.local_share import share_of
 from governor.policy.settlement import Settlement
-from governor.ports import LimiterStore
+from governor.ports import InForce, LimiterStore
 from governor.settings import Settings
 from governor.stores.memory import MemoryStore
-from governor.telemetry.stats import Stats
 
 _LINGER = 10
 """A task whose turn has come is held up to so many times ``governor_hold``, within the broker's
@@ -43,14 +45,16 @@ class AdmissionService:
         store_clock: makes instants of this process of those in answers.
     """
 
-    def __init__(self, store: LimiterStore, settings: Settings, clock: Clock, stats: Stats) -> None:
+    def __init__(
+        self, store: LimiterStore, settings: Settings, clock: Clock, events: Emitter
+    ) -> None:
         self._store = store
         self._settings = settings
         self._clock = clock
-        self._stats = stats
+        self._events = events
         self._own = MemoryStore(clock.monotonic)
         self._successes: dict[str, int] = {}
-        self.in_force = LimitsInForce(store)
+        self.in_force = LimitsInForce(store, self._changed)
         self.store_clock = StoreClock()
 
     def ask(self, call: Call) -> Answer:
@@ -77,7 +81,9 @@ class AdmissionService:
         except StoreUnavailable as exc:
             return [exc] * len(calls)
         ended = self._clock.monotonic()
-        self._stats.decided(ended - started, len(calls))
+        if self._events.listeners:
+            took = ended - started
+            self._events.emit(StoreAnswered(self._clock.wall(), "admit", len(calls), took))
         for index, call in enumerate(calls):
             if isinstance(answers[index], Stale):
                 started = self._clock.monotonic()
@@ -152,13 +158,19 @@ class AdmissionService:
                 if not isinstance(charge, LeaseCharge)
             )
 
+    def _changed(self, upstream: str, found: InForce) -> None:
+        if self._events.listeners:
+            self._events.emit(
+                LimitChanged(self._clock.wall(), upstream, found.version, len(found.values))
+            )
+
     def _ask_again(self, call: Call) -> Answer | StoreUnavailable:
         """The limits have changed: read those in force, and ask with them."""
         try:
             for _ in range(_MOST_REFRESHES):
                 self.in_force.refresh(call.upstream)
-                answer = self._store.admit(self._question(call))
-                self._stats.decided(0)
+                ask = partial(self._store.admit, self._question(call))
+                answer = timed(self._events, self._clock, "admit", ask)
                 if not isinstance(answer, Stale):
                     return answer
         except StoreUnavailable as exc:
@@ -213,8 +225,9 @@ def _note(call: Call, answer: Answer, offset: int) -> None:
     if header.first is None:
         header.first = answer.now
         header.give_up_at = answer.now + call.plan.upstream.max_wait
-    call.binding = None
     call.woken = False
+    if not isinstance(answer, Admit):
+        call.binding = None
     if isinstance(answer, Wait):
         header.reserved = answer.reserved
         call.binding = answer.limit

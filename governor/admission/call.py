@@ -26,7 +26,7 @@ class Call:
         settled: the held slot covers everything: no second question is needed at it.
         patience: microseconds of a caller that blocks until its slot, instead of the task's own.
         version: of the limits in force from which the charges were made.
-        binding: the limit it waits for, ``None`` while it does not.
+        binding: the limit it waits for, or waited for last; ``None`` if it did not.
         woken: it waits for a lease or a probe, and will be told of one.
         admitted: it has been admitted and not settled since: it may hold leases.
         had_turn: it had a slot once: if it could not use that, it goes before others of its lane.

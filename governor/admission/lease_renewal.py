@@ -11,6 +11,7 @@ from weakref import WeakSet
 
 from governor.clock import Clock, seconds
 from governor.errors import StoreUnavailable
+from governor.events import Emitter, LeaseExpired
 from governor.log_lines import LOG
 from governor.policy.settlement import Settlement
 from governor.ports import LimiterStore
@@ -19,15 +20,17 @@ from governor.ports import LimiterStore
 class LeaseRenewal:
     """What this process's running calls hold."""
 
-    def __init__(self, store: LimiterStore, clock: Clock) -> None:
+    def __init__(self, store: LimiterStore, clock: Clock, events: Emitter) -> None:
         self._store = store
         self._clock = clock
+        self._events = events
         self._start()
         _of_this_process.add(self)
 
     def _start(self) -> None:
         self._some = threading.Condition()
         self._held: dict[str, tuple[Settlement, int]] = {}
+        self._lost: set[str] = set()
         self._thread: threading.Thread | None = None
         self._resting = False
 
@@ -48,6 +51,7 @@ class LeaseRenewal:
         """Let it be: it is given back, or left to run out."""
         with self._some:
             self._held.pop(holder, None)
+            self._lost.discard(holder)
 
     def renew(self, now: int) -> None:
         """Renew what is due at monotonic microseconds ``now``."""
@@ -55,13 +59,21 @@ class LeaseRenewal:
             due = [renewal for renewal, moment in self._held.values() if moment <= now]
         for renewal in due:
             try:
-                self._store.settle(renewal)
+                settled = self._store.settle(renewal)
             except StoreUnavailable as exc:
                 LOG.error("%s A lease was not renewed", exc)
                 continue
             with self._some:
-                if renewal.holder in self._held:
+                held = renewal.holder in self._held
+                if held:
                     self._held[renewal.holder] = (renewal, now + renewal.lease // 3)
+                # What has been given back meanwhile is not lost.
+                lost = held and settled.lost and renewal.holder not in self._lost
+                if lost:
+                    self._lost.add(renewal.holder)
+            if lost and self._events.listeners:
+                wall = self._clock.wall()
+                self._events.emit(LeaseExpired(wall, renewal.upstream, renewal.holder))
 
     def rest(self) -> None:
         """End the thread while nothing is held; the next lease starts another."""

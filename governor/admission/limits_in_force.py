@@ -8,7 +8,7 @@ charges nothing, and the changes are read once for this process.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from governor.errors import DeclarationError
@@ -24,10 +24,19 @@ _UNCHANGED = InForce(0, {})
 
 
 class LimitsInForce:
-    """What this process knows of the changes of each upstream."""
+    """What this process knows of the changes of each upstream.
 
-    def __init__(self, store: LimiterStore) -> None:
+    Args:
+        changed: called with an upstream and its changes when they are others than before.
+    """
+
+    def __init__(
+        self,
+        store: LimiterStore,
+        changed: Callable[[str, InForce], object] = lambda _, __: None,
+    ) -> None:
         self._store = store
+        self._changed = changed
         self._found: dict[str, InForce] = {}
         self._plans: dict[tuple[str, str, bool], tuple[int, CallPlan]] = {}
 
@@ -41,7 +50,10 @@ class LimitsInForce:
         Raises:
             StoreUnavailable: no answer in time.
         """
-        self._found[upstream] = self._store.in_force(upstream)
+        known = self.version(upstream)
+        found = self._found[upstream] = self._store.in_force(upstream)
+        if found.version != known:
+            self._changed(upstream, found)
 
     def plan(self, plan: CallPlan) -> CallPlan:
         """A declared plan with the numbers in force."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from governor.clock import SECOND, Clock
 from governor.errors import Overloaded, StoreUnavailable
+from governor.events import Emitter, LoadShed
 from governor.log_lines import LOG
 from governor.policy.upstream import UpstreamDeclaration
 from governor.ports import LimiterStore
@@ -16,13 +17,14 @@ class LoadShedding:
     """What a producer knows of parking lots. Refuses tasks of upstreams that declare
     ``max_waiting``."""
 
-    def __init__(self, store: LimiterStore, clock: Clock) -> None:
+    def __init__(self, store: LimiterStore, clock: Clock, events: Emitter) -> None:
         self._store = store
         self._clock = clock
+        self._events = events
         self._seen: dict[str, tuple[int, int, float | None]] = {}
 
-    def check(self, upstream: UpstreamDeclaration) -> None:
-        """Let one more task in. While the store does not answer everybody is let in.
+    def check(self, upstream: UpstreamDeclaration, task: str) -> None:
+        """Let one more task of this type in. While the store does not answer every task is let in.
 
         Raises:
             Overloaded: too many wait.
@@ -31,9 +33,15 @@ class LoadShedding:
             return
         waiting, drain = self._look(upstream.name)
         if waiting >= upstream.max_waiting:
-            raise Overloaded(upstream.name, waiting, drain, "max_waiting")
-        if drain is not None and drain * SECOND > upstream.max_wait:
-            raise Overloaded(upstream.name, waiting, drain, "max_wait")
+            bound = "max_waiting"
+        elif drain is not None and drain * SECOND > upstream.max_wait:
+            bound = "max_wait"
+        else:
+            return
+        if self._events.listeners:
+            wall = self._clock.wall()
+            self._events.emit(LoadShed(wall, upstream.name, task, waiting, bound))
+        raise Overloaded(upstream.name, waiting, drain, bound)
 
     def _look(self, upstream: str) -> tuple[int, float | None]:
         now = self._clock.monotonic()

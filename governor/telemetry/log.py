@@ -62,6 +62,8 @@ class EventLog:
         for field in fields(event):
             value = getattr(event, field.name)
             if field.name in _INSTANTS:
+                if not value:
+                    continue
                 yield field.name, as_datetime(value).isoformat(timespec="milliseconds")
             elif field.name in _DURATIONS:
                 yield field.name, round(seconds(value), 6)

@@ -1,6 +1,6 @@
-"""Counters of one worker process, kept for tools that watch it.
+"""Counters of one worker process, kept for tools that watch it, such as the demo.
 
-Nothing here decides anything, and no claim about lost or doubled tasks is made from it.
+No claim about lost or doubled tasks is made from them.
 """
 
 from __future__ import annotations
@@ -8,49 +8,78 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
+
+from governor.events import (
+    Event,
+    StoreAnswered,
+    TaskAdmitted,
+    TaskDeferred,
+    TaskDied,
+    TaskDropped,
+    TaskEvent,
+    TaskHeld,
+    TaskLate,
+    TaskParked,
+    TaskReleased,
+    TaskRetried,
+    TaskThrottled,
+)
 
 _KEPT = 4096
 
+_COUNTED: Final = (
+    TaskAdmitted, TaskDeferred, TaskDied, TaskDropped, TaskHeld, TaskLate, TaskParked,
+    TaskReleased, TaskRetried, TaskThrottled,
+)  # fmt: skip
+
 
 class Stats:
-    """What this process's governor has done so far.
+    """A listener that counts what this process has done so far.
 
-    ``waiting`` is a number that goes up and down; all else only grows. Increments happen in
-    one thread (the worker's loop); a writer in another may see them a moment late.
+    Args:
+        waiting: how many tasks wait in this worker, by upstream.
     """
 
-    def __init__(self) -> None:
-        self.counts: Counter[tuple[str, str]] = Counter()
-        self.next_slot: dict[str, int] = {}
-        self.limiter_calls = 0
-        self.broker_messages = 0
+    def __init__(self, waiting: Callable[[], Mapping[str, int]]) -> None:
+        self._waiting = waiting
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._next_slot: dict[str, int] = {}
+        self._limiter_calls = 0
+        self._broker_messages = 0
         self._decision_us: deque[int] = deque(maxlen=_KEPT)
 
-    def count(self, upstream: str, what: str, by: int = 1) -> None:
-        """Count ``what``: admitted, held, deferred, throttled, retried, dropped, dead, waiting."""
-        self.counts[upstream, what] += by
+    def __call__(self, event: Event) -> None:
+        """Count one event."""
+        if isinstance(event, StoreAnswered):
+            self._limiter_calls += event.questions
+            if event.call == "admit":
+                self._decision_us.append(event.took)
+        elif isinstance(event, _COUNTED) and event.upstream:
+            self._counts[event.upstream, event.kind] += 1
+            self._note(event)
 
-    def decided(self, micros: int, decisions: int = 1) -> None:
-        """One round trip of ``micros`` that took so many decisions."""
-        self.limiter_calls += decisions
-        self._decision_us.append(micros)
-
-    def settled(self) -> None:
-        """One settlement: a limiter call that decides nothing."""
-        self.limiter_calls += 1
+    def _note(self, event: TaskEvent) -> None:
+        if isinstance(event, TaskDeferred | TaskRetried):
+            self._broker_messages += 1
+        if isinstance(event, TaskHeld | TaskParked | TaskDeferred) and event.until:
+            self._next_slot[event.upstream] = event.until
 
     def snapshot(self) -> dict[str, object]:
-        """A JSON-ready copy. Decision times are the most recent, microseconds, sorted."""
+        """Make a JSON-ready copy. Decision times are the most recent, microseconds, sorted."""
         upstreams: dict[str, dict[str, int | None]] = {}
-        for (upstream, what), number in list(self.counts.items()):
+        for (upstream, what), number in list(self._counts.items()):
             upstreams.setdefault(upstream, {})[what] = number
+        for upstream, number in list(self._waiting().items()):
+            upstreams.setdefault(upstream, {})["waiting"] = number
         for upstream, counts in upstreams.items():
-            counts["next_slot"] = self.next_slot.get(upstream)
+            counts["next_slot"] = self._next_slot.get(upstream)
         return {
             "upstreams": upstreams,
-            "limiter_calls": self.limiter_calls,
-            "broker_messages": self.broker_messages,
+            "limiter_calls": self._limiter_calls,
+            "broker_messages": self._broker_messages,
             "decision_us": sorted(self._decision_us.copy()),
         }
 

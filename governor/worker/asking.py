@@ -10,6 +10,7 @@ from governor.errors import StoreUnavailable
 from governor.governor import Governor
 from governor.policy.decision import Admit, Answer
 from governor.policy.settlement import Settlement
+from governor.worker.known_upstreams import KnownUpstreams
 from governor.worker.lifecycle import RequestState
 from governor.worker.pace import Pace
 from governor.worker.prefetch import Prefetch
@@ -114,7 +115,7 @@ class Asking:
                 self._step(request, self._act, call, answer)
 
 
-def announce(governor: Governor, outage: StoreOutage) -> None:
+def announce(governor: Governor, outage: StoreOutage, known: KnownUpstreams) -> None:
     """Make the upstreams known to the store: from now on their buckets earn their burst.
 
     Raises:
@@ -126,6 +127,6 @@ def announce(governor: Governor, outage: StoreOutage) -> None:
         if governor.clock.monotonic() < outage.until(upstream):
             continue
         try:
-            governor.store.settle(Settlement(upstream))
+            known.settled(upstream, governor.store.settle(Settlement(upstream)))
         except StoreUnavailable as exc:
             outage.failed(exc)

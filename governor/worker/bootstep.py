@@ -8,7 +8,7 @@ it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from governor.clock import SECOND, Clock
 from governor.governor import Governor
 from governor.log_lines import LOG
 from governor.telemetry.backends import begin
+from governor.telemetry.stats import Stats
 from governor.worker.dispatcher import Dispatcher
 from governor.worker.entrance import capture_messages
 from governor.worker.event_loop import HubLoop, Loop, ThreadLoop, guarded
@@ -53,14 +54,7 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
             slots = PreforkSlots(controller, self._loop)
         else:
             slots = CountedSlots(controller, consumer.pool, self._loop)
-        self._end_telemetry = begin(
-            governor.events,
-            governor.settings,
-            redact=governor.redactor.text,
-            tasks=governor.app.tasks,
-            governed=governor.governed,
-            waiting=lambda: self.dispatcher.lifecycle.waiting,
-        )
+        self._ends = _tell(governor, lambda: self.dispatcher.lifecycle.waiting)
         self.dispatcher = Dispatcher(governor, consumer, self._loop, slots)
         governor.dispatcher = self.dispatcher
         consumer.on_task_request = self.dispatcher.on_request
@@ -68,7 +62,6 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
         _begin_when_ready(consumer, self._loop, self.dispatcher)
         _hear_of_queues(consumer, self._loop, self.dispatcher)
         self._governor = governor
-        self._end_stats = _write_stats(governor)
 
     def register_with_event_loop(self, _consumer: Any, hub: Any) -> None:
         """Called by Celery at each connection, after the hub forgot its readers."""
@@ -96,29 +89,42 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
             # The acknowledgements wait in a loop that has ended.
             guarded(partial(_flush, consumer.hub))
         # A process may go on without its worker, as tests do, and start another.
-        ends = (self._loop.close, self._end_stats, self._end_telemetry, self._governor.rest)
-        for end in ends:
+        for end in (self._loop.close, *self._ends, self._governor.rest):
             guarded(end)
 
 
-def _write_stats(governor: Governor) -> Callable[[], None]:
-    """Write the counters twice a second, if that is wanted, until what is returned is called."""
-    over = threading.Event()
+def _tell(governor: Governor, waiting: Callable[[], Mapping[str, int]]) -> list[Callable[[], None]]:
+    """Begin to log, serve and write what the settings ask for.
+
+    Returns:
+        what ends it.
+    """
+    end = begin(
+        governor.events, governor.settings, redact=governor.redactor.text,
+        tasks=governor.app.tasks, governed=governor.governed, waiting=waiting,
+    )  # fmt: skip
     prefix = governor.settings.stats_file
+    if prefix is None:
+        return [end]
+    stats = Stats(waiting)
+    return [_write_stats(stats, prefix), governor.events.listen(stats), end]
+
+
+def _write_stats(stats: Stats, prefix: str) -> Callable[[], None]:
+    """Write the counters twice a second, until what is returned is called."""
+    over = threading.Event()
 
     def run() -> None:
-        while prefix is not None and not over.wait(_STATS_EVERY):
-            guarded(partial(governor.stats.write, prefix))
+        while not over.wait(_STATS_EVERY):
+            guarded(partial(stats.write, prefix))
 
     def end() -> None:
         over.set()
-        if prefix is not None:
-            thread.join()
-            governor.stats.write(prefix)
+        thread.join()
+        stats.write(prefix)
 
     thread = threading.Thread(target=run, name="governor-stats", daemon=True)
-    if prefix is not None:
-        thread.start()
+    thread.start()
     return end
 
 

@@ -33,8 +33,9 @@ from celery.worker import state
 from celery.worker.state import task_ready
 from kombu.exceptions import OperationalError
 
-from governor.clock import SECOND, seconds
+from governor.clock import SECOND, micros, seconds
 from governor.errors import BodyDied
+from governor.events import TaskSucceeded
 from governor.governor import Governor
 from governor.log_lines import LOG
 from governor.policy.outcome import Outcome
@@ -42,6 +43,7 @@ from governor.policy.plan import Governance
 from governor.policy.settlement import ClaimAction
 from governor.ports import Reason
 from governor.worker.body_results import Again, NotNow, failure_info
+from governor.worker.event_loop import guarded
 from governor.worker.failures import Failure, attempt_of, exception_of, failure_of, without_policy
 from governor.worker.lifecycle import Lifecycle, RequestState
 from governor.worker.ownership import Ownership
@@ -213,6 +215,13 @@ class Completion:
                 self._recorder.resolve(request)
         finally:
             self._lifecycle.move(request, RequestState.GONE)
+            if self._lifecycle.events.listeners:
+                guarded(partial(self._tell_success, request))
+
+    def _tell_success(self, request: GovernedRequest) -> None:
+        now = self._clock.wall()
+        began = micros(request.time_start) if request.time_start else now
+        self._lifecycle.tell(request, TaskSucceeded, max(now - began, 0))
 
     def failed(self, request: GovernedRequest, exc_info: Any, celery: Callable[..., None]) -> None:
         """Do what follows when the body, or its process, ended with an exception."""

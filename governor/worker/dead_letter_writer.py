@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from governor.clock import SECOND
+from governor.clock import SECOND, micros
 from governor.errors import DatabaseUnavailable, RowRefused, SpillFailed
+from governor.events import TaskDied
 from governor.governor import Governor
 from governor.log_lines import LOG
 from governor.messages.message import copy_of, was_redelivered
@@ -115,6 +116,7 @@ class DeadLetterWriter:
             except RowRefused as exc:
                 path = self._to_disk(self._governor.spill.set_aside, death)
                 LOG.error("%s. It is set aside: %s", exc, path)
+                self._tell(death, "aside")
                 return
             except DatabaseUnavailable as exc:
                 self._away_until = self._clock.monotonic() + _DATABASE_AGAIN_US
@@ -122,9 +124,22 @@ class DeadLetterWriter:
             else:
                 LOG.warning("Task %s[%s] is dead: %s", death.task_name, death.task_id,
                              death.reason.value)  # fmt: skip
+                self._tell(death, "database")
                 return
         self._to_disk(self._governor.spill.append, death)
+        self._tell(death, "disk")
         self._loop.soon(partial(self._plan_drain, _DATABASE_AGAIN_US))
+
+    def _tell(self, death: Death, written: str) -> None:
+        events = self._governor.events
+        if events.listeners:
+            events.emit(
+                TaskDied(
+                    self._clock.wall(), death.task_id or "", death.task_name or "",
+                    death.upstream or "", death.reason.value, death.delivery,
+                    micros(death.waited_seconds), death.deferrals, death.exc_type or "", written,
+                )
+            )  # fmt: skip
 
     def _to_database(self, death: Death) -> None:
         """Write the row; if its content is in the way, what can be kept of it.

@@ -23,17 +23,10 @@ from typing import Any
 
 from governor.admission.call import Call
 from governor.clock import seconds
+from governor.events import ClaimLost, TaskDropped, TaskRefused
 from governor.governor import Governor
 from governor.log_lines import LOG
-from governor.policy.decision import (
-    Admit,
-    AlreadyDone,
-    Answer,
-    OutcomeUnknown,
-    Park,
-    Refuse,
-    Wait,
-)
+from governor.policy.decision import Admit, AlreadyDone, Answer, OutcomeUnknown, Park, Refuse, Wait
 from governor.policy.settlement import ClaimAction
 from governor.ports import Reason
 from governor.worker.asking import Asking, announce
@@ -42,6 +35,7 @@ from governor.worker.dead_letter_writer import DeadLetterWriter
 from governor.worker.description import waiting_here
 from governor.worker.event_loop import Loop, guarded
 from governor.worker.handover import Handover
+from governor.worker.known_upstreams import KnownUpstreams
 from governor.worker.lateness import Lateness
 from governor.worker.lifecycle import Lifecycle, RequestState
 from governor.worker.ownership import Ownership
@@ -72,22 +66,25 @@ class Dispatcher:
         self._clock = governor.clock
         self._loop = loop
         self._slots = slots
-        self._outage = StoreOutage(governor.clock)
+        self._outage = StoreOutage(governor.clock, governor.events)
+        self._known_upstreams = KnownUpstreams(governor.events, governor.clock)
+        make_known = partial(announce, governor, self._outage, self._known_upstreams)
+        self._outage.back = partial(loop.soon, make_known)
         self._pace = Pace()
         self._prefetch = Prefetch(governor.settings.grace)
         self._lateness = Lateness(governor.settings.grace)
         self.publishing = Publishing(governor)
-        self.lifecycle = Lifecycle(consumer, governor.stats)
+        self.lifecycle = Lifecycle(consumer, governor.events, governor.clock)
         self.dead_letter_writer = DeadLetterWriter(governor, loop)
         self.recorder = Recorder(
             governor, loop, self.lifecycle, self.dead_letter_writer, governor.lease_renewal,
-            self._outage,
+            self._outage, self._known_upstreams,
         )  # fmt: skip
         self._ownership = Ownership(governor.clock, self.recorder, self._withdraw, self._hold)
         self._queue = RequestQueue(
             loop, governor.clock, self.lifecycle, slots, self._use_slot, self._ownership.step
         )
-        announce(governor, self._outage)
+        make_known()
         identity = os.urandom(6).hex()
         self.parking_out = ParkingOut(
             governor, consumer, loop, slots, self._outage, identity, self._pace.within
@@ -101,20 +98,17 @@ class Dispatcher:
         )  # fmt: skip
         self._parking_in = self._waiting.parking_in
         self.parking_out.before_release = self._parking_in.take_back
-        self._reception = Reception(governor, self.recorder, self._parking_in, identity)
+        self._reception = Reception(
+            governor, self.lifecycle, self.recorder, self._parking_in, identity
+        )
         self._asking = Asking(
             governor, self._outage, self.recorder, self._queue, self._prefetch, self._pace,
             self._ownership.step, self._act,
         )  # fmt: skip
-        self._handover = Handover(
-            governor,
-            consumer,
-            slots,
-            self.lifecycle,
-            self.recorder,
-            self._ownership,
+        self.handover = Handover(
+            governor, consumer, slots, self.lifecycle, self.recorder, self._ownership,
             self._lateness,
-        )
+        )  # fmt: skip
         self.completion = Completion(
             governor, self.lifecycle, self.recorder, self._ownership, self.parking_out, resending,
             self._waiting,
@@ -131,7 +125,7 @@ class Dispatcher:
     def on_request(self, request: Any) -> None:
         """Take over a request that Celery has received and that wants a slot of the pool."""
         if not isinstance(request, GovernedRequest):
-            self.on_loop(partial(self._slots.acquire, self._handover.run_ungoverned, request))
+            self.on_loop(partial(self._slots.acquire, self.handover.run_ungoverned, request))
         elif self._loop.here():
             self._ownership.step(request, self._received)
         else:
@@ -172,10 +166,11 @@ class Dispatcher:
         """Decide about the next queued request, then use our pool slot or give it back. Called by
         Celery's semaphore: nothing gets out."""
         request = self._queue.next()
-        if request is None or not self._ownership.step(request, self._decide):
+        decide = self.lifecycle.measured(self._decide)
+        if request is None or not self._ownership.step(request, decide):
             self._slots.give_back()
         else:
-            self._handover.run(request)
+            self.handover.run(request)
 
     # ------------------------------------------------------------------ decide
 
@@ -198,7 +193,9 @@ class Dispatcher:
         if runs is None:
             runs = self._prefetch.take(call, now) or self._asked(request, call, now)
         if runs:
-            self._handover.prepare(request, call)
+            self.handover.prepare(request, call)
+            if call.probe:
+                self._known_upstreams.probes(call.upstream)
         return runs
 
     def _at_its_slot(self, request: GovernedRequest, call: Call, now: int) -> bool | None:
@@ -208,7 +205,7 @@ class Dispatcher:
             self._queue.hold(request, call.slot)
             return False
         call.settled = False
-        in_time = self._handover.in_time(call, now)
+        in_time = self.handover.in_time(call, now)
         if in_time or isinstance(request.message, ParkedMessage):
             call.header.reserved = ()
         return True if in_time else None
@@ -231,21 +228,24 @@ class Dispatcher:
             case Admit():
                 return True
             case Wait():
+                self._known_upstreams.told_to_wait(call.upstream, answer)
                 self._waiting.wait(request, call, answer)
             case Park():
                 self._waiting.park(request, call)
             case Refuse(now=now, paused=True) if now < call.gives_up_at:
                 self._waiting.wait_out(request, call, answer)
             case Refuse():
-                wait = seconds(answer.until - answer.now)
-                why = f"{answer.limit} has its next slot in {wait:.0f} s, beyond max_wait"
+                wait = answer.until - answer.now
+                why = f"{answer.limit} has its next slot in {seconds(wait):.0f} s, beyond max_wait"
+                self.lifecycle.tell(request, TaskRefused, wait, answer.limit)
                 self.recorder.bury(request, Reason.DEFERRAL_BUDGET_EXHAUSTED, why)
             case AlreadyDone():
                 LOG.info("Task %s[%s] has already run: dropped", request.name, request.id)
-                self.lifecycle.count(request, "dropped")
+                self.lifecycle.tell(request, TaskDropped)
                 self.recorder.finish(request)
             case OutcomeUnknown():
                 why = "the worker that began it died; whether the call was made is not known"
+                self.lifecycle.tell(request, ClaimLost, call.claim.attempt if call.claim else 0)
                 self.recorder.bury(request, Reason.OUTCOME_UNKNOWN, why)
         return False
 
@@ -268,7 +268,7 @@ class Dispatcher:
         broker hands them out again."""
         self._reception.epoch += 1
         self.lifecycle.window_is_new()
-        for request in self._handover.take_unwritten():
+        for request in self.handover.take_unwritten():
             guarded(partial(self._lost, request))
         self.parking_out.give_back()
         for request in self._queue.clear():

@@ -9,6 +9,8 @@ from typing import Any
 from celery.worker.state import task_ready
 
 from governor.admission.call import Call
+from governor.clock import micros
+from governor.events import TaskAdmitted, TaskStarted
 from governor.governor import Governor
 from governor.log_lines import LOG
 from governor.policy.settlement import ClaimAction, Settlement
@@ -38,6 +40,7 @@ class Handover:
         self._settings = governor.settings
         self._clock = governor.clock
         self._lease_renewal = governor.lease_renewal
+        self._store_clock = governor.admission.store_clock
         self._consumer = consumer
         self._slots = slots
         self._lifecycle = lifecycle
@@ -82,7 +85,18 @@ class Handover:
                     self._settings.claim_lease,
                 )
             )  # fmt: skip
-        self._lifecycle.count(request, "admitted")
+        if self._lifecycle.events.listeners:
+            guarded(partial(self._tell_admission, request, call))
+
+    def _tell_admission(self, request: GovernedRequest, call: Call) -> None:
+        header, said = call.header, request.request_dict
+        now = self._store_clock.of_store(call.upstream, self._clock.monotonic())
+        waited = 0 if now is None or header.first is None else max(now - header.first, 0)
+        trace = said.get("traceparent")
+        self._lifecycle.tell(
+            request, TaskAdmitted, int(said.get("retries") or 0), waited, header.deferrals,
+            call.binding or "", trace if isinstance(trace, str) else "", header.replay_of or "",
+        )  # fmt: skip
 
     def run(self, request: GovernedRequest) -> None:
         """Give a request to the pool; our pool slot is its from now on."""
@@ -99,6 +113,13 @@ class Handover:
         else:
             if request.call is not None and request.call.claim is not None:
                 guarded(partial(self._remember, request))
+
+    def started(self, request: GovernedRequest, accepted: float) -> None:
+        """Tell listeners that the pool has begun a request, at monotonic seconds ``accepted``; from
+        any thread."""
+        if (call := request.call) is not None and call.slot is not None:
+            late = max(micros(accepted) - call.slot, 0)
+            self._lifecycle.tell(request, TaskStarted, late)
 
     def _refused(self, request: GovernedRequest, exc: Exception) -> None:
         """Let a request wait that the pool refused, and whose body therefore did not begin."""

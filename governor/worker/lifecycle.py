@@ -7,18 +7,21 @@ reception until it is gone: a step of its life that fails is tried again, and th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
+from governor.clock import Clock
+from governor.events import DecisionMade, Emitter, TaskEvent, TransitionRefused
 from governor.log_lines import LOG
-from governor.telemetry.stats import Stats
 from governor.worker.event_loop import guarded
 from governor.worker.parked_message import ParkedMessage
 
 if TYPE_CHECKING:
     from governor.worker.request import GovernedRequest
 
+
+_Fields = ParamSpec("_Fields")
 
 _MOST_WIDENED = 1_000
 """Beyond so many held requests the prefetch window is not widened any further."""
@@ -83,15 +86,17 @@ class Lifecycle:
             not wait behind those.
 
     Attributes:
-        strict: an illegal transition raises; else the log and a count tell of it.
+        strict: an illegal transition raises; else the log and an event tell of it.
         waiting: requests that wait, by upstream.
+        events: what happens to requests is told here.
     """
 
     strict = False
 
-    def __init__(self, consumer: Any, stats: Stats) -> None:
+    def __init__(self, consumer: Any, events: Emitter, clock: Clock) -> None:
         self._consumer = consumer
-        self._stats = stats
+        self.events = events
+        self._clock = clock
         self._widened: set[GovernedRequest] = set()
         self.waiting: Counter[str] = Counter()
 
@@ -105,7 +110,7 @@ class Lifecycle:
         if to is before:
             return
         if to not in TRANSITIONS[before]:
-            self.count(request, "illegal")
+            self.tell(request, TransitionRefused, before.value, to.value)
             said = f"Task {request.name}[{request.id}]: from {before.value} to {to.value}"
             if self.strict:
                 raise IllegalTransition(said)
@@ -118,15 +123,50 @@ class Lifecycle:
         elif before is RequestState.HELD:
             self._narrow(request)
         waited, waits = before in WAITING, to in WAITING
-        if waited is not waits:
-            self.count(request, "waiting", 1 if waits else -1)
-            if request.call is not None:
-                self.waiting[request.call.upstream] += 1 if waits else -1
+        if waited is not waits and request.call is not None:
+            self.waiting[request.call.upstream] += 1 if waits else -1
 
-    def count(self, request: GovernedRequest, what: str, by: int = 1) -> None:
-        """Count ``what`` happened to ``request``."""
-        if request.call is not None:
-            self._stats.count(request.call.upstream, what, by)
+    def tell(
+        self,
+        request: GovernedRequest,
+        event: Callable[Concatenate[int, str, str, str, _Fields], TaskEvent],
+        *own: _Fields.args,
+        **named: _Fields.kwargs,
+    ) -> None:
+        """Emit an event of a request's task, if anybody listens. It never fails.
+
+        Args:
+            event: its class.
+            own: its fields, after those that every event of a task has.
+        """
+        if not self.events.listeners:
+            return
+        try:
+            upstream = "" if request.call is None else request.call.upstream
+            wall = self._clock.wall()
+            self.events.emit(event(wall, request.id, request.name, upstream, *own, **named))
+        except Exception:
+            LOG.exception("Task %s[%s]: an event was not told", request.name, request.id)
+
+    def measured(
+        self, decide: Callable[[GovernedRequest], bool]
+    ) -> Callable[[GovernedRequest], bool]:
+        """Make ``decide``, which tells whether a request runs, tell listeners how long it took."""
+        if not self.events.listeners:
+            return decide
+
+        def decided(request: GovernedRequest) -> bool:
+            began = self._clock.monotonic()
+            runs = decide(request)
+            took = self._clock.monotonic() - began
+            self.tell(request, DecisionMade, took, "running" if runs else request.state.value)
+            return runs
+
+        return decided
+
+    def wall_of(self, moment: int) -> int:
+        """Make a wall-clock instant of a monotonic one."""
+        return self._clock.wall() + moment - self._clock.monotonic()
 
     def window_is_new(self) -> None:
         """Forget the prefetch window of a connection that was lost."""

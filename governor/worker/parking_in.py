@@ -12,6 +12,7 @@ from typing import Any
 
 from governor.admission.call import Call
 from governor.admission.lanes import Lanes, rank_of
+from governor.admission.store_calls import timed
 from governor.clock import SECOND, as_micros
 from governor.errors import StoreUnavailable
 from governor.governor import Governor
@@ -63,7 +64,7 @@ class ParkingIn:
         fall_back: Callable[[GovernedRequest, Call], None],
     ) -> None:
         self._lots = governor.store.lots
-        self._stats = governor.stats
+        self._events = governor.events
         self._clock = governor.clock
         self._loop = loop
         self._outage = outage
@@ -174,7 +175,8 @@ class ParkingIn:
         """Park these; each of them is parked then, or falls back, whatever happens."""
         for some in _portions(arriving):
             try:
-                parking = self._lots.park(upstream, [arrival for *_, arrival in some])
+                park = partial(self._lots.park, upstream, [arrival for *_, arrival in some])
+                parking = timed(self._events, self._clock, "park", park)
             except Exception as exc:
                 if isinstance(exc, StoreUnavailable):
                     guarded(partial(self._outage.failed, exc))
@@ -183,7 +185,6 @@ class ParkingIn:
                 for request, call, _ in some:
                     self._fall_back(request, call)
                 continue
-            guarded(self._stats.settled)
             guarded(partial(self._outage.answered, upstream))
             guarded(partial(self._taken_in, upstream, parking, [request for request, *_ in some]))
             for request, call, _ in some:

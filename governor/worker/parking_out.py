@@ -20,6 +20,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+from governor.admission.store_calls import timed
 from governor.clock import SECOND, Clock
 from governor.errors import StoreUnavailable, UpstreamStateError
 from governor.governor import Governor
@@ -75,7 +76,7 @@ class ParkingOut:
         self._governor = governor
         self._store = governor.store
         self._settings = governor.settings
-        self._stats = governor.stats
+        self._events = governor.events
         self._clock: Clock = governor.clock
         self._loop = loop
         self._pool_slots = pool_slots
@@ -190,7 +191,6 @@ class ParkingOut:
         for ticket in released.tickets:
             guarded(partial(self._delivery.deliver, lot, ticket, ticket.slot + offset))
         if released.tickets:
-            self._stats.count(lot.upstream.name, "released", len(released.tickets))
             self.upkeep.renew_later()
         if released.waiting:
             self._revocations.look_later()
@@ -212,26 +212,25 @@ class ParkingOut:
         for _ in range(3):
             left, freed, news = tuple(lot.left[:MOST_LEFT]), tuple(lot.freed), lot.news
             asked = self._clock.monotonic()
-            released = self._store.lots.release(
-                ReleaseAsk(
-                    upstream=upstream.name,
-                    groups=self._groups.of(upstream),
-                    room=room,
-                    ahead=self._ahead,
-                    lease=self._settings.claim_lease,
-                    token=self._next_token(),
-                    version=in_force.version(upstream.name),
-                    paused=in_force.paused(upstream.name),
-                    wall=self._clock.wall(),
-                    left=left,
-                    freed=freed,
-                    news=news,
-                    breaker=upstream.breaker,
-                    adaptive=upstream.adaptive,
-                    successes=self._governor.admission.take_successes(upstream.name),
-                )
+            ask = ReleaseAsk(
+                upstream=upstream.name,
+                groups=self._groups.of(upstream),
+                room=room,
+                ahead=self._ahead,
+                lease=self._settings.claim_lease,
+                token=self._next_token(),
+                version=in_force.version(upstream.name),
+                paused=in_force.paused(upstream.name),
+                wall=self._clock.wall(),
+                left=left,
+                freed=freed,
+                news=news,
+                breaker=upstream.breaker,
+                adaptive=upstream.adaptive,
+                successes=self._governor.admission.take_successes(upstream.name),
             )
-            self._stats.settled()
+            release = partial(self._store.lots.release, ask)
+            released = timed(self._events, self._clock, "release", release)
             del lot.left[: len(left)]
             if not released.stale:
                 lot.freed.difference_update(freed)

@@ -11,6 +11,7 @@ from functools import partial
 
 from celery.worker.state import active_requests
 
+from governor.admission.store_calls import timed
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
 from governor.governor import Governor
@@ -46,7 +47,7 @@ class ParkingUpkeep:
     ) -> None:
         self._store = governor.store
         self._settings = governor.settings
-        self._stats = governor.stats
+        self._events = governor.events
         self._clock = governor.clock
         self._loop = loop
         self._outage = outage
@@ -91,9 +92,9 @@ class ParkingUpkeep:
         if self._outage.on(lot.upstream.name):
             # Ends are told with the next question; the lease of what goes back runs out.
             return False
-        self._stats.settled()
+        steer = partial(self._store.lots.steer, lot.upstream.name, steering)
         try:
-            self._store.lots.steer(lot.upstream.name, steering)
+            timed(self._events, self._clock, "steer", steer)
         except StoreUnavailable as exc:
             self._outage.failed(exc)
             return False

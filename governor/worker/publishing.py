@@ -28,7 +28,6 @@ class Publishing:
 
     def __init__(self, governor: Governor) -> None:
         self._clock = governor.clock
-        self._stats = governor.stats
         self._publisher: Any = Publisher(governor.app)
         self._away_until = 0
         self.delays = Delays(governor)
@@ -49,5 +48,4 @@ class Publishing:
                 self.delays.failed(exc)
             self._away_until = self._clock.monotonic() + AGAIN
             return exc
-        self._stats.broker_messages += 1
         return None

@@ -9,10 +9,12 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count, islice
 
 from governor.admission.call import Call
 from governor.clock import Clock
+from governor.events import TaskHeld
 from governor.worker.event_loop import Loop, guarded
 from governor.worker.lifecycle import ENDED, Lifecycle, RequestState
 from governor.worker.pool import PoolSlots
@@ -150,6 +152,12 @@ class RequestQueue:
         """Let a request wait in this worker until monotonic microseconds ``until``."""
         self._lifecycle.move(request, RequestState.HELD)
         self._held.hold(request, until)
+        if self._lifecycle.events.listeners:
+            guarded(partial(self._tell_held, request, until))
+
+    def _tell_held(self, request: GovernedRequest, until: int) -> None:
+        limit = "" if request.call is None else request.call.binding or ""
+        self._lifecycle.tell(request, TaskHeld, self._lifecycle.wall_of(until), limit)
 
     def release(self, request: GovernedRequest) -> None:
         """Queue a request whose instant has come."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import count
 from typing import Any
 
 from governor.admission.call import Call, charges_of
 from governor.errors import DeclarationError
+from governor.events import TaskReleased
 from governor.governor import Governor
 from governor.keys import body_id
 from governor.messages.header import Header
@@ -14,6 +16,8 @@ from governor.messages.message import copy_of
 from governor.policy.decision import ClaimAsk, LeaseCharge, Reservation
 from governor.policy.parking_values import Ticket
 from governor.ports import Reason
+from governor.worker.event_loop import guarded
+from governor.worker.lifecycle import Lifecycle
 from governor.worker.parked_message import ParkedMessage
 from governor.worker.parking_in import ParkingIn
 from governor.worker.recorder import Recorder
@@ -31,11 +35,17 @@ class Reception:
     """
 
     def __init__(
-        self, governor: Governor, recorder: Recorder, parking_in: ParkingIn, identity: str
+        self,
+        governor: Governor,
+        lifecycle: Lifecycle,
+        recorder: Recorder,
+        parking_in: ParkingIn,
+        identity: str,
     ) -> None:
         self._governor = governor
         self._settings = governor.settings
         self._clock = governor.clock
+        self._lifecycle = lifecycle
         self._recorder = recorder
         self._parking_in = parking_in
         self._identity = identity
@@ -64,10 +74,13 @@ class Reception:
             ``None`` if its arguments are unusable; it has then been dead-lettered.
         """
         try:
-            return self._made(request)
+            call = self._made(request)
         except DeclarationError as exc:
             self._recorder.bury(request, Reason.INVALID_MESSAGE, str(exc))
             return None
+        if call is not None and self._lifecycle.events.listeners:
+            guarded(partial(self._tell_released, request, call))
+        return call
 
     def _made(self, request: GovernedRequest) -> Call | None:
         if not isinstance(request.args, (list, tuple)) or not isinstance(request.kwargs, dict):
@@ -93,6 +106,16 @@ class Reception:
         request.lane = self._parking_in.lane_of(call, request.message, request.args, request.kwargs)
         request.call = call
         return call
+
+    def _tell_released(self, request: GovernedRequest, call: Call) -> None:
+        message = request.message
+        if isinstance(message, ParkedMessage):
+            now = self._governor.admission.store_clock.of_store(
+                call.upstream, self._clock.monotonic()
+            )
+            first = call.header.first or message.ticket.since
+            waited = max(now - first, 0) if now is not None and first else 0
+            self._lifecycle.tell(request, TaskReleased, waited, message.ticket.late)
 
     def redeem(self, request: GovernedRequest, call: Call, ticket: Ticket) -> bool:
         """Take up what a task was released from the parking lot with: its limits are charged, only

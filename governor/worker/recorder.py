@@ -11,6 +11,7 @@ from celery.worker.state import task_ready
 
 from governor.admission.call import Call, parts_of
 from governor.admission.lease_renewal import LeaseRenewal
+from governor.admission.store_calls import timed
 from governor.clock import SECOND
 from governor.errors import GovernorError, StoreUnavailable
 from governor.governor import Governor
@@ -22,6 +23,7 @@ from governor.ports import Reason
 from governor.worker.body_results import RUN_KEY
 from governor.worker.dead_letter_writer import DeadLetterWriter
 from governor.worker.event_loop import Loop, guarded
+from governor.worker.known_upstreams import KnownUpstreams
 from governor.worker.lifecycle import ENDED, Lifecycle, RequestState
 from governor.worker.request import GovernedRequest
 from governor.worker.store_outage import StoreOutage
@@ -43,16 +45,18 @@ class Recorder:
         dead_letter_writer: DeadLetterWriter,
         lease_renewal: LeaseRenewal,
         outage: StoreOutage,
+        known_upstreams: KnownUpstreams,
     ) -> None:
         self._store = governor.store
         self._admission = governor.admission
-        self._stats = governor.stats
+        self._events = governor.events
         self._clock = governor.clock
         self._loop = loop
         self._lifecycle = lifecycle
         self._dead_letter_writer = dead_letter_writer
         self._lease_renewal = lease_renewal
         self._outage = outage
+        self._known_upstreams = known_upstreams
         self._missed: dict[str, deque[Leavings]] = {}
 
     def bury(  # noqa: PLR0917 - what is known of one death
@@ -90,7 +94,6 @@ class Recorder:
             self._loop.at(self._clock.monotonic() + _WRITE_AGAIN, again)
 
     def _buried(self, request: GovernedRequest, settle: Callable[[], None]) -> None:
-        guarded(partial(self._lifecycle.count, request, "dead"))
         guarded(settle)
         self.finish(request, *request.after)
 
@@ -174,9 +177,10 @@ class Recorder:
             # a second delivery would not call again.
             self._miss(leavings)
             return
-        self._stats.settled()
+        settle = partial(self._store.settle, leavings)
         try:
-            self._store.settle(leavings)
+            settled = timed(self._events, self._clock, "settle", settle)
+            self._known_upstreams.settled(leavings.upstream, settled)
         except StoreUnavailable as exc:
             self._outage.failed(exc)
             self._miss(leavings)

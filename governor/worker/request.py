@@ -74,6 +74,12 @@ class GovernedRequest(Request):  # type: ignore[misc]
         self._already_revoked = True
         dispatcher.on_loop(partial(dispatcher.completion.revoked, self, expired, celery))
 
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        super().on_accepted(pid, time_accepted)
+        dispatcher = self._dispatcher()
+        if dispatcher is not None and dispatcher.lifecycle.events.listeners:
+            guarded(partial(dispatcher.handover.started, self, time_accepted))
+
     def acknowledge(self) -> None:
         dispatcher = self._dispatcher()
         if dispatcher is not None and self.state is RequestState.RUNNING and not self.acknowledged:

@@ -9,6 +9,7 @@ from functools import partial
 from governor.admission.call import Call
 from governor.clock import SECOND, as_datetime, seconds
 from governor.errors import Unroutable
+from governor.events import TaskDeferred, TaskRetried
 from governor.governor import Governor
 from governor.log_lines import LOG
 from governor.messages.header import Attempt
@@ -66,9 +67,14 @@ class Resending:
             self._queue.hold(request, self._clock.monotonic() + AGAIN)
             return
         self._recorder.finish(request)
-        self._lifecycle.count(request, "deferred")
+        if self._lifecycle.events.listeners:
+            guarded(partial(self._tell_deferred, request, call, call.slot))
         LOG.info("Task %s[%s] waits for %s until its slot in %.1f s",
                   request.name, request.id, call.upstream, seconds(call.slot - now))  # fmt: skip
+
+    def _tell_deferred(self, request: GovernedRequest, call: Call, slot: int) -> None:
+        until, limit = self._lifecycle.wall_of(slot), call.binding or ""
+        self._lifecycle.tell(request, TaskDeferred, until, limit, call.header.deferrals)
 
     def retry(
         self,
@@ -92,7 +98,10 @@ class Resending:
 
         def submit() -> None:
             if (error := self._publishing.publish(copy, eta)) is None:
-                guarded(partial(self._lifecycle.count, request, "retried"))
+                self._lifecycle.tell(
+                    request, TaskRetried, int(request.request_dict.get("retries") or 0),
+                    attempt.wait, attempt.exc_type, attempt.http_status,
+                )  # fmt: skip
                 guarded(
                     partial(self._recorder.settle, request, ClaimAction.FINISH, outcome=outcome)
                 )

@@ -3,11 +3,13 @@ deferred, published again with a countdown."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from celery.worker.state import task_ready, task_reserved
 
 from governor.admission.call import Call
+from governor.events import TaskLate, TaskParked, TaskThrottled
 from governor.governor import Governor
 from governor.log_lines import LOG
 from governor.messages.message import was_redelivered
@@ -16,7 +18,7 @@ from governor.policy.outcome import Outcome
 from governor.policy.settlement import ClaimAction
 from governor.worker.backpressure import Backpressure
 from governor.worker.body_results import RUN_KEY
-from governor.worker.event_loop import Loop
+from governor.worker.event_loop import Loop, guarded
 from governor.worker.lateness import Lateness
 from governor.worker.lifecycle import Lifecycle, RequestState
 from governor.worker.ownership import Ownership
@@ -57,7 +59,6 @@ class Waiting:
         self._admission = governor.admission
         self._settings = governor.settings
         self._clock = governor.clock
-        self._stats = governor.stats
         self._lifecycle = lifecycle
         self._recorder = recorder
         self._ownership = ownership
@@ -78,7 +79,6 @@ class Waiting:
     def wait(self, request: GovernedRequest, call: Call, answer: Wait) -> None:
         """Let a request wait as the store's answer says."""
         assert call.slot is not None
-        self._stats.next_slot[call.upstream] = self._clock.wall() + answer.until - answer.now
         if answer.paused:
             self.recall(call.upstream)
         # As long as the broker is patient with it.
@@ -90,7 +90,6 @@ class Waiting:
         # A request that may be woken stays where it can be.
         stays = answer.woken and request.lane is None and not self._queue.full
         if near or (stays and self._clock.monotonic() < stays_until):
-            self._lifecycle.count(request, "held")
             self._queue.hold(request, call.slot if near else min(call.slot, stays_until))
         else:
             self.park(request, call)
@@ -114,7 +113,6 @@ class Waiting:
         call.header.reserved = tuple(held for held in call.header.reserved if held.paid)
         call.late = call.late or bool(call.header.reserved)
         if self._clock.monotonic() < stays_until:
-            self._lifecycle.count(request, "held")
             self._queue.hold(request, min(call.slot, stays_until))
         else:
             self._wait_without_lot(request, call)
@@ -141,8 +139,9 @@ class Waiting:
         call = request.call
         assert call is not None
         if pause is not None or wait:
-            self._lifecycle.count(request, "throttled")
             call.header.throttles += 1
+            waits = wait if pause is None else pause
+            self._lifecycle.tell(request, TaskThrottled, waits, call.header.throttles)
         self._recorder.settle(request, ClaimAction.RELEASE, pause or 0, outcome)
         if late:
             self._came_late(request, call, late)
@@ -159,7 +158,7 @@ class Waiting:
 
     def _came_late(self, request: GovernedRequest, call: Call, late: int) -> None:
         assert call.slot is not None
-        self._lifecycle.count(request, "late")
+        self._lifecycle.tell(request, TaskLate, late)
         run = request.request_dict[RUN_KEY]
         began = run["until"] + late
         self._lateness.saw(began - call.slot, began - run["handed"], self._clock.monotonic())
@@ -209,9 +208,17 @@ class Waiting:
 
     def _is_parked(self, request: GovernedRequest, call: Call) -> None:
         self._recorder.finish(request)
-        self._lifecycle.count(request, "parked")
+        if self._lifecycle.events.listeners:
+            guarded(partial(self._tell_parked, request, call))
         LOG.debug("Task %s[%s] is parked: it waits for %s",
                   request.name, request.id, call.upstream)  # fmt: skip
+
+    def _tell_parked(self, request: GovernedRequest, call: Call) -> None:
+        # The slot is known of those that asked.
+        known = call.binding is not None and call.slot is not None
+        until = self._lifecycle.wall_of(call.slot or 0) if known else 0
+        deferrals = call.header.deferrals + 1
+        self._lifecycle.tell(request, TaskParked, until, call.binding or "", deferrals)
 
     def _hand_back(self, request: GovernedRequest, call: Call) -> None:
         """Let a request wait that could not be parked."""

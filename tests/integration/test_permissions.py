@@ -18,6 +18,7 @@ from governor.deadletter.models import State
 from governor.deadletter.reading import Filters
 from governor.deadletter.repository import SqlDeadLetters
 from governor.errors import StoreUnavailable
+from governor.events import Emitter
 from governor.policy.limits import Limit
 from governor.policy.upstream import UpstreamDeclaration
 from governor.producer.load_shedding import LoadShedding
@@ -173,8 +174,8 @@ def test_the_documentation_has_these_words() -> None:
 def test_a_producer_looks_at_the_lot(users: dict[str, str]) -> None:
     """A producer's user may see whether too many wait, and nothing else."""
     store = RedisStore(users["producer"], timeout=5 * SECOND)
-    LoadShedding(store, SystemClock()).check(
-        UpstreamDeclaration("api", Limit("1/s"), max_waiting=1)
+    LoadShedding(store, SystemClock(), Emitter()).check(
+        UpstreamDeclaration("api", Limit("1/s"), max_waiting=1), "charge"
     )
     assert store.lots.waiting("api")[:2] == (0, 0)
     with pytest.raises(StoreUnavailable, match="NOPERM"):

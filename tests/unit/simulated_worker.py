@@ -17,6 +17,7 @@ from kombu.serialization import dumps
 
 from governor import Concurrency, GovernedTask, Governor, Limit, Retry, Upstream
 from governor.clock import SECOND
+from governor.events import Event
 from governor.ports import Death, MessageCopy
 from governor.stores.memory import MemoryStore
 from governor.testing.clock import FakeClock
@@ -170,6 +171,8 @@ class SimulatedWorker:
             governor_redis_url="redis://unused", governor_spill_dir=str(folder), governor_hold=0
         )
         self.governor = Governor(self.app, clock=self.clock, store=self.store)
+        self.heard: list[Event] = []
+        self.governor.events.listen(self.heard.append)
         self.governor.__dict__["dead_letters"] = self.rows
         api = Upstream("api", Limit("50/s", burst=2), fair_by="tenant")
         few = Upstream("few", Limit("50/s"), Concurrency(1), parking="broker")

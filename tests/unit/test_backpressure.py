@@ -12,6 +12,7 @@ from governor import Limit, Upstream
 from governor.admission.call import Call
 from governor.admission.lanes import Lanes
 from governor.clock import SECOND
+from governor.events import Emitter
 from governor.messages.header import Header
 from governor.policy.decision import LaneKey
 from governor.policy.parking_values import Parking
@@ -64,10 +65,10 @@ def test_what_goes_back_does_not_wait() -> None:
         parked.extend(arrival.task_id for arrival in arrivals)
         return Parking(clock.now, (True,) * len(arrivals), ENOUGH, fresh=False)
 
-    governor = Mock(clock=clock, store=Mock(lots=Mock(park=park)))
+    governor = Mock(clock=clock, events=Emitter(), store=Mock(lots=Mock(park=park)))
     pauses = iter([0, 20 * MILLI])
     arrivals = ParkingIn(
-        governor, Mock(), loop, StoreOutage(clock), lambda _: next(pauses, 0),
+        governor, Mock(), loop, StoreOutage(clock, Emitter()), lambda _: next(pauses, 0),
         Mock(), Mock(), Mock(),
     )  # fmt: skip
     plan = CallPlan.of("task", Upstream("api", Limit("10/s")))

@@ -33,7 +33,8 @@ OWNER = {
     "guarded", "step", "stumbled", "finish", "move", "on_request", "on_loop", "_use_slot",
     "next", "_let_go", "_hand_back", "_is_parked", "run", "_has_slot", "bury", "on_failure",
     "acknowledge", "failed", "_dispatcher", "monotonic", "wall", "_wake", "_take_in",
-    "_take_all_in", "_write_until_kept", "done", "_follow", "failure_info", "log",
+    "_take_all_in", "_write_until_kept", "done", "_follow", "failure_info", "log", "emit", "tell",
+    "__len__", "measured",
 }  # fmt: skip
 """The owner itself, and the ways into it: what it calls may fail, it may not."""
 

@@ -10,7 +10,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from governor.telemetry.stats import Stats
+from governor.events import Emitter, Event, TransitionRefused
+from governor.testing.clock import FakeClock
 from governor.worker.lifecycle import (
     ENDED,
     TRANSITIONS,
@@ -34,9 +35,10 @@ def request_in(state: RequestState, message: Any = None) -> Any:
     )
 
 
-def lifecycle() -> tuple[Lifecycle, Mock, Stats]:
-    consumer, stats = Mock(), Stats()
-    return Lifecycle(consumer, stats), consumer.qos, stats
+def lifecycle() -> tuple[Lifecycle, Mock, list[Event]]:
+    consumer, events, heard = Mock(), Emitter(), list[Event]()
+    events.listen(heard.append)
+    return Lifecycle(consumer, events, FakeClock(0)), consumer.qos, heard
 
 
 @pytest.mark.parametrize(("before", "to"), list(product(RequestState, RequestState)))
@@ -52,16 +54,16 @@ def test_only_what_the_table_allows(before: RequestState, to: RequestState) -> N
             states.move(request, to)
 
 
-def test_in_production_an_illegal_transition_is_logged_and_counted(
+def test_in_production_an_illegal_transition_is_logged_and_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker goes on, and a request that has ended stays where it is."""
     monkeypatch.setattr(Lifecycle, "strict", False)
-    states, _, stats = lifecycle()
+    states, _, heard = lifecycle()
     request = request_in(RequestState.GONE)
     states.move(request, RequestState.QUEUED)
     assert request.state is RequestState.GONE
-    assert stats.counts["api", "illegal"] == 1
+    assert heard == [TransitionRefused(0, "one", "call", "api", "gone", "queued")]
     assert "from gone to queued" in caplog.text
     request = request_in(RequestState.HELD)
     states.move(request, RequestState.RUNNING)
@@ -110,9 +112,9 @@ def test_a_parked_message_takes_no_part_of_the_window() -> None:
     assert not qos.increment_eventually.called
 
 
-def test_who_waits_is_counted() -> None:
+def test_requests_that_wait_are_counted() -> None:
     """The gauge goes up and down with the states that people call waiting."""
-    states, _, stats = lifecycle()
+    states, _, _ = lifecycle()
     request = request_in(RequestState.RECEIVED)
     seen = []
     for state in (
@@ -124,6 +126,6 @@ def test_who_waits_is_counted() -> None:
         RequestState.DYING,
     ):
         states.move(request, state)
-        seen.append(stats.counts["api", "waiting"])
+        seen.append(states.waiting["api"])
         assert seen[-1] == int(state in WAITING)
     assert seen == [1, 1, 1, 0, 1, 0]

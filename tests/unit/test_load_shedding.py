@@ -9,6 +9,7 @@ import pytest
 
 from governor.clock import SECOND
 from governor.errors import Overloaded, StoreUnavailable
+from governor.events import Emitter
 from governor.policy.limits import Limit
 from governor.policy.parking_values import Arrival, ReleaseAsk
 from governor.policy.settlement import Settlement
@@ -27,7 +28,7 @@ def door(clock: FakeClock, arrivals: Sequence[Arrival], released: int = 0) -> Lo
     if released:
         store.lots.release(ReleaseAsk("api", (group(FAST),), released, 0, SECOND, "t"))
         clock.advance(SECOND)
-    return LoadShedding(store, clock)
+    return LoadShedding(store, clock, Emitter())
 
 
 def some(number: int) -> list[Arrival]:
@@ -39,7 +40,7 @@ def test_too_many_are_refused_with_the_numbers() -> None:
     upstream = UpstreamDeclaration("api", Limit("10/s"), max_waiting=3)
     clock = FakeClock()
     with pytest.raises(Overloaded) as caught:
-        door(clock, some(5), released=2).check(upstream)
+        door(clock, some(5), released=2).check(upstream, "charge")
     error = caught.value
     assert (error.upstream, error.waiting, error.limit) == ("api", 3, "max_waiting")
     assert error.drain == pytest.approx(1.5)
@@ -64,9 +65,9 @@ def test_a_wait_beyond_max_wait_is_refused(
     checked = door(FakeClock(), some(waiting), released)
     if refused:
         with pytest.raises(Overloaded, match="max_wait"):
-            checked.check(upstream)
+            checked.check(upstream, "charge")
     else:
-        checked.check(upstream)
+        checked.check(upstream, "charge")
 
 
 def test_without_a_bound_nobody_asks() -> None:
@@ -80,7 +81,8 @@ def test_without_a_bound_nobody_asks() -> None:
         @lots.setter
         def lots(self, value: object) -> None: ...
 
-    LoadShedding(Broken(lambda: 0), FakeClock()).check(UpstreamDeclaration("api", Limit("10/s")))
+    shedding = LoadShedding(Broken(lambda: 0), FakeClock(), Emitter())
+    shedding.check(UpstreamDeclaration("api", Limit("10/s")), "charge")
 
 
 def test_a_store_that_is_away_refuses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,18 +94,19 @@ def test_a_store_that_is_away_refuses_nobody(monkeypatch: pytest.MonkeyPatch) ->
         raise StoreUnavailable("away.")
 
     monkeypatch.setattr(store.lots, "waiting", away)
-    LoadShedding(store, clock).check(UpstreamDeclaration("api", Limit("10/s"), max_waiting=1))
+    shedding = LoadShedding(store, clock, Emitter())
+    shedding.check(UpstreamDeclaration("api", Limit("10/s"), max_waiting=1), "charge")
 
 
 def test_what_is_seen_is_believed_for_a_moment() -> None:
     """A producer of thousands of tasks asks four times a second."""
     clock = FakeClock()
     store = MemoryStore(clock.wall)
-    checked = LoadShedding(store, clock)
+    checked = LoadShedding(store, clock, Emitter())
     upstream = UpstreamDeclaration("api", Limit("10/s"), max_waiting=1)
-    checked.check(upstream)
+    checked.check(upstream, "charge")
     store.lots.park("api", some(2))
-    checked.check(upstream)
+    checked.check(upstream, "charge")
     clock.advance(SECOND // 4)
     with pytest.raises(Overloaded):
-        checked.check(upstream)
+        checked.check(upstream, "charge")

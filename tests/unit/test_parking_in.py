@@ -9,6 +9,7 @@ from unittest.mock import Mock
 from governor import Limit, Upstream
 from governor.admission.call import Call
 from governor.admission.lanes import Lanes
+from governor.events import Emitter
 from governor.messages.header import Header
 from governor.policy.decision import LaneKey
 from governor.policy.parking_values import Parking
@@ -35,9 +36,9 @@ def arrivals_of(parked: list[int], loop: SimulatedLoop, clock: FakeClock) -> Par
         parked.append(len(arrivals))
         return Parking(clock.now, (True,) * len(arrivals), 1, fresh=False)
 
-    governor = Mock(clock=clock, store=Mock(lots=Mock(park=park)))
+    governor = Mock(clock=clock, events=Emitter(), store=Mock(lots=Mock(park=park)))
     return ParkingIn(
-        governor, Mock(), loop, StoreOutage(clock), lambda _: 0, Mock(), Mock(), Mock()
+        governor, Mock(), loop, StoreOutage(clock, Emitter()), lambda _: 0, Mock(), Mock(), Mock()
     )
 
 

@@ -18,6 +18,7 @@ from governor import GovernedTask, Governor, Limit, Upstream
 from governor.admission.lanes import Lanes, group_of
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
+from governor.events import Emitter
 from governor.messages.message import pack
 from governor.policy.parking_values import Arrival, ReleaseAsk, Released, Steering
 from governor.policy.settlement import Settlement
@@ -68,7 +69,7 @@ class Worker:
         consumer.create_task_handler.return_value = self._handle
         free: Any = Mock(free=Mock(return_value=slots - 1))
         free.acquire = lambda occupant, lot: occupant(lot)
-        outage = StoreOutage(self.clock)
+        outage = StoreOutage(self.clock, Emitter())
         self.lots = ParkingOut(self.governor, consumer, self.loop, free, outage, "w", lambda _: 0)
         self.store.settle(Settlement("api"))
         self.clock.advance(HOUR)

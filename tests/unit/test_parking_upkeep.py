@@ -13,6 +13,7 @@ from celery.worker.state import active_requests
 from governor import Limit, Upstream
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
+from governor.events import Emitter
 from governor.policy.parking_values import Steering, Ticket
 from governor.ports import MessageCopy
 from governor.testing.clock import FakeClock
@@ -44,8 +45,8 @@ class World:
         self.away = False
         self.broken = ""
         self.lots = {name: KnownLot(Upstream(name, Limit("1/s"))) for name in ("api", "bank")}
-        self.outage = StoreOutage(self.clock)
-        governor: Any = Mock(clock=self.clock, settings=Mock(claim_lease=LEASE))
+        self.outage = StoreOutage(self.clock, Emitter())
+        governor: Any = Mock(clock=self.clock, events=Emitter(), settings=Mock(claim_lease=LEASE))
         governor.store.lots = SimpleNamespace(steer=self._steer, renew=self._renew)
         self.upkeep = ParkingUpkeep(
             governor, self.loop, self.outage, self.lots,

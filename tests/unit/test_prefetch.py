@@ -8,13 +8,13 @@ from governor import Limit, Upstream
 from governor.admission.admission import AdmissionService
 from governor.admission.call import Call
 from governor.clock import SECOND
+from governor.events import Emitter
 from governor.messages.header import Header
 from governor.policy.decision import Admit, ClaimAsk, Reservation
 from governor.policy.plan import CallPlan
 from governor.policy.settlement import Settlement
 from governor.settings import load
 from governor.stores.memory import MemoryStore
-from governor.telemetry.stats import Stats
 from governor.testing.clock import FakeClock
 from governor.worker.prefetch import Prefetch
 
@@ -30,7 +30,7 @@ class Worker:
     def __init__(self, *limits: Limit, expected: int = 10) -> None:
         self.clock = FakeClock()
         self.store = MemoryStore(self.clock.wall)
-        self.admission = AdmissionService(self.store, SETTINGS, self.clock, Stats())
+        self.admission = AdmissionService(self.store, SETTINGS, self.clock, Emitter())
         self.advances = Prefetch(GRACE)
         self.plan = CallPlan.of("task", Upstream("api", *limits))
         self.expected = expected

@@ -9,6 +9,7 @@ import pytest
 
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable, UpstreamStateError
+from governor.events import Emitter
 from governor.testing.clock import FakeClock
 from governor.worker.store_outage import StoreOutage
 
@@ -25,7 +26,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def outage(clock: FakeClock) -> StoreOutage:
-    return StoreOutage(clock)
+    return StoreOutage(clock, Emitter())
 
 
 def test_no_reply_concerns_every_upstream(outage: StoreOutage, clock: FakeClock) -> None:
