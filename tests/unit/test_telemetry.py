@@ -34,6 +34,7 @@ from governor.events import (
     TaskAdmitted,
     TaskDied,
     TaskHeld,
+    TaskRetried,
     TaskStarted,
 )
 from governor.redaction.redactor import Redactor
@@ -41,6 +42,7 @@ from governor.telemetry.backends import begin
 from governor.telemetry.log import EventLog
 from governor.telemetry.opentelemetry import WaitSpans
 from governor.telemetry.prometheus import Metrics, serve
+from governor.telemetry.stats import Stats
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -258,6 +260,29 @@ def test_a_wait_is_a_span_of_the_tasks_trace() -> None:
 def test_what_has_no_wait_or_no_trace_has_no_span(event: Event) -> None:
     """A span that says nothing costs money."""
     assert spans(event) == []
+
+
+# ---------------------------------------------------------------------- counters for tools
+
+
+def test_the_counters_for_tools_listen_too() -> None:
+    """They count events by upstream, calls of the store and messages of the broker."""
+    stats = Stats(lambda: {"stripe": 4})
+    for event in (
+        ADMITTED, HELD, DIED, StoreAnswered(AT, "admit", 3, 400), StoreAnswered(AT, "settle", 1, 9),
+        TaskRetried(AT, *WHO, 0, SECOND, "TimeoutError", 0),
+        TaskDied(AT, "id", "", "", "unknown_task", 0, 0, 0, "", "disk"),
+    ):  # fmt: skip
+        stats(event)
+    assert stats.snapshot() == {
+        "upstreams": {
+            "stripe": {
+                "admitted": 1, "held": 1, "dead": 1, "retried": 1, "waiting": 4,
+                "next_slot": AT + SECOND,
+            }
+        },
+        "limiter_calls": 4, "broker_messages": 1, "decision_us": [400],
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------------- backends
