@@ -20,7 +20,7 @@ from governor.operations.upstream_gauges import UPSTREAM_GAUGES, UPSTREAM_UP, up
 from governor.telemetry.exporter import Gauge, Sample
 
 STORE_BUDGET = 3 * SECOND
-"""The longest that one reading asks the store; ``governor_timeout`` bounds each call of it."""
+"""Time after which a reading asks about no further upstream; the store bounds each of its calls."""
 
 OTHER = "other"
 """The task label of dead letters whose task the application does not have."""
