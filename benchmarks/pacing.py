@@ -4,8 +4,8 @@ Two workers of two pool slots make calls to a stand-in upstream over HTTP, whose
 has exactly the declared rate and burst, and whose ledger is what is counted. First Celery alone
 runs the same body, as fast as it can; the declared rate is half of that. All tasks are published
 before the workers, which are up, see the first. Three ways of waiting: held inside the worker; and
-as soon as a wait exceeds a second, deferred to the broker or parked in the store. Each is run alone
-and beside two processes that only count.
+as soon as a wait exceeds a second, deferred to the broker or parked in the store. All of it, Celery
+alone too, is run alone and beside two processes that only count.
 
     python -m benchmarks.pacing --tasks 2000
 """
@@ -40,23 +40,23 @@ LEAST_RATE = 0.99
 MARGIN = 0.05
 """Seconds: the default of a limit's ``margin``."""
 
-BUSY = 2
-"""Processes that only count."""
+PLACES = {"alone": 0, "beside": 2}
+"""Where each is run: beside so many processes that only count."""
 
 _COUNT = "n = 0\nwhile True: n += 1"
 
 
 def measure(tasks: int, rate: int, burst: int) -> dict[str, Any]:
-    """Celery alone, then all ways of waiting at half of its rate, alone and beside others."""
-    plain = run_plain(tasks)
-    rate = rate or max(int(plain["calls_per_second"] / 2), 1)
-    # A tenth of a second's calls: twice the margin.
-    burst = burst or max(rate // 10, 20)
-    figures: dict[str, Any] = {"rate": rate, "burst": burst, "plain": plain}
-    for place, busy in (("alone", 0), ("beside", BUSY)):
-        for name, (hold, parking, _) in WAYS.items():
-            with counting(busy):
-                figures[f"{name}, {place}"] = run(tasks, rate, burst, hold, parking)
+    """Run Celery alone, then all ways of waiting at half of its rate; alone, and beside others."""
+    figures: dict[str, Any] = {}
+    for place, busy in PLACES.items():
+        with counting(busy):
+            plain = figures[f"plain, {place}"] = run_plain(tasks)
+            half = rate or max(int(plain["calls_per_second"] / 2), 1)
+            # A tenth of a second's calls: twice the margin.
+            most = burst or max(half // 10, 20)
+            for name, (hold, parking, _) in WAYS.items():
+                figures[f"{name}, {place}"] = run(tasks, half, most, hold, parking)
     return figures
 
 
@@ -95,6 +95,8 @@ def run(tasks: int, rate: int, burst: int, hold: float, parking: Parking) -> dic
         ideal = (tasks - max(burst - rate * MARGIN, 1)) / rate
         rejected = sum(c["verdict"] == "rejected" for c in calls)
         return {
+            "rate": rate,
+            "burst": burst,
             "rate_kept": round(ideal / makespan, 4),
             "makespan_seconds": round(makespan, 3),
             "lost": tasks - len(made),
@@ -122,7 +124,7 @@ def bars(figures: Mapping[str, Any]) -> Mapping[str, bool]:
     """Tell of each promise, by run, whether the figures keep it."""
     verdicts: dict[str, bool] = {}
     for name, (_, _, most) in WAYS.items():
-        for place in ("alone", "beside"):
+        for place in PLACES:
             run_ = figures[f"{name}, {place}"]
             where = f"{name}, {place}"
             verdicts |= {
@@ -138,11 +140,8 @@ def bars(figures: Mapping[str, Any]) -> Mapping[str, bool]:
 
 def tables(record: Mapping[str, Any]) -> Iterable[Table]:
     """One row for each run."""
-    plain = record["plain"]
-    title = (
-        f"{record['tasks']} calls at {record['rate']}/s, burst {record['burst']}; Celery alone "
-        f"makes {plain['calls_per_second']}/s"
-    )
+    alone, beside = (record[f"plain, {place}"]["calls_per_second"] for place in PLACES)
+    title = f"{record['tasks']} calls; Celery alone makes {alone}/s, beside others {beside}/s"
     table = Table(title=title)
     runs = {name: value for name, value in record.items() if isinstance(value, dict)}
     runs = {name: value for name, value in runs.items() if "rate_kept" in value}

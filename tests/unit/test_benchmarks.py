@@ -275,13 +275,13 @@ def test_a_quick_run_leaves_out_what_takes_long() -> None:
 def test_pacing_is_judged_way_by_way() -> None:
     """Each way of waiting misses its own bars, and only those; all are in one table."""
     run = {
-        "rate_kept": 0.99, "makespan_seconds": 9.9, "lost": 0, "duplicated": 0,
-        "rejected_share": 0.001, "limiter_calls_per_task": 1.1, "broker_messages_per_task": 2.1,
+        "rate": 50, "burst": 20, "rate_kept": 0.99, "makespan_seconds": 9.9, "lost": 0,
+        "duplicated": 0, "rejected_share": 0.001, "limiter_calls_per_task": 1.1,
+        "broker_messages_per_task": 2.1,
     }  # fmt: skip
     runs = {f"{way}, {place}": dict(run) for way in pacing.WAYS for place in ("alone", "beside")}
-    figures = record(
-        tasks=100, rate=50, burst=20, plain={"calls_per_second": 100.0, "load": 1.0}, **runs
-    )
+    plain = {f"plain, {place}": {"calls_per_second": 100.0, "load": 1.0} for place in pacing.PLACES}
+    figures = record(tasks=100, rate=0, burst=0, **plain, **runs)
     assert all(pacing.bars(figures).values())
     assert "parked, beside" in shown(pacing.tables(figures))
     figures["held, alone"]["limiter_calls_per_task"] = 1.2
