@@ -151,7 +151,7 @@ class OpenCall:
                 LOG.error("%s The end of a call of %s was not recorded", error, call.upstream)
 
     def _leases(self) -> tuple[str, ...]:
-        """Those that the store keeps for it: none for a call admitted without the store."""
+        """The leases that the store keeps for the call: none if admitted without the store."""
         return self._call.leases if self._call.admitted else ()
 
     def _throttled(self, exc: BaseException | None) -> Throttled | None:

@@ -17,7 +17,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Clock(Protocol):
-    """What the shell asks for the time."""
+    """The clocks of the machine, as the shell asks for them."""
 
     def wall(self) -> int:
         """Microseconds since the Unix epoch. For people and for ETAs, never for limits."""

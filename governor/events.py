@@ -314,7 +314,7 @@ class TransitionRefused(TaskEvent):
 
 @dataclass(frozen=True, slots=True)
 class LeaseExpired(Event):
-    """What a running call of this process holds ran out before it was renewed.
+    """A lease of a running call of this process ran out before it was renewed.
 
     Attributes:
         upstream: its upstream's name.

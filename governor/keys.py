@@ -115,8 +115,9 @@ def bucket_key(prefix: str, upstream: str, bucket: str) -> str:
 
 
 def is_shared(bucket: str) -> bool:
-    """Whether a bucket is of a limit without ``per=``: every other name ends in a value's
-    digest. A shared leaky bucket is a field of the upstream's state."""
+    """Tell whether a bucket is of a limit without ``per=``: every other name ends in a digest.
+
+    A shared leaky bucket is a field of the upstream's state."""
     return ":" not in bucket
 
 

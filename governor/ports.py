@@ -73,7 +73,7 @@ class MessageCopy:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """What is known when a task dies: the input from which a dead-letter row is made.
+    """The facts known when a task dies: the input from which a dead-letter row is made.
 
     Times are wall-clock microseconds. Texts are not yet redacted: the repository redacts
     before anything is written.
@@ -141,7 +141,7 @@ class DeadLetters(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a person changes about an upstream, and why.
+    """A person's change of an upstream, and the reason.
 
     Attributes:
         what: ``pause``, ``resume``, ``set`` or ``reset``.
@@ -246,7 +246,7 @@ class LimiterStore(Protocol):
 
     @property
     def lots(self) -> ParkingLots:
-        """Its parking lots: one store decides about both at once."""
+        """The store's parking lots: one store decides about both at once."""
         ...
 
     def admit(self, ask: Ask) -> Answer:
@@ -317,8 +317,9 @@ class LimiterStore(Protocol):
         ...
 
     def log(self, upstream: str, since: int) -> Sequence[Mapping[str, str]]:
-        """What people changed at ``since`` (µs on the store's clock) or later, newest first, as in
-        :attr:`Look.log`; of about :data:`~governor.keys.RECORDS_KEPT` records that are kept.
+        """List people's changes at ``since`` (µs on the store's clock) or later, newest first.
+
+        Each is as in :attr:`Look.log`; about :data:`~governor.keys.RECORDS_KEPT` are kept.
 
         Raises:
             StoreUnavailable: no answer in time.

@@ -23,7 +23,8 @@ from governor.policy.plan import CallPlan
 from governor.ports import LimiterStore
 
 _APART = SECOND // 2
-"""What one process hears of one bucket is passed on so often, unless nothing is left of it."""
+"""Microseconds between two reports on one bucket that one process passes on; one that says that
+nothing is left is passed on at once."""
 
 _FRESH = 10 * SECOND
 """A process that asks for no admission reads so often whether the limits were changed."""
@@ -32,7 +33,7 @@ _MOST_REMEMBERED = 10_000
 
 
 class Corrections:
-    """Those of one process."""
+    """The corrections that one process makes."""
 
     def __init__(self, store: LimiterStore, in_force: LimitsInForce, clock: Clock) -> None:
         self._store = store

@@ -18,7 +18,7 @@ from governor.ports import LimiterStore
 
 
 class LeaseRenewal:
-    """What this process's running calls hold."""
+    """The leases of this process's running calls, renewed until the calls end."""
 
     def __init__(self, store: LimiterStore, clock: Clock, events: Emitter) -> None:
         self._store = store

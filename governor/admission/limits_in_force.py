@@ -18,13 +18,13 @@ from governor.policy.plan import CallPlan
 from governor.ports import InForce, LimiterStore
 
 PAUSED_KEY = "pause:"
-"""What the target of a pause of one key begins with; its bucket's name follows."""
+"""Prefix of the target of a change that pauses one key; the bucket's name follows."""
 
 _UNCHANGED = InForce(0, {})
 
 
 class LimitsInForce:
-    """What this process knows of the changes of each upstream.
+    """The changes of each upstream, as far as this process knows them.
 
     Args:
         changed: called with an upstream and its changes when they are others than before.

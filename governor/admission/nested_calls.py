@@ -1,4 +1,4 @@
-"""What the calls inside one execution of a task have done, as far as they are seen.
+"""The calls inside one execution of a task, as far as they are seen.
 
 It decides whether the task may be started again. Seen are the calls of ``Upstream.call``, and
 governed tasks that are called like functions; not the call that a task's own admission is for.
@@ -41,7 +41,7 @@ class NestedCalls:
         _current.reset(self._outside)
 
     def was_told(self, exc: BaseException) -> bool:
-        """Whether the refusal that this exception carries has paused the upstream it is of."""
+        """Tell whether the refusal that this exception carries has paused its upstream."""
         said = [thing for link in causes(exc) for thing in (link, attribute(link, "response"))]
         return any(told is thing for told in self.told for thing in said)
 

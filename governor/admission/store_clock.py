@@ -17,7 +17,7 @@ class StoreClock:
         self._offsets: dict[str, int] = {}
 
     def offset(self, upstream: str, asked: int, now: int, heard: int) -> int:
-        """What is added to an instant of the store, in microseconds, for one of this process.
+        """Return the microseconds to add to an instant of the store for one of this process.
 
         It is never so little that a slot would come early, unless a clock was set since the
         last answer: then by as much as an answer takes.

@@ -1,4 +1,4 @@
-"""What the dead-letter table says over time: what died of what, and how long groups lasted."""
+"""The dead-letter table over time: deaths by their reasons, and how long groups lasted."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _LOCK = 0x676F7665726E6F72  # any number, the same for everyone who upgrades
 
 @dataclass(frozen=True, slots=True)
 class SchemaState:
-    """What :func:`check` found.
+    """The finding of :func:`check`.
 
     Attributes:
         current, head: the revision the database is at (``None``: no tables) and ours.
@@ -193,7 +193,7 @@ def _condition(where: object) -> str | None:
 
 
 def remedies(state: SchemaState) -> Sequence[str]:
-    """What is wrong with the schema and what to do about it; empty when nothing is."""
+    """Say what is wrong with the schema and what to do about it; empty when nothing is."""
     said: list[str] = []
     if state.current is None:
         said.append("There are no dead-letter tables. Run `governor db upgrade`.")

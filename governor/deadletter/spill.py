@@ -31,7 +31,7 @@ _SUFFIX, _REFUSED, _BROKEN = ".death", ".refused", ".broken"
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """What a drain did.
+    """The result of a drain.
 
     Attributes:
         recorded: deaths that are rows now (some may have been before).

@@ -18,7 +18,7 @@ WORKER = "worker"
 """The actor of what happens without a person."""
 
 MOVABLE = ("id", "state", "version", "idempotent", "replay_task_id", "lease_until")
-"""What an edge needs to know of a row: not its message, which may be large."""
+"""The columns that an edge needs: not the message, which may be large."""
 
 
 class Transitions:

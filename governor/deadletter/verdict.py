@@ -9,7 +9,7 @@ from governor.ports import Reason
 
 
 class Verdict(StrEnum):
-    """Whether a replay is allowed."""
+    """The verdict on a replay."""
 
     SAFE = "safe"
     NEEDS_CONFIRMATION = "needs_confirmation"

@@ -50,7 +50,7 @@ class Attempt:
 
 @dataclass(slots=True)
 class Header:
-    """What the governor knows about one message; brought up to date in place as it is learned.
+    """The governor's knowledge of one message; brought up to date in place as it grows.
 
     Attributes:
         upstream: its name.

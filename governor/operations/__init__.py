@@ -1,1 +1,1 @@
-"""What people look at and change: the command line only shows it."""
+"""The status that people look at and the changes they make; the command line only shows them."""

@@ -53,7 +53,7 @@ class DeadTask:
 def waiting(
     task_id: str, replies: Iterable[Mapping[str, Any]], standing: LimitStatusReader
 ) -> tuple[WaitingTask, ...]:
-    """What the workers' replies say about a task, with the limits they name.
+    """Find a task in the workers' replies, with the limits they name.
 
     Args:
         replies: of each worker by its name; what is no list of waiting tasks is left out.

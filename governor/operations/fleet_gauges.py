@@ -86,7 +86,7 @@ class FleetGauges:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What the latest reading could not read, in words; empty when it read everything."""
+        """The failures of the latest reading, in words; empty when it read everything."""
         return self._problems
 
     def read(self) -> tuple[Sample, ...]:

@@ -1,4 +1,4 @@
-"""What people change about limits while the fleet runs, who and why.
+"""Changes of limits while the fleet runs, each with its person and reason.
 
 Each change is checked against the declaration first. Written to the store, it takes effect with
 the next decision of every worker.
@@ -35,7 +35,7 @@ from governor.ports import Change, LimiterStore
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What a change changed."""
+    """The difference that a change makes."""
 
     what: str
     before: str
@@ -44,7 +44,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class LimitsChanged:
-    """What a command has changed, or would change.
+    """The result of a command, done or only proposed.
 
     Attributes:
         notes: what a person should know about it.
@@ -219,8 +219,8 @@ class LimitChanges:
         keyed: Mapping[Declared, str],
         changes: Mapping[str, Mapping[str, Any]],
     ) -> tuple[Adjustment, ...]:
-        """What takes the burst out of the leaky buckets of a key; without one, out of those that
-        everybody shares."""
+        """Return what takes the burst out of the leaky buckets of a key; without a key, out of the
+        shared ones."""
         declared = self._standing.limits(upstream)
         limits = keyed or {each: each.bucket for each in declared if each.rule.per is None}
         rules = tuple((bucket, each.changed(changes)) for each, bucket in limits.items())

@@ -103,7 +103,7 @@ class LimitView:
 
     @property
     def changed(self) -> bool:
-        """Whether other numbers are in force than the declared ones."""
+        """Tell whether other numbers are in force than the declared ones."""
         return self.in_force != self.declared.rule.numbers()
 
 
@@ -180,7 +180,7 @@ class LimitStatusReader:
             raise NothingMatched(f"No upstream is called {name!r}. There are: {known}") from None
 
     def limits(self, upstream: str) -> Sequence[Declared]:
-        """Its declared limits, those of single task types last.
+        """List an upstream's declared limits, those of single task types last.
 
         Raises:
             NothingMatched: no upstream is called so.
@@ -189,7 +189,7 @@ class LimitStatusReader:
         return self._limits[upstream]
 
     def declares(self, upstream: str, buckets: Sequence[str]) -> bool:
-        """Whether a task type is charged to such buckets, whatever their ``per=`` values."""
+        """Tell whether a task type is charged to such buckets, whatever their ``per=`` values."""
         shape = tuple(bucket.partition(":")[0] for bucket in buckets)
         return shape in self._shapes.get(upstream, ())
 
@@ -308,7 +308,7 @@ class LimitStatusReader:
         return look, tuple(views)
 
     def _charge(self, rule: Rule, bucket: str | None) -> AnyCharge | None:
-        """What one call takes; of a cost that depends on its arguments, a call of cost 1."""
+        """Return the charge of one call; of cost 1 where the cost depends on arguments."""
         if bucket is None:
             return None
         charge = rule.charge_on(bucket, 1 if callable(rule.cost) else min(rule.cost, rule.most))

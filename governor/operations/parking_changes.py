@@ -1,4 +1,4 @@
-"""What people do to parked tasks: take them out, let them go first, move them to another lane."""
+"""Changes of parked tasks: they are taken out, go first, or move to another lane."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AT_ONCE = 100
 
 @dataclass(slots=True)
 class ParkingChanged:
-    """What became of parked tasks.
+    """The result of a change, task by task.
 
     Attributes:
         done: it was done to these.

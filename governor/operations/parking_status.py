@@ -1,5 +1,5 @@
-"""What is parked, for people: how many wait, who takes turns, and when a task's turn is likely to
-come. Nothing is decided here."""
+"""Parking lots as people see them: how many tasks wait, in which turns, and when a task's turn is
+likely to come. Nothing is decided here."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Parked:
 
     @property
     def released(self) -> bool:
-        """Whether a worker has it, or had it when it died."""
+        """Tell whether a worker has the task, or had it when it died."""
         return not self.entry.position
 
     @property
@@ -296,8 +296,8 @@ class ParkedTasks:
         return {flow: found.rate * weight / total for flow, weight in going.items()}
 
     def _blocked_by(self, each: LaneView, view: UpstreamView) -> str:
-        """What of its own holds a lane up: the pause of one of its keys, its limits, or that no
-        worker asks for it."""
+        """Name what of a lane's own holds it up: a pause of a key, a limit, or that no worker asks
+        for it."""
         lane = each.lane
         if not self._standing.declares(view.name, lane.buckets):
             return _UNDECLARED

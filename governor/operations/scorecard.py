@@ -59,7 +59,7 @@ class Month:
 
 @dataclass(frozen=True, slots=True)
 class TaskType:
-    """What is declared about a task type.
+    """The declaration of a task type, summed up.
 
     Attributes:
         upstream: the one it calls; ``None`` for a type that is not governed.

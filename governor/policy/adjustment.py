@@ -35,8 +35,8 @@ class Adjustment:
 
 
 def paced(charge: Charge) -> Adjustment:
-    """What leaves a bucket room for one call: no burst is saved up in it, and what was charged
-    already stays.
+    """Return the correction that leaves a bucket room for one call and no burst; charges made
+    already stay.
 
     Args:
         charge: one call of cost 1.

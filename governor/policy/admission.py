@@ -84,7 +84,7 @@ Meter = Bucket | window.Log | quota.Period | Leases
 
 @dataclass(frozen=True, slots=True)
 class UpstreamState:
-    """What the store knows about an upstream.
+    """An upstream as the store knows it.
 
     Attributes:
         since: when the store first saw the upstream. After a loss of state this is recent:
@@ -111,7 +111,7 @@ class UpstreamState:
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What to write; ``None`` leaves a thing as it is, and an empty claim deletes it."""
+    """Changes to write; ``None`` leaves a thing as it is, and an empty claim deletes it."""
 
     meters: Mapping[str, Meter] = field(default_factory=dict)
     claim: str | None = None

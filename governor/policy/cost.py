@@ -1,4 +1,4 @@
-"""What a call costs when that is only known at the call, or after it."""
+"""Costs that are only known at the call, or after it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def measured(plan: CallPlan) -> tuple[bool, ...]:
 def charges(
     plan: CallPlan, arguments: Mapping[str, Any], cost: int | None = None
 ) -> tuple[AnyCharge, ...]:
-    """What a call with these arguments takes from every limit.
+    """Return the charges of a call with these arguments, limit by limit.
 
     Args:
         cost: of the limits that are measured, instead of what they declare.
@@ -57,7 +57,7 @@ def buckets(plan: CallPlan, arguments: Mapping[str, Any]) -> tuple[str, ...]:
 def corrections(
     plan: CallPlan, charged: Sequence[AnyCharge], cost: int, before: int | None = None
 ) -> tuple[Adjustment, ...]:
-    """What makes a call that was charged count as one of ``cost``.
+    """Return the corrections that make a charged call count as one of ``cost``.
 
     Args:
         charged: what it was charged, limit by limit.

@@ -25,7 +25,7 @@ def _value(cls: type[_T]) -> type[_T]:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What one call takes from one leaky bucket.
+    """One call's charge on a leaky bucket.
 
     Every kind of charge has these:
 
@@ -48,7 +48,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class WindowCharge:
-    """What one call takes from a sliding window.
+    """One call's charge on a sliding window.
 
     Attributes:
         most: cost units in any ``span`` microseconds.
@@ -63,7 +63,7 @@ class WindowCharge:
 
 @dataclass(frozen=True, slots=True)
 class QuotaCharge:
-    """What one call takes from a quota that starts over at a fixed moment.
+    """One call's charge on a quota that starts over at a fixed moment.
 
     Attributes:
         most: cost units in each period.
@@ -100,7 +100,7 @@ AnyCharge = Charge | WindowCharge | QuotaCharge | LeaseCharge
 
 @_value
 class Reservation:
-    """What a waiting task holds in one bucket.
+    """A waiting task's hold on one bucket.
 
     Attributes:
         slot: the instant it waits for.

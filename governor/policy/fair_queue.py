@@ -63,7 +63,7 @@ class FairQueue:
         return self._queues.get(lane, [])
 
     def has_ready(self, group: str) -> bool:
-        """Whether a lane of this group is ready."""
+        """Tell whether a lane of this group is ready."""
         return bool(self._ready.get(group))
 
     def standing(self, lane: Lane) -> tuple[int, int]:

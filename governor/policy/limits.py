@@ -37,7 +37,7 @@ _MOST = 10_000_000
 
 
 class Rule:
-    """What every kind of limit has in common.
+    """A limit of any kind.
 
     Attributes:
         key: names its buckets; it outlives a change of the numbers.
@@ -98,7 +98,7 @@ class Rule:
         raise NotImplementedError
 
     def numbers(self) -> dict[str, Any]:
-        """What may be changed while the fleet runs, as it is now."""
+        """Return the numbers that may be changed while the fleet runs, as they are now."""
         return {"most": self.most}
 
     def with_numbers(self, numbers: Mapping[str, Any]) -> Self:
@@ -342,7 +342,7 @@ class Concurrency(Rule):
 
 
 def _kept(most: int) -> int:
-    """What a window's log of so many calls lets through."""
+    """Return the calls that a window's log of so many lets through."""
     shape = window.Shape.of(most)
     return shape.entries * shape.group
 

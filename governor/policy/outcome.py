@@ -1,4 +1,4 @@
-"""What one call said about its upstream."""
+"""The outcome of one call, as far as it concerns the upstream."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from governor.policy.failure import causes, http_status
 
 
 class Outcome(StrEnum):
-    """What one call said about its upstream. Throttled and failed calls are *dropped*: they lower
-    an adaptive rate. Only failed ones open a breaker."""
+    """The outcome of one call, as far as it concerns the upstream.
+
+    Throttled and failed calls are *dropped*: they lower an adaptive rate. Only failed ones open a
+    breaker.
+    """
 
     SUCCESS = "success"
-    """It answered, if only to say that the call was wrong."""
+    """The upstream answered, if only to say that the call was wrong."""
     IGNORED = "ignored"
     """Nothing: the call was not made, or failed on our side."""
     THROTTLED = "throttled"
-    """It said "not now"."""
+    """The upstream said "not now"."""
     FAILED = "failed"
-    """It could not be reached, did not answer in time, or answered that it is broken."""
+    """The upstream could not be reached, did not answer in time, or said that it is broken."""
 
     @property
     def dropped(self) -> bool:
-        """Whether the upstream could not take the call."""
+        """Tell whether the upstream could not take the call."""
         return self in {Outcome.THROTTLED, Outcome.FAILED}
 
 
@@ -51,7 +54,7 @@ def outcome_of_status(status: int) -> Outcome:
 
 
 def outcome_of(exc: BaseException, *, retryable: bool = False) -> Outcome:
-    """What a call that ended with ``exc`` said about its upstream.
+    """Return the outcome of a call that ended with ``exc``.
 
     Args:
         retryable: the task's retry policy names it.

@@ -249,7 +249,7 @@ class Lot:
         return rate_of(*self._pace, now)
 
     def groups(self) -> dict[str, str]:
-        """Those that have lanes, each with its queue."""
+        """The groups that have lanes, each with its queue."""
         return {lane.group: lane.origin for lane in self._queue.lanes}
 
     def view(self, now: int) -> LotView:

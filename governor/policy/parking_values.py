@@ -1,4 +1,4 @@
-"""What a parking lot is asked and what it answers, as values."""
+"""Questions to a parking lot and its answers, as values."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Parking:
-    """What became of arrivals.
+    """The result of parking arrivals.
 
     Attributes:
         kept: of each, whether it waits here now; otherwise it did already.
@@ -255,14 +255,14 @@ class LotView:
 
 
 Steer = Literal["back", "left", "cancel", "revoke", "front", "move"]
-"""What may be done to an entry: a released one goes back to the front of its lane, or has ended; a
+"""The ways to change an entry: a released one goes back to the front of its lane, or has ended; a
 waiting one is taken out (revoked: all of a task), goes to the front of its lane, or to the end of
 another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Steering:
-    """What is done to entries of a lot.
+    """A change of entries of a lot.
 
     Attributes:
         entries: their names; task ids, where tasks are revoked.

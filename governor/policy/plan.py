@@ -152,7 +152,7 @@ class CallPlan:
         return cost
 
     def charges(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[AnyCharge, ...]:
-        """What one call with these arguments takes from every limit.
+        """Return the charges of one call with these arguments, limit by limit.
 
         Raises:
             DeclarationError: see :meth:`costs`.

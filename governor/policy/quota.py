@@ -24,7 +24,7 @@ LINE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """What is known of a quota.
+    """A quota's count.
 
     Attributes:
         end: of the period counted, 0 when none was.

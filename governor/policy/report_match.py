@@ -55,7 +55,7 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a report said of a limit.
+    """The bearing of one report on a limit.
 
     Attributes:
         adjustment: the correction. A quota's is not dated.
@@ -67,7 +67,7 @@ class Said:
 
 
 def read(meters: Sequence[Meter], reports: Sequence[QuotaReport], now: int) -> tuple[Said, ...]:
-    """What to correct by the reports of one response, heard at wall microseconds ``now``."""
+    """Return the corrections that one response's reports call for, heard at wall µs ``now``."""
     meters = [m for m in meters if not isinstance(m.declared, Concurrency)]
     reports = [r for r in reports if r.unit == "requests" and r.remaining is not None]
     found = [(meter, report) for report in reports for meter in _about(meters, report, now)]
@@ -111,7 +111,7 @@ def _is_about(rule: Rule, report: QuotaReport, now: int) -> bool:
 
 
 def _close(one: int | None, other: int | Fraction) -> bool:
-    """Whether they are the same, or one is not known."""
+    """Tell whether two values are the same, or one is not known."""
     return one is None or -other <= _CLOSE * (one - other) <= other
 
 

@@ -1,4 +1,4 @@
-"""Whether a failed task runs again, and when.
+"""The retry decision: whether a failed task runs again, and when.
 
 tenacity's strategies are used as arithmetic: they compute the wait and the end, and Celery
 redelivers. Its loop, which would sleep inside the task, is never used.
@@ -105,7 +105,7 @@ class Retry:
         return None if self.within is None else micros(self.within)
 
     def decide(self, exc: BaseException, *, attempt: int, elapsed: int) -> RetryIn | GiveUp:
-        """What follows the failure ``exc`` of attempt number ``attempt`` (the first is 1).
+        """Decide what follows the failure ``exc`` of attempt number ``attempt`` (the first is 1).
 
         ``elapsed`` is microseconds since the first attempt began. Never raises: a strategy that
         fails is a reason to give up, named in the detail.
@@ -144,7 +144,7 @@ def _exhausted(detail: str) -> GiveUp:
 
 
 def _state(exc: BaseException, attempt: int, elapsed: int) -> tenacity.RetryCallState:
-    """What tenacity's strategies look at, with our time in place of the clock's."""
+    """The call state that tenacity's strategies look at, with our time in place of the clock's."""
     state = tenacity.RetryCallState(_NO_LOOP, fn=None, args=(), kwargs={})
     state.attempt_number = attempt
     state.set_exception((type(exc), exc, exc.__traceback__))

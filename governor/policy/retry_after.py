@@ -1,4 +1,4 @@
-"""What an upstream's response says about when it may be called again.
+"""Reading from an upstream's response when it may be called again.
 
 Responses and exceptions are read by their attributes, so both ``httpx`` and ``requests`` are
 understood without importing either.

@@ -14,8 +14,8 @@ _GOOD_FOR = SECOND // 4
 
 
 class LoadShedding:
-    """What a producer knows of parking lots. Refuses tasks of upstreams that declare
-    ``max_waiting``."""
+    """A producer's look at the parking lots of upstreams that declare ``max_waiting``, by which it
+    refuses tasks."""
 
     def __init__(self, store: LimiterStore, clock: Clock, events: Emitter) -> None:
         self._store = store

@@ -143,7 +143,7 @@ class Redactor:
             raise DeclarationError("keys", "a key without letters or digits", "Remove it")
 
     def secret_key(self, name: str) -> bool:
-        """Whether a value of this name is secret."""
+        """Tell whether a value of this name is secret."""
         return _secret_by_default(name[-_LONGEST_NAME:]) or _squeezed(name) in self._keys
 
     def text(self, text: str) -> str:

@@ -42,7 +42,7 @@ class MemoryLots:
         self._lots: dict[str, Lot] = {}
 
     def queued(self, upstream: str, group: str, lane: str) -> bool:
-        """Whether others wait there already. The store's lock is held."""
+        """Tell whether others wait there already. The store's lock is held."""
         return self._lot(upstream).queued(group, lane)
 
     def park(self, upstream: str, arrivals: Sequence[Arrival]) -> Parking:

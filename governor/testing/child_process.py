@@ -69,7 +69,7 @@ class ChildProcess:
 
     @property
     def running(self) -> bool:
-        """Whether the process (not merely some child of it) still runs."""
+        """Tell whether the process (not merely some child of it) still runs."""
         return self.returncode is None
 
     @property

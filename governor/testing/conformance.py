@@ -22,4 +22,4 @@ __all__ = ["LimiterStoreConformance", "StoreHarness"]
 class LimiterStoreConformance(
     RateConformance, ClaimConformance, WindowConformance, UpstreamConformance
 ):
-    """What every limiter store must do. Subclass it and provide the ``harness`` fixture."""
+    """The contract of a limiter store. Subclass it and provide the ``harness`` fixture."""

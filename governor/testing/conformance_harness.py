@@ -1,4 +1,4 @@
-"""What the conformance suites of a limiter store have in common."""
+"""The common parts of a limiter store's conformance suites."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -41,7 +41,7 @@ def task(name: str, to: Lane, **more: Any) -> Arrival:
 
 
 class ParkingLotConformance:
-    """What every store of parking lots must do. Subclass it and provide the ``harness`` fixture."""
+    """The contract of a store of parking lots. Subclass it and provide the ``harness`` fixture."""
 
     def _lots(self, harness: StoreHarness) -> ParkingLots:
         """Lots of a store that has known the upstream long enough for every burst to be back."""

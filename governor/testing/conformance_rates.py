@@ -132,7 +132,7 @@ class RateConformance(StoreSuite):
     def test_a_call_whose_body_came_late_is_charged_where_there_is_room(
         self, harness: StoreHarness
     ) -> None:
-        """Its slot has leaked out of the bucket; made now, it is a call like any other."""
+        """The slot has leaked out of the bucket; made now, the call is like any other."""
         store = self._empty(harness)
         first = store.admit(ask(TEN_PER_SECOND))
         assert isinstance(first, Admit)
@@ -229,7 +229,7 @@ class RateConformance(StoreSuite):
         assert (hop.until, hop.charged, hop.reserved) == (wait.until, False, wait.reserved)
 
     def test_who_comes_late_from_the_line_has_lost_nothing(self, harness: StoreHarness) -> None:
-        """Its slot was not used, so there is room for it at once; the line behind is not moved."""
+        """A slot that was not used leaves room at once; the line behind is not moved."""
         store = self._empty(harness)
         store.admit(ask(TEN_PER_SECOND))
         late = store.admit(ask(TEN_PER_SECOND, hold=0))

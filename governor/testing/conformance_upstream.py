@@ -74,7 +74,7 @@ class UpstreamConformance(StoreSuite):
         assert [a.probe for a in answers if isinstance(a, Admit)] == [False] * 5
 
     def test_a_settlement_says_how_the_upstream_stands(self, harness: StoreHarness) -> None:
-        """It names its breaker's state, and since when the store knows it."""
+        """A look names the breaker's state, and since when the store knows the upstream."""
         store = self._empty(harness)
         first = store.settle(Settlement("api"))
         failed = settling("a", ClaimAction.FINISH, outcome=Outcome.FAILED)

@@ -43,7 +43,7 @@ class WindowConformance(StoreSuite):
         assert isinstance(store.admit(ask(three, hold=0, reserved=wait.reserved)), Admit)
 
     def test_slots_of_a_window_are_handed_out_in_order(self, harness: StoreHarness) -> None:
-        """Those who wait in a full window get what those who leave it used, one each."""
+        """Tasks that wait in a full window get the room of those that leave it, one each."""
         store = self._empty(harness)
         two = WindowCharge("w", "2 in any 10 s", 2, 10 * SECOND)
         first = store.admit(ask(two))
@@ -94,7 +94,7 @@ class WindowConformance(StoreSuite):
     # ------------------------------------------------------------------ quotas
 
     def test_a_quota_starts_over_when_its_period_ends(self, harness: StoreHarness) -> None:
-        """Whoever finds it used up waits for the next period, and counts there."""
+        """A task that finds the quota used up waits for the next period, and counts there."""
         store = self._empty(harness)
         now = store.settle(Settlement("api")).now
         bounds = (now - 2 * SECOND, now - SECOND, now + 5 * SECOND, now + 10 * SECOND)
@@ -125,8 +125,8 @@ class WindowConformance(StoreSuite):
         assert [type(answer) for answer in again] == [Admit] * 2 + [Wait] * 3
 
     def test_a_quota_that_was_forgotten_grows_evenly(self, harness: StoreHarness) -> None:
-        """What was used of a period before the loss of state is not known: half way through the
-        rest of it, half of the quota is there."""
+        """Half way through the rest of a period, half of the quota is there: what was used before
+        a loss of state is not known."""
         now = harness.store.settle(Settlement("api")).now
         bounds = (now - 20 * SECOND, now - 10 * SECOND, now + 10 * SECOND, now + 20 * SECOND)
         quota = QuotaCharge("q", "10 each day", 10, "day", "UTC", bounds=bounds)

@@ -166,7 +166,7 @@ class PrivateRedis:
             clock.sleep(micros(_POLL_SECONDS))
 
     def _answers(self) -> bool:
-        """Whether the server that answers on the port is ours, and has loaded its data."""
+        """Tell whether the server that answers on the port is ours, and has loaded its data."""
         client = redis.Redis(
             host="127.0.0.1", port=self.port, socket_timeout=0.25, retry=Retry(NoBackoff(), 0)
         )

@@ -26,7 +26,7 @@ _INTEGER, _BULK, _ARRAY, _ERROR, _STATUS = b":$*-+"
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What the server said instead of executing a command.
+    """The server's error instead of a command's result.
 
     Attributes:
         code: the first word, like ``NOSCRIPT``.

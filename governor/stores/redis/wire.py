@@ -1,4 +1,4 @@
-"""What the scripts are given, and what their replies mean."""
+"""Arguments of the scripts, and the meaning of their replies."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _limits(prefix: str, ask: Ask, names: list[str]) -> tuple[list[object], list
 
 
 def answer(ask: Ask, reply: int | list[int]) -> Answer:
-    """What ``admit.lua`` replied."""
+    """Read the reply of ``admit.lua``."""
     if isinstance(reply, int):
         return Admit(reply, reply)
     status, now, at, number, charged = reply
@@ -226,7 +226,7 @@ def adjustments(prefix: str, upstream: str, wanted: Sequence[Adjustment]) -> Wor
 def state(
     fields: Mapping[str, str], charges: Sequence[AnyCharge], found: Sequence[Any], now: int
 ) -> UpstreamState:
-    """What the policy sees in the upstream's hash and in the keys of these charges."""
+    """Read the policy's state out of the upstream's hash and the keys of these charges."""
     meters: dict[str, Meter] = {}
     for charge, value in zip(charges, found, strict=True):
         meter = _meter(charge, fields.get(f"b:{charge.bucket}") if value is None else value)

@@ -1,4 +1,4 @@
-"""What the scripts of the parking lot are given, and what their replies mean.
+"""Arguments of the parking lot's scripts, and the meaning of their replies.
 
 A lane is kept as ``group, flow, rank, weight, tenant, origin, bucket, bucket, …``, an entry as
 ``lane|costs|deadline|since|flow|weight|message``, a line feed, and what is parked.
@@ -80,7 +80,7 @@ def park(prefix: str, upstream: str, arrivals: Sequence[Arrival]) -> Words:
 # Many are parked one after the other in a lane, and its name is a digest.
 @lru_cache(maxsize=4_096)
 def _lane_words(prefix: str, upstream: str, lane: Lane) -> tuple[str, str, str, str, str]:
-    """What is always the same of who is parked in a lane: two keys, and its words."""
+    """Return what is the same for every task of a lane: two keys, and its words."""
     name = lane.name
     return (
         ready_key(prefix, upstream, lane.group), queue_key(prefix, upstream, name), name,
@@ -89,7 +89,7 @@ def _lane_words(prefix: str, upstream: str, lane: Lane) -> tuple[str, str, str, 
 
 
 def parked(reply: list[int]) -> Parking:
-    """What ``park.lua`` replied."""
+    """Read the reply of ``park.lua``."""
     now, waiting, fresh, *kept = reply
     return Parking(now, tuple(map(bool, kept)), waiting, bool(fresh))
 
@@ -144,7 +144,7 @@ def _rule(bucket: str, rule: Rule, wall: int) -> Sequence[object]:
 
 
 def released(ask: ReleaseAsk, reply: list[Any]) -> Released:
-    """What ``release.lua`` replied."""
+    """Read the reply of ``release.lua``."""
     now, next_at, more, waiting, stale = reply[:5]
     tickets = []
     for number, at in enumerate(range(5, len(reply), 4)):
@@ -201,7 +201,7 @@ def record(lane: Lane) -> str:
 
 
 def _turns(lane: Lane) -> str:
-    """What a lane's turns are counted by."""
+    """Return the name that a lane's turns are counted by."""
     return f"{lane.flow}|{lane.weight}"
 
 
