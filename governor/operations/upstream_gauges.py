@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 
 from governor.clock import SECOND, seconds
@@ -107,12 +106,10 @@ def _limit_samples(view: UpstreamView) -> Iterator[Sample]:
             yield Sample(BREAKER, (*own, known), known == state)
     if view.share is not None:
         yield Sample(ADAPTIVE_SHARE, own, view.share)
-    shown = Counter(_label(each) for each in view.limits)
     for each in view.limits:
         if each.numbers is None:
             continue
-        label = _label(each)
-        labels = (*own, label if shown[label] == 1 else each.declared.bucket)
+        labels = (*own, _label(each))
         limit, remaining = each.numbers.limit, each.numbers.remaining
         yield Sample(LIMIT_SIZE, labels, limit)
         yield Sample(LIMIT_REMAINING, labels, remaining)
@@ -136,6 +133,7 @@ def _lot_samples(found: LotStatus, lot: LotView) -> Iterator[Sample]:
 
 
 def _label(each: LimitView) -> str:
+    """The limit's name; declarations refuse two of one name in an upstream, and in a task type."""
     name, task = each.declared.rule.name, each.declared.task
     return name if task is None else f"{name} of {task}"
 
