@@ -83,8 +83,9 @@ class Upstream(upstream.UpstreamDeclaration):
         governor = governor_of(app)
         plan = plan_of(self)
         charges = costs.charges(plan, arguments, cost)
-        call = Call(plan, charges, Header(), holder=uuid4().hex)
-        admitted(governor.admission, governor.clock, call, micros(wait))
+        deadline = governor.clock.monotonic() + micros(wait)
+        call = Call(plan, charges, Header(), holder=uuid4().hex, deadline=deadline)
+        admitted(governor.admission, governor.clock, call)
         opened = OpenCall(governor, call)
         try:
             yield opened
@@ -135,13 +136,13 @@ class OpenCall:
         if throttled is not None:
             pause = pause_of(throttled, 0)
             self._began.refused(self._response if exc is None else exc)
-        if outcome is Outcome.SUCCESS and not call.probe:
+        if outcome is Outcome.SUCCESS and not self._probe():
             # The store hears of it with the next question.
             admission.succeeded(call)
             outcome = Outcome.IGNORED
         admission.settled_without_store(call)
         watched = call.plan.upstream.breaker or call.plan.upstream.adaptive
-        if self._leases() or call.probe or pause or (watched and outcome.dropped):
+        if self._leases() or self._probe() or pause or (watched and outcome.dropped):
             settlement = self._settlement(ClaimAction.FINISH, pause=pause, outcome=outcome)
             settle = partial(self._governor.store.settle, settlement)
             try:
@@ -152,7 +153,12 @@ class OpenCall:
 
     def _leases(self) -> tuple[str, ...]:
         """The leases that the store keeps for the call: none if admitted without the store."""
-        return self._call.leases if self._call.admitted else ()
+        admission = self._call.admission
+        return () if admission is None else admission.leases
+
+    def _probe(self) -> bool:
+        admission = self._call.admission
+        return admission is not None and admission.probe
 
     def _throttled(self, exc: BaseException | None) -> Throttled | None:
         now = self._governor.clock.wall()
@@ -186,7 +192,7 @@ class OpenCall:
             lease=self._governor.settings.claim_lease,
             pause=pause,
             outcome=outcome,
-            probe=call.probe and action is ClaimAction.FINISH,
+            probe=self._probe() and action is ClaimAction.FINISH,
             breaker=declared.breaker,
             adaptive=declared.adaptive,
         )

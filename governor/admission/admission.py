@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from governor.admission.call import Call
+from governor.admission.call import Admission, Call, WaitsFor
 from governor.admission.limits_in_force import LimitsInForce
 from governor.admission.store_calls import timed
 from governor.admission.store_clock import StoreClock
@@ -17,9 +17,7 @@ from governor.policy.decision import (
     Answer,
     AnyCharge,
     Ask,
-    LeaseCharge,
     QuotaCharge,
-    Reservation,
     Stale,
     Wait,
 )
@@ -32,6 +30,8 @@ from governor.stores.memory import MemoryStore
 _LINGER = 10
 """A task whose turn has come is held up to so many times ``governor_hold``, within the broker's
 patience."""
+
+_NOTHING = Admission()
 
 _MOST_REFRESHES = 3
 """How often in a row the limits may turn out to have changed since they were read."""
@@ -125,7 +125,7 @@ class AdmissionService:
         if isinstance(answer, Wait):
             call.local = answer.reserved
             call.slot = answer.until
-            call.binding = answer.limit
+            call.waits_for = WaitsFor(answer.limit)
         elif isinstance(answer, Admit):
             call.local = ()
             call.slot = answer.slot
@@ -152,11 +152,7 @@ class AdmissionService:
         assert call.slot is not None
         slot = self.store_clock.of_store(call.upstream, call.slot)
         if slot is not None:
-            call.header.reserved = tuple(
-                Reservation(charge.bucket, slot, paid=True)
-                for charge in call.charges
-                if not isinstance(charge, LeaseCharge)
-            )
+            call.header = call.header._replace(reserved=call.paid_at(slot))
 
     def _changed(self, upstream: str, found: InForce) -> None:
         if self._events.listeners:
@@ -178,7 +174,9 @@ class AdmissionService:
         return UpstreamStateError(call.upstream, "its limits change faster than they are read")
 
     def _question(self, call: Call) -> Ask:
-        patience = call.patience
+        patience = None
+        if call.deadline is not None:
+            patience = max(call.deadline - self._clock.monotonic(), 0)
         upstream = call.plan.upstream
         version = self.in_force.version(upstream.name)
         if call.version != version:
@@ -222,24 +220,26 @@ def _note(call: Call, answer: Answer, offset: int) -> None:
     """Bring ``call`` up to date with its answer; ``offset`` makes monotonic microseconds of the
     store's."""
     header = call.header
-    if header.first is None:
-        header.first = answer.now
-        header.give_up_at = answer.now + call.plan.upstream.max_wait
-    call.woken = False
-    if not isinstance(answer, Admit):
-        call.binding = None
+    first, give_up_at, reserved = header.first, header.give_up_at, header.reserved
+    if first is None:
+        first, give_up_at = answer.now, answer.now + call.plan.upstream.max_wait
     if isinstance(answer, Wait):
-        header.reserved = answer.reserved
-        call.binding = answer.limit
-        call.woken = answer.woken
+        reserved = answer.reserved
+        call.waits_for = WaitsFor(answer.limit, answer.woken)
         call.slot = answer.until + offset
         # Nothing is left to ask at the slot; a claim is taken there.
         paid = {r.bucket for r in answer.reserved if r.paid and r.slot == answer.until}
-        call.settled = call.claim is None and paid.issuperset([c.bucket for c in call.charges])
+        call.covered = call.claim is None and paid.issuperset([c.bucket for c in call.charges])
         call.had_turn = call.had_turn or answer.charged
     elif isinstance(answer, Admit):
-        header.reserved = ()
+        reserved = ()
+        if call.waits_for is not None:
+            call.waits_for = WaitsFor(call.waits_for.limit)
+        leases = call.leases
         call.slot = answer.slot + offset
-        call.settled = call.claim is None and not call.leases and not answer.probe
-        call.admitted = call.had_turn = True
-        call.probe = answer.probe
+        call.covered = call.claim is None and not leases and not answer.probe
+        call.admission = Admission(leases, answer.probe) if leases or answer.probe else _NOTHING
+        call.had_turn = True
+    else:
+        call.waits_for = None
+    call.header = header._replace(first=first, give_up_at=give_up_at, reserved=reserved)

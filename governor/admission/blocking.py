@@ -16,16 +16,16 @@ _PLACE_IN = SECOND
 """When a lease comes free is not known: what a caller is told that does not wait for it."""
 
 
-def admitted(admission: AdmissionService, clock: Clock, call: Call, patience: int) -> None:
-    """Block until ``call`` may be made, at most ``patience`` microseconds.
+def admitted(admission: AdmissionService, clock: Clock, call: Call) -> None:
+    """Block until ``call`` may be made, at most until its deadline.
 
     Raises:
         NotAdmitted: its slot is further away.
         StoreUnavailable: the limiter store did not answer, and its calls wait for it.
     """
-    end = clock.monotonic() + patience
+    assert call.deadline is not None
     while True:
-        call.patience = patience = max(end - clock.monotonic(), 0)
+        patience = max(call.deadline - clock.monotonic(), 0)
         answer = _answer(admission, call)
         if isinstance(answer, Admit):
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from governor.messages.header import Header
 from governor.policy.decision import AnyCharge, ClaimAsk, LaneKey, LeaseCharge, Reservation
@@ -13,46 +13,72 @@ from governor.policy.plan import CallPlan
 _NEVER = 1 << 62
 
 
+class Admission(NamedTuple):
+    """What an admitted call holds until it is settled.
+
+    Attributes:
+        leases: its leases, by the buckets of their concurrency limits.
+        probe: whether it was let through as a probe of a half-open breaker.
+    """
+
+    leases: tuple[str, ...] = ()
+    probe: bool = False
+
+
+class WaitsFor(NamedTuple):
+    """What a call waits for, of which the store has said when it is.
+
+    Attributes:
+        limit: the binding limit.
+        woken: whether news may come earlier: of a lease that came free, or of a probe.
+    """
+
+    limit: str
+    woken: bool = False
+
+
 @dataclass(slots=True)
 class Call:
     """One governed execution on its way to its admission.
 
     Attributes:
-        charges: what it takes from each limit.
-        header: what is known about the message, this call's own.
         claim: for a non-idempotent task, its claim on (task id, attempt).
         holder: names this delivery in concurrency limits.
-        slot: monotonic microseconds of the slot held, once an answer named one.
-        settled: the held slot covers everything: no second question is needed at it.
-        patience: microseconds of a caller that blocks until its slot, instead of the task's own.
-        version: of the limits in force from which the charges were made.
-        binding: the limit it waits for, or waited for last; ``None`` if it did not.
-        woken: it waits for a lease or a probe, and will be told of one.
-        admitted: it has been admitted and not settled since: it may hold leases.
-        had_turn: it had a slot once: if it could not use that, it goes before others of its lane.
-        probe: it was let through as a probe of a half-open breaker.
-        local: what it holds in this worker's own limits while the store is away.
         lane: where it waits in its upstream's parking lot; ``None``: it is not parked.
+        deadline: monotonic microseconds until which a caller blocks, instead of the task's own
+            patience.
+        charges: what it takes from each limit.
+        header: what is known about the message, and about this call's waiting.
+        version: of the limits in force from which the charges were made.
+        slot: monotonic microseconds of its slot, once an answer named one.
+        covered: everything is paid for its slot: no second question is needed at it.
+        admission: what it holds; ``None`` before it is admitted, and again once it is settled.
+        waits_for: ``None`` while it waits for nothing.
+        had_turn: it had a slot once: if it could not use that, it goes before others of its lane.
         late: it could not use the slot it has paid for in time, and keeps it.
+        local: what it holds in this worker's own limits while the store is away.
     """
 
-    plan: CallPlan
+    plan: Final[CallPlan]
     charges: tuple[AnyCharge, ...]
     header: Header
-    claim: ClaimAsk | None = None
-    holder: str = ""
-    slot: int | None = None
-    settled: bool = False
-    patience: int | None = None
+    claim: Final[ClaimAsk | None] = None
+    holder: Final[str] = ""
+    lane: Final[LaneKey | None] = None
+    deadline: Final[int | None] = None
     version: int = 0
-    binding: str | None = None
-    woken: bool = False
-    admitted: bool = False
+    slot: int | None = None
+    covered: bool = False
+    admission: Admission | None = None
+    waits_for: WaitsFor | None = None
     had_turn: bool = False
-    probe: bool = False
-    local: tuple[Reservation, ...] = ()
-    lane: LaneKey | None = None
     late: bool = False
+    local: tuple[Reservation, ...] = ()
+
+    @property
+    def limit(self) -> str | None:
+        """The limit it waits for."""
+        return None if self.waits_for is None else self.waits_for.limit
 
     @property
     def upstream(self) -> str:
@@ -72,6 +98,14 @@ class Call:
         """Store time beyond which it does not wait; never, before the store's first answer."""
         give_up_at = self.header.give_up_at
         return _NEVER if give_up_at is None else give_up_at
+
+    def paid_at(self, slot: int) -> tuple[Reservation, ...]:
+        """Name what it holds in its limits when all but its leases is paid for ``slot``."""
+        return tuple(
+            Reservation(charge.bucket, slot, paid=True)
+            for charge in self.charges
+            if not isinstance(charge, LeaseCharge)
+        )
 
     def parts(self) -> Iterator[str]:
         """Name the parts of the upstream's data that admission touches; see :func:`parts_of`."""

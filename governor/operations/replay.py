@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from governor.messages.header import NAME, Header, work_id
 from governor.messages.variants import own_headers
 from governor.ports import MessageCopy
@@ -25,8 +23,7 @@ def replay_message(
     says which dead letter it replays, and carries the idempotency key of the first run.
     """
     known = Header.from_message(message.headers)
-    header = replace(
-        known.next_attempt(),
+    header = known.next_attempt()._replace(
         idem=idempotency_key if idempotency_key is not None else known.idem,
         of=work_id(replay_task_id, message.headers.get("replaced_task_nesting")),
         began=None,

@@ -96,7 +96,7 @@ class Asking:
                 continue
             plain = call.claim is None and not call.leases and call.lane is None
             plain = plain and call.plan.upstream.breaker is None
-            if plain and not call.settled and request.state is RequestState.QUEUED:
+            if plain and not call.covered and request.state is RequestState.QUEUED:
                 found.append((request, call))
         return found
 

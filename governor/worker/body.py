@@ -101,6 +101,7 @@ def _admit_inline(
         StoreUnavailable: the limiter store did not answer.
     """
     plan = governance.plan
-    call = Call(plan, charges_of(plan, Header(), args, kwargs), Header())
+    charges = charges_of(plan, Header(), args, kwargs)
     patience = min(governor.settings.inline_wait, plan.upstream.max_wait)
-    admitted_at_its_slot(governor.admission, governor.clock, call, patience)
+    call = Call(plan, charges, Header(), deadline=governor.clock.monotonic() + patience)
+    admitted_at_its_slot(governor.admission, governor.clock, call)

@@ -34,7 +34,7 @@ class DeathFacts:
         """Tell the death of a request's task."""
         facts = _facts(exc_info, request.task.name)
         delivery = int(request.request_dict.get("retries") or 0)
-        own = "" if RUN_KEY in request.request_dict else request.token
+        own = "" if RUN_KEY in request.request_dict else request.delivery.token
         began = self._claims.began(
             reason, copy, request.task.name, request.id, delivery, own,
             was_redelivered(request.message),

@@ -25,7 +25,7 @@ def waiting_here(
             call = request.call
             assert call is not None
             until = None if call.slot is None else wall + call.slot - now
-            found.append(_described(request, call.header, where, until, call.binding))
+            found.append(_described(request, call.header, where, until, call.limit))
     for request in list(reserved_requests):
         if isinstance(request, GovernedRequest) and request.call is None:
             header = Header.from_message(request.request_dict)

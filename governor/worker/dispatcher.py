@@ -176,7 +176,7 @@ class Dispatcher:
 
     def _decide(self, request: GovernedRequest) -> bool:
         """Decide whether a request runs now. If not, it waits, or its end is on its way."""
-        if request.epoch != self._reception.epoch:
+        if request.delivery.epoch != self._reception.epoch:
             self._lost(request)
             return False
         call = request.call or self._reception.call_of(request)
@@ -186,7 +186,7 @@ class Dispatcher:
         self._pace.tick(now)
         if call.had_turn:
             self._waiting.backpressure.told(call.slot or now, now)
-        runs = self._at_its_slot(request, call, now) if call.settled else None
+        runs = self._at_its_slot(request, call, now) if call.covered else None
         if runs is None and self._waiting.follows(request, call):
             self._waiting.park(request, call)
             runs = False
@@ -194,7 +194,7 @@ class Dispatcher:
             runs = self._prefetch.take(call, now) or self._asked(request, call, now)
         if runs:
             self.handover.prepare(request, call)
-            if call.probe:
+            if call.admission is not None and call.admission.probe:
                 self._known_upstreams.probes(call.upstream)
         return runs
 
@@ -204,10 +204,10 @@ class Dispatcher:
         if now < call.slot:
             self._queue.hold(request, call.slot)
             return False
-        call.settled = False
+        call.covered = False
         in_time = self.handover.in_time(call, now)
         if in_time or isinstance(request.message, ParkedMessage):
-            call.header.reserved = ()
+            call.header = call.header._replace(reserved=())
         return True if in_time else None
 
     def _asked(self, request: GovernedRequest, call: Call, now: int) -> bool:

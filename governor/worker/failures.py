@@ -159,12 +159,12 @@ def with_attempt(request: Any, exc: Any, now: int, countdown: Any) -> Any:
     if header == Header():
         # Published where nothing is known of the governor.
         nesting = getattr(request, "replaced_task_nesting", None)
-        header.idem = work_id(str(request.id), nesting)
+        header = header._replace(idem=work_id(str(request.id), nesting))
     chain = () if exc is kind else causes(exc)
     status = next(filter(None, map(http_status, chain)), 0)
     wait = countdown if isinstance(countdown, int | float) and 0 < countdown < LONGEST_WAIT else 0
-    header.failed(Attempt(now, type_name(kind), status, micros(wait)))
-    return header.to_message()
+    attempt = Attempt(now, type_name(kind), status, micros(wait))
+    return header.failed(attempt).to_message()
 
 
 def _telling(task: Any, trace: Callable[..., Any]) -> Callable[..., Any]:

@@ -68,20 +68,19 @@ class Handover:
 
     def prepare(self, request: GovernedRequest, call: Call) -> None:
         """Tell the body what it has to know of its admission, and keep alive what it holds."""
-        if call.header.began is None:
-            call.header.began = self._clock.wall()
         now = self._clock.monotonic()
         request.request_dict[RUN_KEY] = {
             "handed": now,
             "until": self._good_until(call, now),
-            "began": call.header.began,
+            "began": call.header.began or self._clock.wall(),
             "throttles": call.header.throttles,
             "leaves_reserve": bool(call.plan.held_back),
         }
-        if call.claim is not None or (call.leases and call.admitted):
+        leases = () if call.admission is None else call.admission.leases
+        if call.claim is not None or leases:
             self._lease_renewal.add(
                 Settlement(
-                    call.upstream, call.holder, ClaimAction.RENEW, call.claim, call.leases,
+                    call.upstream, call.holder, ClaimAction.RENEW, call.claim, leases,
                     self._settings.claim_lease,
                 )
             )  # fmt: skip
@@ -95,7 +94,7 @@ class Handover:
         trace = said.get("traceparent")
         self._lifecycle.tell(
             request, TaskAdmitted, int(said.get("retries") or 0), waited, header.deferrals,
-            call.binding or "", trace if isinstance(trace, str) else "", header.replay_of or "",
+            call.limit or "", trace if isinstance(trace, str) else "", header.replay_of or "",
         )  # fmt: skip
 
     def run(self, request: GovernedRequest) -> None:

@@ -5,8 +5,7 @@ All of it happens on the worker's loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,9 +16,12 @@ from governor.clock import SECOND, as_micros
 from governor.errors import StoreUnavailable
 from governor.governor import Governor
 from governor.log_lines import LOG
+from governor.messages.header import Header
 from governor.messages.message import attempt_id, copy_of, pack
 from governor.messages.variants import parked
+from governor.policy.decision import AnyCharge, LaneKey
 from governor.policy.parking_values import Arrival, Lane, Parking
+from governor.policy.plan import CallPlan
 from governor.worker.event_loop import Loop, guarded
 from governor.worker.parked_message import ParkedMessage
 from governor.worker.request import GovernedRequest
@@ -78,23 +80,19 @@ class ParkingIn:
         # By lane: monotonic microseconds until which others follow.
         self._behind: dict[str, int] = {}
 
-    def lane_of(self, call: Call, message: Any, args: Any, kwargs: Any) -> Lane | None:
-        """Choose the lane of a call of this message. Returns None if the upstream does not park,
-        or the message is too large."""
-        if call.plan.upstream.parking != "store" or len(message.body or b"") > MOST_BYTES:
+    def lane_of(  # noqa: PLR0917 - what a message says
+        self, plan: CallPlan, charges: Sequence[AnyCharge], header: Header, message: Any, args: Any,
+        kwargs: Any,
+    ) -> tuple[Lane, LaneKey] | None:  # fmt: skip
+        """Choose the lane, and its key, of a call of this message. Returns None if the upstream
+        does not park, or the message is too large."""
+        if plan.upstream.parking != "store" or len(message.body or b"") > MOST_BYTES:
             return None
         priority = int((message.properties or {}).get("priority") or 0)
         rank = rank_of(priority, high_first=self._source_queues.high_first())
-        lane, call.lane = self._lanes.of_task(
-            call.plan,
-            call.charges,
-            call.header,
-            args,
-            kwargs,
-            self._source_queues.of(message),
-            rank,
+        return self._lanes.of_task(
+            plan, charges, header, args, kwargs, self._source_queues.of(message), rank
         )
-        return lane
 
     def follows(self, call: Call) -> bool:
         """Tell whether others of a call's lane were parked here a moment ago: the call can only
@@ -110,7 +108,7 @@ class ParkingIn:
         message = request.message
         assert lane is not None
         assert call.lane is not None
-        header = replace(call.header, deferrals=call.header.deferrals + 1)
+        header = call.header._replace(deferrals=call.header.deferrals + 1)
         payload = pack(parked(copy_of(message), header))
         if payload is None or self._outage.on(call.upstream, call.parts()):
             self._fall_back(request, call)

@@ -74,8 +74,8 @@ class Prefetch:
         hand.left -= 1
         call.slot = hand.asked.slot
         if call.header.first is None:
-            call.header.first = hand.asked.header.first
-            call.header.give_up_at = hand.asked.header.give_up_at
+            known = hand.asked.header
+            call.header = call.header._replace(first=known.first, give_up_at=known.give_up_at)
         return True
 
     def question(self, call: Call, expected: int, now: int) -> tuple[Call, int] | None:
@@ -103,7 +103,7 @@ class Prefetch:
             replace(c, interval=expected * c.interval, cost=expected * c.cost) for c in plain
         )
         # It is asked for now or not at all.
-        ahead = Call(call.plan, charges, Header(), patience=0, version=call.version, lane=call.lane)
+        ahead = Call(call.plan, charges, Header(), lane=call.lane, deadline=0, version=call.version)
         return ahead, expected
 
     def answered(

@@ -156,7 +156,7 @@ class RequestQueue:
             guarded(partial(self._tell_held, request, until))
 
     def _tell_held(self, request: GovernedRequest, until: int) -> None:
-        limit = "" if request.call is None else request.call.binding or ""
+        limit = "" if request.call is None else request.call.limit or ""
         self._lifecycle.tell(request, TaskHeld, self._lifecycle.wall_of(until), limit)
 
     def release(self, request: GovernedRequest) -> None:
@@ -210,7 +210,7 @@ class RequestQueue:
             if (its := other.call) is not None and other.state is RequestState.QUEUED
             and its.lane == call.lane and its.upstream == call.upstream
             # One that is admitted ahead of its pool slot, or holds something, keeps that.
-            and not its.header.reserved and not its.admitted
+            and not its.header.reserved and its.admission is None
         ]  # fmt: skip
         for other in found:
             self._new.remove(other)
@@ -238,12 +238,12 @@ class RequestQueue:
             if call is None or upstream not in {"", call.upstream}:
                 return False
             if what in {"", "change"}:
-                call.settled = False
+                call.covered = False
                 return True
             # Not one whose limits have a lease but which waits for something else.
-            if not call.woken:
+            if call.waits_for is None or not call.waits_for.woken:
                 return False
-            return call.binding == "breaker" if what == "breaker" else what in call.leases
+            return call.waits_for.limit == "breaker" if what == "breaker" else what in call.leases
 
         if what == "lot":
             return
@@ -257,7 +257,7 @@ class RequestQueue:
         for request in self._held.requests():
             call = request.call
             if call is not None and call.upstream == upstream:
-                call.settled = False
+                call.covered = False
 
     # ------------------------------------------------------------------ looked at
 

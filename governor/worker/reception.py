@@ -6,14 +6,14 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from governor.admission.call import Call, charges_of
+from governor.admission.call import Admission, Call, charges_of
 from governor.errors import DeclarationError
 from governor.events import TaskReleased
 from governor.governor import Governor
 from governor.keys import body_id
 from governor.messages.header import Header
 from governor.messages.message import copy_of
-from governor.policy.decision import ClaimAsk, LeaseCharge, Reservation
+from governor.policy.decision import ClaimAsk
 from governor.policy.parking_values import Ticket
 from governor.ports import Reason
 from governor.worker.event_loop import guarded
@@ -21,7 +21,7 @@ from governor.worker.lifecycle import Lifecycle
 from governor.worker.parked_message import ParkedMessage
 from governor.worker.parking_in import ParkingIn
 from governor.worker.recorder import Recorder
-from governor.worker.request import GovernedRequest
+from governor.worker.request import Delivery, GovernedRequest
 
 
 class Reception:
@@ -59,13 +59,13 @@ class Reception:
             what the request was released from the parking lot with, if it is to run.
         """
         message = request.message
-        request.token = f"{self._identity}.{next(self._delivery)}"
-        request.epoch = self.epoch
-        request.received = self._clock.monotonic()
-        if not isinstance(message, ParkedMessage) or message.adopted:
-            return None
-        request.token = message.ticket.holder or request.token
-        return message.ticket
+        token = f"{self._identity}.{next(self._delivery)}"
+        ticket = None
+        if isinstance(message, ParkedMessage) and not message.adopted:
+            ticket = message.ticket
+            token = ticket.holder or token
+        request.delivery = Delivery(token, self.epoch, self._clock.monotonic())
+        return ticket
 
     def call_of(self, request: GovernedRequest) -> Call | None:
         """Build the request's call.
@@ -91,21 +91,25 @@ class Reception:
         assert governance is not None
         header = Header.from_message(request.request_dict)
         if header.mid is None:
-            header.mid = body_id(copy_of(request.message).body)
+            header = header._replace(mid=body_id(copy_of(request.message).body))
+        assert header.mid is not None
         plan = governance.plan
         if plan.upstream.reserve and _priority(request.message) not in plan.upstream.urgent:
             plan = plan.leaving_reserve()
         charges = charges_of(plan, header, request.args, request.kwargs)
+        token = request.delivery.token
         claim = None
         if not governance.idempotent:
             claim = ClaimAsk(
                 request.id, int(request.request_dict.get("retries") or 0), header.mid,
-                request.token, self._settings.claim_lease, self._settings.claim_keep,
+                token, self._settings.claim_lease, self._settings.claim_keep,
             )  # fmt: skip
-        call = Call(plan, charges, header, claim, request.token)
-        request.lane = self._parking_in.lane_of(call, request.message, request.args, request.kwargs)
-        request.call = call
-        return call
+        lane, key = self._parking_in.lane_of(
+            plan, charges, header, request.message, request.args, request.kwargs
+        ) or (None, None)
+        request.lane = lane
+        request.call = Call(plan, charges, header, claim, token, key)
+        return request.call
 
     def _tell_released(self, request: GovernedRequest, call: Call) -> None:
         message = request.message
@@ -124,10 +128,9 @@ class Reception:
         Returns:
             whether it may run; otherwise its end is on its way.
         """
-        header = call.header
-        if header.first is None:
-            header.first = ticket.since
-            header.give_up_at = ticket.since + call.plan.upstream.max_wait
+        if call.header.first is None:
+            give_up_at = ticket.since + call.plan.upstream.max_wait
+            call.header = call.header._replace(first=ticket.since, give_up_at=give_up_at)
         if ticket.late:
             if not request.revoked():
                 why = request.message.why_late
@@ -136,14 +139,9 @@ class Reception:
         call.version = self._governor.admission.in_force.version(call.upstream)
         call.slot = request.message.slot
         call.had_turn = True
-        call.admitted = True
-        call.probe = ticket.probe
-        call.settled = call.claim is None
-        header.reserved = tuple(
-            Reservation(charge.bucket, ticket.slot, paid=True)
-            for charge in call.charges
-            if not isinstance(charge, LeaseCharge)
-        )
+        call.admission = Admission(call.leases, ticket.probe)
+        call.covered = call.claim is None
+        call.header = call.header._replace(reserved=call.paid_at(ticket.slot))
         return True
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery.worker.state import task_ready
 
-from governor.admission.call import Call, parts_of
+from governor.admission.call import Admission, Call, parts_of
 from governor.admission.lease_renewal import LeaseRenewal
 from governor.admission.store_calls import timed
 from governor.clock import SECOND
@@ -32,6 +32,8 @@ _MOST_MISSED = 10_000
 """Settlements of one upstream kept while the store is away."""
 
 _WRITE_AGAIN = SECOND
+
+_NOTHING = Admission()
 
 
 class Recorder:
@@ -57,6 +59,8 @@ class Recorder:
         self._lease_renewal = lease_renewal
         self._outage = outage
         self._known_upstreams = known_upstreams
+        # What Celery does once a dead letter is written.
+        self._after: dict[GovernedRequest, list[Callable[[], None]]] = {}
         self._missed: dict[str, deque[Leavings]] = {}
 
     def bury(  # noqa: PLR0917 - what is known of one death
@@ -75,7 +79,7 @@ class Recorder:
         if request.state in ENDED:
             guarded(then)
             return
-        request.after += (then,)
+        self._after.setdefault(request, []).append(then)
         if request.state is not RequestState.DYING:
             self._lifecycle.move(request, RequestState.DYING)
             settle = partial(self.settle, request, ClaimAction.FINISH, pause=pause, outcome=outcome)
@@ -95,7 +99,7 @@ class Recorder:
 
     def _buried(self, request: GovernedRequest, settle: Callable[[], None]) -> None:
         guarded(settle)
-        self.finish(request, *request.after)
+        self.finish(request, *self._after.pop(request, ()))
 
     def _fail(self, request: GovernedRequest, reason: Reason, why: str) -> None:
         """A task that never ran has failed: its result, errbacks and chord hear of it."""
@@ -134,17 +138,17 @@ class Recorder:
         if call is None:
             return
         claim, upstream = call.claim, call.plan.upstream
-        leases = call.leases if call.admitted else ()
+        held, call.admission = call.admission or _NOTHING, None
+        leases, probe = held
         if claim is not None or leases:
             self._lease_renewal.remove(call.holder)
         ran = RUN_KEY in request.request_dict or request.state is RequestState.DYING
         if keeps_claim or not ran:
             claim = None
         watched = upstream.breaker is not None or upstream.adaptive is not None
-        probe, call.probe, call.admitted = call.probe, False, False
+        self._admission.settled_without_store(call)
         if not (pause or claim or leases or probe or (watched and outcome.dropped)):
             return
-        self._admission.settled_without_store(call)
         self._send(
             Leavings(
                 call.upstream, call.holder, action, claim, leases, pause=pause, outcome=outcome,
@@ -157,9 +161,9 @@ class Recorder:
         self._dead_letter_writer.resolve(request.id)
 
     def unused(self, call: Call) -> None:
-        """Nobody will run under this admission: a probe is another's to make."""
-        if call.probe:
-            call.probe = False
+        """Give up an admission under which nothing will run: a probe is another's to make."""
+        held, call.admission = call.admission, None
+        if held is not None and held.probe:
             upstream = call.plan.upstream
             self._send(Leavings(upstream.name, probe=True, breaker=upstream.breaker))
 

@@ -7,9 +7,8 @@ one, so what must be seen is caught where those end: in ``acknowledge`` and ``on
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery.worker.request import Request
 from kombu.utils.imports import symbol_by_name
@@ -21,28 +20,36 @@ from governor.worker.event_loop import guarded
 from governor.worker.lifecycle import RequestState
 
 
+class Delivery(NamedTuple):
+    """One delivery of a message to this worker.
+
+    Attributes:
+        token: names it in claims and leases.
+        epoch: the broker connection it came on.
+        received: when it came, in monotonic microseconds.
+    """
+
+    token: str = ""
+    epoch: int = 0
+    received: int = 0
+
+
 class GovernedRequest(Request):  # type: ignore[misc]
     """A request whose end the dispatcher hears of before the broker does.
 
     Attributes:
         state: where it is; changed by :class:`~governor.worker.lifecycle.Lifecycle` alone.
         call: its admission, once the dispatcher has seen it.
-        token: names this delivery in claims.
-        epoch: the broker connection it came on.
-        received: when it was, in monotonic microseconds.
+        delivery: how it came, once the dispatcher has seen it.
         lane: where it waits when it must wait long.
         stumbles: steps of its life that failed.
-        after: what follows once its dead letter is written.
     """
 
     state: RequestState = RequestState.RECEIVED
     call: Call | None = None
-    token: str = ""
-    epoch: int = 0
-    received: int = 0
+    delivery: Delivery = Delivery()
     lane: Lane | None = None
     stumbles: int = 0
-    after: tuple[Callable[[], None], ...] = ()
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False

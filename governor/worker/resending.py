@@ -18,6 +18,7 @@ from governor.messages.variants import deferred, retried
 from governor.policy.outcome import Outcome
 from governor.policy.settlement import ClaimAction
 from governor.ports import Reason
+from governor.worker.body_results import RUN_KEY
 from governor.worker.event_loop import Loop, guarded
 from governor.worker.lifecycle import Lifecycle, RequestState
 from governor.worker.publishing import AGAIN, Publishing
@@ -58,7 +59,7 @@ class Resending:
         now = self._clock.monotonic()
         delay = call.slot - now - min(self._settings.hold, _LONGEST_LEAD)
         delay = max(0, min(delay, self._settings.max_countdown))
-        call.header.deferrals += 1
+        call.header = call.header._replace(deferrals=call.header.deferrals + 1)
         eta = self._clock.wall() + delay
         copy = deferred(copy_of(request.message), call.header, as_datetime(eta))
         if (error := self._publishing.publish(copy, eta)) is not None:
@@ -73,7 +74,7 @@ class Resending:
                   request.name, request.id, call.upstream, seconds(call.slot - now))  # fmt: skip
 
     def _tell_deferred(self, request: GovernedRequest, call: Call, slot: int) -> None:
-        until, limit = self._lifecycle.wall_of(slot), call.binding or ""
+        until, limit = self._lifecycle.wall_of(slot), call.limit or ""
         self._lifecycle.tell(request, TaskDeferred, until, limit, call.header.deferrals)
 
     def retry(
@@ -92,7 +93,8 @@ class Resending:
         call = request.call
         assert call is not None
         self._lifecycle.move(request, RequestState.RETRYING)
-        call.header.failed(attempt)
+        began = request.request_dict[RUN_KEY]["began"]
+        call.header = call.header.failed(attempt)._replace(began=began)
         eta = self._clock.wall() + min(attempt.wait, self._settings.max_countdown)
         copy = retried(copy_of(request.message), call.header, as_datetime(eta))
 

@@ -82,7 +82,7 @@ class Waiting:
         if answer.paused:
             self.recall(call.upstream)
         # As long as the broker is patient with it.
-        stays_until = request.received + self._settings.max_countdown
+        stays_until = request.delivery.received + self._settings.max_countdown
         if answer.limit == CLAIM:
             self._wait_for_claim(request, call, stays_until)
             return
@@ -107,11 +107,12 @@ class Waiting:
         but what it has paid for. From the parking lot it would be released, and sent back, again
         and again."""
         assert call.slot is not None
-        if call.admitted:
+        if call.admission is not None:
             self._recorder.settle(request, ClaimAction.RELEASE)
         # A slot that is paid for is kept as a late body's is: the lease may end in time for it.
-        call.header.reserved = tuple(held for held in call.header.reserved if held.paid)
-        call.late = call.late or bool(call.header.reserved)
+        paid = tuple(held for held in call.header.reserved if held.paid)
+        call.header = call.header._replace(reserved=paid)
+        call.late = call.late or bool(paid)
         if self._clock.monotonic() < stays_until:
             self._queue.hold(request, min(call.slot, stays_until))
         else:
@@ -138,8 +139,10 @@ class Waiting:
         """
         call = request.call
         assert call is not None
+        began = request.request_dict[RUN_KEY]["began"]
+        call.header = call.header._replace(began=began)
         if pause is not None or wait:
-            call.header.throttles += 1
+            call.header = call.header._replace(throttles=call.header.throttles + 1)
             waits = wait if pause is None else pause
             self._lifecycle.tell(request, TaskThrottled, waits, call.header.throttles)
         self._recorder.settle(request, ClaimAction.RELEASE, pause or 0, outcome)
@@ -147,7 +150,7 @@ class Waiting:
             self._came_late(request, call, late)
         if pause is not None:
             self.recall(call.upstream)
-        call.settled = False
+        call.covered = False
         request.request_dict.pop(RUN_KEY, None)
         task_ready(request)
         task_reserved(request)
@@ -176,7 +179,7 @@ class Waiting:
         asks first: parked, it would be charged in order to find that out."""
         if call.header.reserved or call.had_turn or not self.parking_in.follows(call):
             return False
-        comes_back = call.binding == CLAIM or was_redelivered(request.message)
+        comes_back = call.limit == CLAIM or was_redelivered(request.message)
         return call.claim is None or not comes_back
 
     def park(self, request: GovernedRequest, call: Call) -> None:
@@ -192,10 +195,10 @@ class Waiting:
     def park_one(self, request: GovernedRequest, call: Call) -> None:
         """Let a request wait in its upstream's parking lot, and no other of its lane."""
         self._lifecycle.move(request, RequestState.PARKING)
-        if call.admitted:
+        if call.admission is not None:
             # It had its turn and could not use it.
             self._recorder.settle(request, ClaimAction.RELEASE)
-        call.header.reserved = ()
+        call.header = call.header._replace(reserved=())
         self.parking_in.park(request, call)
 
     def _park_companion(self, request: GovernedRequest) -> None:
@@ -215,10 +218,10 @@ class Waiting:
 
     def _tell_parked(self, request: GovernedRequest, call: Call) -> None:
         # The slot is known of those that asked.
-        known = call.binding is not None and call.slot is not None
+        known = call.limit is not None and call.slot is not None
         until = self._lifecycle.wall_of(call.slot or 0) if known else 0
         deferrals = call.header.deferrals + 1
-        self._lifecycle.tell(request, TaskParked, until, call.binding or "", deferrals)
+        self._lifecycle.tell(request, TaskParked, until, call.limit or "", deferrals)
 
     def _hand_back(self, request: GovernedRequest, call: Call) -> None:
         """Let a request wait that could not be parked."""

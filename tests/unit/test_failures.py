@@ -441,7 +441,7 @@ def test_the_attempt_log_travels_and_stays_small() -> None:
     """The first attempt and the last fifty go with the message, in a few kilobytes."""
     header = Header(upstream="api")
     for number in range(1_000):
-        header.failed(Attempt(number, "x" * 500, 503, 7))
+        header = header.failed(Attempt(number, "x" * 500, 503, 7))
         header = Header.from_message({NAME: header.next_attempt().to_message()})
     assert [attempt.at for attempt in header.attempts] == [0, *range(950, 1_000)]
     assert len(json.dumps(header.to_message())) < 8_000

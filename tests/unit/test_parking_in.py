@@ -64,6 +64,6 @@ def test_what_is_too_large_waits_in_the_broker() -> None:
     """A message above the size limit has no lane."""
     clock = FakeClock()
     arrivals = arrivals_of([], SimulatedLoop(clock), clock)
-    call = Call(PLAN, PLAN.charges((), {}), Header())
-    assert arrivals.lane_of(call, message(MOST_BYTES + 1), (), {}) is None
-    assert call.lane is None
+    charges = PLAN.charges((), {})
+    large = message(MOST_BYTES + 1)
+    assert arrivals.lane_of(PLAN, charges, Header(), large, (), {}) is None

@@ -9,9 +9,10 @@ from unittest.mock import Mock
 import pytest
 
 from governor import Breaker, Concurrency, Limit, Upstream
-from governor.admission.call import Call
+from governor.admission.call import Admission, Call
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
+from governor.events import Emitter
 from governor.messages.header import Header
 from governor.policy.decision import ClaimAsk
 from governor.policy.outcome import Outcome
@@ -59,26 +60,29 @@ class World:
         self.steps: list[str] = []
         self.clock = FakeClock()
         self.loop = Loop(self.clock)
-        self.outage = StoreOutage(self.clock)
+        self.outage = StoreOutage(self.clock, Emitter())
         self.renewal = Mock()
         self.writer = Mock()
         self.writer.hold.side_effect = self._hold
         self.write: Any = None
-        governor: Any = Mock(clock=self.clock, store=Mock(settle=self._settle))
+        governor: Any = Mock(clock=self.clock, store=Mock(settle=self._settle), events=Emitter())
+        self.governor = governor
         self.recorder = Recorder(
-            governor, self.loop, Lifecycle(Mock(), Mock()), self.writer, self.renewal, self.outage
-        )
+            governor, self.loop, Lifecycle(Mock(), Emitter(), self.clock), self.writer,
+            self.renewal, self.outage, Mock(),
+        )  # fmt: skip
         monkeypatch.setattr(recorder_module, "task_ready", lambda _: self.steps.append("ready"))
 
     def request(
         self, upstream: Any = PLAIN, *, ran: bool = True, state: Any = RequestState.RUNNING,
-        **options: Any,
+        probe: bool = False, **options: Any,
     ) -> Any:  # fmt: skip
         """Make a request with an admitted call."""
         plan = CallPlan.of("task", upstream)
-        call = Call(plan, plan.charges((), {}), Header(), holder="token", admitted=True, **options)
+        call = Call(plan, plan.charges((), {}), Header(), holder="token", **options)
+        call.admission = Admission(call.leases, probe)
         return Request(
-            call=call, state=state, request_dict={RUN_KEY: {}} if ran else {}, after=(),
+            call=call, state=state, request_dict={RUN_KEY: {}} if ran else {},
             acknowledged=False, steps=self.steps, name="task", id="t1", message=None,
             _context={}, store_errors=True, task=Mock(),
         )  # fmt: skip
@@ -130,7 +134,8 @@ def test_the_store_hears_what_an_end_leaves(
     """One call tells the store what there is to say, and none is made where there is nothing."""
     admitted = made.pop("admitted", True)
     request = world.request(**made)
-    request.call.admitted = admitted
+    if not admitted:
+        request.call.admission = None
     world.recorder.settle(request, ClaimAction.FINISH, **ended)
     assert len(world.told) == (said is not None)
     if said is not None:
@@ -234,3 +239,13 @@ def test_a_task_that_never_ran_has_failed(world: World) -> None:
     (task_id, error), _ = request.task.backend.mark_as_failure.call_args
     assert (task_id, str(error)) == ("t1", "expired: too late")
     assert world.steps[-1] == "acknowledged"
+
+
+def test_a_lease_of_this_workers_own_is_given_back(world: World) -> None:
+    """What a task holds while the store is away is given back at its end, though the store is told
+    nothing of it."""
+    request = world.request(LEASED)
+    request.call.admission = None
+    world.recorder.settle(request, ClaimAction.FINISH)
+    assert world.told == []
+    world.governor.admission.settled_without_store.assert_called_once_with(request.call)
