@@ -11,18 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
-
 from governor import Concurrency, GovernedTask, Governor, Limit, Throttled, Upstream
+from tests.integration.worker_app import worker_app
 
-app = Celery("ends")
-app.conf.update(
-    governor_redis_url=os.environ["LIMITER_URL"],
-    governor_database_url=os.environ["DATABASE_URL"],
-    governor_spill_dir=os.environ["SPILL_DIR"],
-    broker_connection_retry_on_startup=True,
-)
-app.conf.update(json.loads(os.environ.get("CONF", "{}")))
+app = worker_app("ends")
 governor = Governor(app)
 api = Upstream("api", Limit("1000/s", burst=100))
 one = Upstream("one", Concurrency(1))

@@ -8,19 +8,12 @@ import time
 from typing import Any
 
 import tenacity
-from celery import Celery
 
 from governor import Breaker, GovernedTask, Governor, Limit, Retry, Throttled, Upstream
 from tests import kinds_of_failure as kinds
+from tests.integration.worker_app import worker_app
 
-app = Celery("failing")
-app.conf.update(
-    governor_redis_url=os.environ["LIMITER_URL"],
-    governor_database_url=os.environ["DATABASE_URL"],
-    governor_spill_dir=os.environ["SPILL_DIR"],
-    broker_connection_retry_on_startup=True,
-)
-app.conf.update(json.loads(os.environ.get("CONF", "{}")))
+app = worker_app("failing")
 Governor(app)
 
 free = Upstream("free", Limit("1000/s", burst=100))

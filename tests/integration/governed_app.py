@@ -15,22 +15,18 @@ import time
 from typing import Any
 
 import tenacity
-from celery import Celery, signals
+from celery import signals
 
 from governor import GovernedTask, Governor, Limit, Retry, Throttled, Upstream
 from governor.clock import SECOND, SystemClock
+from tests.integration.worker_app import worker_app
 
-app = Celery("governed")
-app.conf.update(
-    governor_redis_url=os.environ["LIMITER_URL"],
-    governor_database_url=os.environ["DATABASE_URL"],
-    governor_spill_dir=os.environ["SPILL_DIR"],
+app = worker_app(
+    "governed",
     worker_prefetch_multiplier=4,
-    broker_connection_retry_on_startup=True,
     worker_cancel_long_running_tasks_on_connection_loss=False,
+    governor_routes={"vendor.tasks.*": "api"},
 )
-app.conf.governor_routes = {"vendor.tasks.*": "api"}
-app.conf.update(json.loads(os.environ.get("CONF", "{}")))
 
 
 class RememberingClock(SystemClock):

@@ -12,21 +12,17 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from celery import Celery, signals
+from celery import signals
 from kombu.exceptions import OperationalError
 
 from governor import GovernedTask, Governor, Limit, Upstream
+from tests.integration.worker_app import worker_app
 
-app = Celery("identity")
-app.conf.update(
-    governor_redis_url=os.environ["LIMITER_URL"],
-    governor_database_url=os.environ["DATABASE_URL"],
-    governor_spill_dir=os.environ["SPILL_DIR"],
+app = worker_app(
+    "identity",
     governor_hold=0,
     governor_routes={"vendor.*": "fast"},
-    broker_connection_retry_on_startup=True,
 )
-app.conf.update(json.loads(os.environ.get("CONF", "{}")))
 Governor(app)
 
 fast = Upstream("fast", Limit("1000/s", burst=100))

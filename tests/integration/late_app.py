@@ -11,18 +11,12 @@ import os
 import time
 from typing import Any
 
-from celery import Celery, signals
+from celery import signals
 
 from governor import GovernedTask, Governor, Limit, Upstream
+from tests.integration.worker_app import worker_app
 
-app = Celery("late")
-app.conf.update(
-    governor_redis_url=os.environ["LIMITER_URL"],
-    governor_database_url=os.environ["DATABASE_URL"],
-    governor_spill_dir=os.environ["SPILL_DIR"],
-    broker_connection_retry_on_startup=True,
-)
-app.conf.update(json.loads(os.environ.get("CONF", "{}")))
+app = worker_app("late")
 Governor(app)
 
 api = Upstream("api", Limit(os.environ.get("RATE", "10/s")), max_wait=60)

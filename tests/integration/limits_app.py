@@ -11,20 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
-
 from governor import Breaker, Concurrency, GovernedTask, Governor, Limit, Upstream, Window
+from tests.integration.worker_app import worker_app
 
-app = Celery("limits")
-app.conf.update(
-    governor_redis_url=os.environ["LIMITER_URL"],
-    governor_database_url=os.environ["DATABASE_URL"],
-    governor_spill_dir=os.environ["SPILL_DIR"],
+app = worker_app(
+    "limits",
     governor_hold=30,
     worker_prefetch_multiplier=8,
-    broker_connection_retry_on_startup=True,
 )
-app.conf.update(json.loads(os.environ.get("CONF", "{}")))
 Governor(app)
 
 narrow = Upstream("narrow", Concurrency(2))

@@ -6,19 +6,13 @@ import json
 import os
 from typing import Any
 
-from celery import Celery
-
 from governor import GovernedTask, Governor, Limit, Upstream
+from tests.integration.worker_app import worker_app
 
-app = Celery("malformed")
-app.conf.update(
-    governor_redis_url=os.environ["LIMITER_URL"],
-    governor_database_url=os.environ["DATABASE_URL"],
-    governor_spill_dir=os.environ["SPILL_DIR"],
+app = worker_app(
+    "malformed",
     worker_prefetch_multiplier=4,
-    broker_connection_retry_on_startup=True,
 )
-app.conf.update(json.loads(os.environ.get("CONF", "{}")))
 Governor(app)
 
 RATE = os.environ.get("RATE", "10000/s")

@@ -10,20 +10,14 @@ import os
 import time
 from typing import Any
 
-from celery import Celery
-
 from governor import Concurrency, GovernedTask, Governor, Limit, Upstream
+from tests.integration.worker_app import worker_app
 
-app = Celery("parking")
-app.conf.update(
-    governor_redis_url=os.environ["LIMITER_URL"],
-    governor_database_url=os.environ["DATABASE_URL"],
-    governor_spill_dir=os.environ["SPILL_DIR"],
+app = worker_app(
+    "parking",
     governor_hold=0,
     worker_prefetch_multiplier=8,
-    broker_connection_retry_on_startup=True,
 )
-app.conf.update(json.loads(os.environ.get("CONF", "{}")))
 Governor(app)
 
 steady = Upstream("steady", Limit("20/s"))

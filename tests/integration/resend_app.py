@@ -11,23 +11,19 @@ import os
 from typing import Any
 
 import tenacity
-from celery import Celery
 from kombu import Exchange, Queue
 
 from governor import GovernedTask, Governor, Limit, Retry, Upstream
+from tests.integration.worker_app import worker_app
 
 NAME = "tests.integration.resend_app"
 FEEDS = Exchange("feeds", type="topic")
 
-app = Celery("resend")
-app.conf.update(
-    governor_redis_url=os.environ["LIMITER_URL"],
-    governor_database_url=os.environ["DATABASE_URL"],
-    governor_spill_dir=os.environ["SPILL_DIR"],
+app = worker_app(
+    "resend",
     governor_hold=0,
     # A machine that stands still for a moment is no store that is away.
     governor_timeout=5,
-    broker_connection_retry_on_startup=True,
     task_queues=(
         Queue("feed", FEEDS, routing_key="feed.#"),
         Queue("other", FEEDS, routing_key="other.#"),
@@ -38,7 +34,6 @@ app.conf.update(
     task_default_exchange_type="topic",
     task_default_routing_key="other.any",
 )
-app.conf.update(json.loads(os.environ.get("CONF", "{}")))
 Governor(app)
 
 free = Upstream("free", Limit("1000/s", burst=100))

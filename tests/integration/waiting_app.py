@@ -6,18 +6,10 @@ import json
 import os
 from typing import Any
 
-from celery import Celery
-
 from governor import GovernedTask, Governor, Limit, Upstream
+from tests.integration.worker_app import worker_app
 
-app = Celery("waiting", backend=os.environ["LIMITER_URL"])
-app.conf.update(
-    governor_redis_url=os.environ["LIMITER_URL"],
-    governor_database_url=os.environ["DATABASE_URL"],
-    governor_spill_dir=os.environ["SPILL_DIR"],
-    broker_connection_retry_on_startup=True,
-)
-app.conf.update(json.loads(os.environ.get("CONF", "{}")))
+app = worker_app("waiting", backend=os.environ["LIMITER_URL"])
 Governor(app)
 
 shop = Upstream("shop", Limit("5/s"), fair_by="account", weights={"big": 3})

@@ -3,11 +3,10 @@ that the test moves."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +25,12 @@ from governor.worker.body_results import Again, NotNow, failure_info
 from governor.worker.dispatcher import Dispatcher
 from governor.worker.event_loop import guarded
 from governor.worker.request import GovernedRequest
-from tests.unit.simulated_loop import SimulatedLoop
+from tests.unit.simulated_loop import (
+    SimulatedLoop,
+    SimulatedSlots,
+    simulated_consumer,
+    simulated_request,
+)
 
 MILLI = SECOND // 1_000
 POOL_SLOTS = 2
@@ -85,30 +89,13 @@ class LoopExecutor:
         return True
 
 
-class Pool:
+class Pool(SimulatedSlots):
     """Pool slots; a body ends as its argument says, and the second time well."""
 
     def __init__(self, world: SimulatedWorker) -> None:
+        super().__init__(world.loop, POOL_SLOTS)
         self._world = world
-        self.slots = POOL_SLOTS
-        self._waiting: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._seen: Counter[str] = Counter()
-
-    def acquire(self, occupant: Callable[[Any], None], request: Any) -> None:
-        if self.slots:
-            self.slots -= 1
-            occupant(request)
-        else:
-            self._waiting.append((occupant, request))
-
-    def give_back(self) -> None:
-        self._world.loop.soon(self._release)
-
-    def free(self) -> int:
-        return self.slots
-
-    def clear(self) -> None:
-        self._waiting.clear()
 
     def run(self, request: GovernedRequest) -> None:
         how = request.args[0]
@@ -127,18 +114,11 @@ class Pool:
         world.loop.at(world.clock.now + 2 * MILLI, lambda: self._ended(request, exc))
 
     def _ended(self, request: GovernedRequest, exc: Exception | None) -> None:
-        self._release()
+        self.release()
         if exc is None:
             request.on_success((0, None, 0.0))
         else:
             request.on_failure(failure_info(exc))
-
-    def _release(self) -> None:
-        if self._waiting:
-            occupant, request = self._waiting.popleft()
-            occupant(request)
-        else:
-            self.slots += 1
 
 
 ENDS: Mapping[str, Exception | None] = {
@@ -189,12 +169,7 @@ class SimulatedWorker:
         def deferred(how: str, tenant: str) -> None: ...
 
         self.pool = Pool(self)
-        consumer = SimpleNamespace(
-            app=self.app,
-            qos=SimpleNamespace(increment_eventually=int, decrement_eventually=int),
-            connection=self.app.connection_for_read(),
-            create_task_handler=lambda: self.received,
-        )
+        consumer = simulated_consumer(self.app, self.received)
         self.dispatcher = Dispatcher(self.governor, consumer, self.loop, self.pool)
         self.governor.dispatcher = self.dispatcher
         self.dispatcher.publishing.publish = self._publish  # type: ignore[method-assign]
@@ -210,13 +185,7 @@ class SimulatedWorker:
 
     def received(self, message: Any) -> None:
         """Do what Celery does with a message."""
-        self.dispatcher.on_request(
-            GovernedRequest(
-                message, app=self.app, task=self.app.tasks[message.headers["task"]],
-                hostname="simulated", on_ack=message.ack_log_error,
-                on_reject=message.reject_log_error,
-            )
-        )  # fmt: skip
+        self.dispatcher.on_request(simulated_request(self.app, message))
 
     def run_for(self, seconds: int) -> None:
         """Let so much time pass, and run what is due meanwhile."""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from governor.clock import SECOND
 from governor.headers.dialects import DIALECTS, QuotaReport, read
 from governor.headers.values import LONGEST
+from tests.unit.responses import LIBRARIES, Bare
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "rate_headers"
 MINUTE, HOUR, DAY, MS = 60 * SECOND, 3_600 * SECOND, 86_400 * SECOND, 1_000
@@ -193,26 +194,7 @@ def responses(api: str) -> dict[str, dict[str, Any]]:
     return dict(json.loads(text)["responses"])
 
 
-def httpx_response(status: int, headers: dict[str, str]) -> httpx.Response:
-    return httpx.Response(status, headers=headers)
-
-
-def requests_response(status: int, headers: dict[str, str]) -> requests.Response:
-    response = requests.Response()
-    response.status_code = status
-    response.headers.update(headers)
-    return response
-
-
-class Bare:
-    """A response of a client library nobody here knows, with a plain dict of headers."""
-
-    def __init__(self, status: int, headers: dict[str, str]) -> None:
-        self.status_code = status
-        self.headers = headers
-
-
-@pytest.mark.parametrize("make", [httpx_response, requests_response, Bare])
+@pytest.mark.parametrize("make", LIBRARIES)
 @pytest.mark.parametrize(("api", "response", "reports"), CASES)
 def test_what_each_api_says(
     make: type[Bare], api: str, response: str, reports: list[QuotaReport]

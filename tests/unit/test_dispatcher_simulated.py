@@ -7,8 +7,7 @@ of a task, before it hears how one has ended. Meanwhile its pool's processes go 
 from __future__ import annotations
 
 import sys
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections import Counter, defaultdict
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -27,7 +26,12 @@ from governor.testing.clock import FakeClock
 from governor.worker.body_results import RUN_KEY, NotNow
 from governor.worker.dispatcher import Dispatcher
 from governor.worker.request import GovernedRequest
-from tests.unit.simulated_loop import SimulatedLoop
+from tests.unit.simulated_loop import (
+    SimulatedLoop,
+    SimulatedSlots,
+    simulated_consumer,
+    simulated_request,
+)
 
 TASKS = 40
 RATE = 50
@@ -35,30 +39,13 @@ GRACE = SECOND // 20
 MILLI = SECOND // 1_000
 
 
-class SimulatedPool:
-    """Pool slots, and processes whose time goes on while the worker's stands still. As with
-    Celery's prefork pool a slot is free before the worker hears how its body has ended."""
+class SimulatedPool(SimulatedSlots):
+    """Processes whose time goes on while the worker's stands still. As with Celery's prefork pool a
+    slot is free before the worker hears how its body has ended."""
 
     def __init__(self, world: World, slots: int) -> None:
+        super().__init__(world.loop, slots)
         self._world = world
-        self._free = slots
-        self._waiting: deque[tuple[Callable[[Any], None], Any]] = deque()
-
-    def acquire(self, occupant: Callable[[Any], None], request: Any) -> None:
-        if self._free:
-            self._free -= 1
-            occupant(request)
-        else:
-            self._waiting.append((occupant, request))
-
-    def give_back(self) -> None:
-        self._world.loop.soon(self._release)
-
-    def free(self) -> int:
-        return self._free
-
-    def clear(self) -> None:
-        self._waiting.clear()
 
     def run(self, request: GovernedRequest) -> None:
         world = self._world
@@ -79,7 +66,7 @@ class SimulatedPool:
             world.loop.at(begins + 2 * MILLI, lambda: self._ended(request, None))
 
     def _ended(self, request: GovernedRequest, exc: Exception | None) -> None:
-        self._release()
+        self.release()
         self._world.maybe_stands_still()
         if exc is None:
             request.acknowledge()
@@ -90,13 +77,6 @@ class SimulatedPool:
             kind, value, trace = sys.exc_info()
         info = SimpleNamespace(exception=value, type=kind, traceback=str(trace), internal=False)
         request.on_failure(info)
-
-    def _release(self) -> None:
-        if self._waiting:
-            occupant, request = self._waiting.popleft()
-            occupant(request)
-        else:
-            self._free += 1
 
 
 class World:
@@ -131,12 +111,7 @@ class World:
         def call(number: int, tenant: str) -> None:
             """Never executed: the pool is simulated."""
 
-        consumer = SimpleNamespace(
-            app=self.app,
-            qos=SimpleNamespace(increment_eventually=int, decrement_eventually=int),
-            connection=self.app.connection_for_read(),
-            create_task_handler=lambda: self.received,
-        )
+        consumer = simulated_consumer(self.app, self.received)
         pool = SimulatedPool(self, 1)
         self.dispatcher = Dispatcher(governor, consumer, self.loop, pool)
         governor.dispatcher = self.dispatcher
@@ -177,12 +152,7 @@ class World:
 
     def received(self, message: Any) -> None:
         """What Celery does with a message."""
-        self.dispatcher.on_request(
-            GovernedRequest(
-                message, app=self.app, task=self.app.tasks["call"], hostname="simulated",
-                on_ack=message.ack_log_error, on_reject=message.reject_log_error,
-            )
-        )  # fmt: skip
+        self.dispatcher.on_request(simulated_request(self.app, message))
 
     def run(self) -> None:
         """Until every task has begun."""

@@ -20,6 +20,7 @@ from governor.policy.retry_after import (
     pause_of,
     throttled_from_exception,
 )
+from tests.unit.responses import LIBRARIES, Bare, httpx_response, requests_response
 
 # Sun, 06 Nov 1994 08:49:37 GMT, the date of the HTTP specification's own examples.
 NOW = 784_111_777 * SECOND
@@ -72,26 +73,7 @@ def test_no_value_raises_or_escapes_its_bounds(value: str | float) -> None:
     assert wait is None or 0 <= wait <= LONGEST_RETRY_AFTER
 
 
-def httpx_response(status: int, headers: dict[str, str]) -> httpx.Response:
-    return httpx.Response(status, headers=headers, request=httpx.Request("GET", "http://api/"))
-
-
-def requests_response(status: int, headers: dict[str, str]) -> requests.Response:
-    response = requests.Response()
-    response.status_code = status
-    response.headers.update(headers)
-    return response
-
-
-class Bare:
-    """A response of a client library nobody here knows, with a plain dict of headers."""
-
-    def __init__(self, status: int, headers: dict[str, str]) -> None:
-        self.status_code = status
-        self.headers = headers
-
-
-@pytest.mark.parametrize("make", [httpx_response, requests_response, Bare])
+@pytest.mark.parametrize("make", LIBRARIES)
 @pytest.mark.parametrize(
     ("status", "headers", "wait"),
     [
@@ -126,7 +108,7 @@ def test_a_throttled_response_is_recognised(
     assert throttled.upstream is None
 
 
-@pytest.mark.parametrize("make", [httpx_response, requests_response, Bare])
+@pytest.mark.parametrize("make", LIBRARIES)
 @pytest.mark.parametrize(
     ("status", "headers"),
     [
