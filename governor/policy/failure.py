@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -84,16 +84,12 @@ def causes(exc: BaseException) -> Iterator[BaseException]:
 
     What was merely being handled when it was raised is another failure.
     """
-    pending, seen = [exc], set[int]()
-    while pending and len(seen) < _MAX_LINKS:
-        link = pending.pop(0)
-        if id(link) in seen:
-            continue
-        seen.add(id(link))
-        yield link
-        pending += _members(link)
-        if (cause := _own(link, "__cause__")) is not None:
-            pending.append(cause)
+
+    def behind(link: BaseException) -> list[BaseException]:
+        cause = _own(link, "__cause__")
+        return [*_members(link), *([] if cause is None else [cause])]
+
+    return _linked(exc, behind)
 
 
 def type_name(kind: type[BaseException]) -> str:
@@ -123,17 +119,27 @@ def _members(exc: BaseException) -> list[BaseException]:
 
 def _as_printed(exc: BaseException) -> Iterator[BaseException]:
     """``exc``, members of groups, and what was being handled, as Python would print them."""
-    pending, seen = [exc], set[int]()
-    while pending and len(seen) < _MAX_LINKS:
-        link = pending.pop(0)
-        if id(link) in seen:
-            continue
-        seen.add(id(link))
-        yield link
+
+    def behind(link: BaseException) -> list[BaseException]:
         cause = _own(link, "__cause__")
         if cause is None and not _own(link, "__suppress_context__"):
             cause = _own(link, "__context__")
-        pending += [*_kinds(_members(link)), *([] if cause is None else [cause])]
+        return [*_kinds(_members(link)), *([] if cause is None else [cause])]
+
+    return _linked(exc, behind)
+
+
+def _linked(
+    exc: BaseException, behind: Callable[[BaseException], list[BaseException]]
+) -> Iterator[BaseException]:
+    """Yield ``exc`` and what is behind it, each once and not too many."""
+    pending, seen = [exc], set[int]()
+    while pending and len(seen) < _MAX_LINKS:
+        link = pending.pop(0)
+        if id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            pending += behind(link)
 
 
 def _kinds(members: list[BaseException]) -> list[BaseException]:
