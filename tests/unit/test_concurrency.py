@@ -24,6 +24,7 @@ ASKED = [
     ({"a": 20, "c": 30}, "a", 10),
     # not once it has ended
     ({"a": 9, "b": 20, "c": 30}, "a", 20),
+    ({"a": 10, "b": 20, "c": 30}, "a", 20),
     # more than two, since the limit was made smaller: two must end
     ({"b": 20, "c": 30, "d": 40}, "a", 30),
 ]

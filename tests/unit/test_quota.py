@@ -77,6 +77,7 @@ FITS = [
     # nothing is known: nothing was used
     (Period(), 150, 1, 150),
     (Period(200, 9), 150, 1, 150),
+    (Period(), 150, 10, 150),
     # used up: when the next period begins
     (Period(200, 10), 150, 1, 200),
     # as far as it is not promised away; then the one after
@@ -115,8 +116,12 @@ UNKNOWN = [
     (Period(200, 1), 160, 150, 170),
     # the tenth lies in the next period: there it fits
     (Period(200, 4), 150, 155, 200),
+    # at its first instant too, unless that period is promised away
+    (Period(200, 4), 150, 150, 200),
+    (Period(200, 4, 10), 150, 150, 300),
     # known since before the period began: nothing is unknown
     (Period(), 150, 100, 150),
+    (Period(), 101, 100, 101),
 ]
 
 
@@ -141,6 +146,8 @@ CHARGED = [
     (Period(200, 10), 200, 150, 2, Period(200, 10, 2)),
     # the next one has begun, with what was promised for it
     (Period(200, 10, 2), 250, 250, 1, Period(300, 3)),
+    # its first instant belongs to the next period
+    (Period(200, 3), 200, 200, 1, Period(300, 1)),
     # two periods on, nothing of it is left
     (Period(100, 10, 2), 250, 250, 1, Period(300, 1)),
     # the line is kept

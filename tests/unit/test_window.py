@@ -58,6 +58,7 @@ UNKNOWN = [
     ((10,), 10, 2, 0, 30),
     # a span later nothing that was unknown counts any more
     ((10, 20), 30, 1, 0, 30),
+    ((25,), 30, 1, 0, 30),
     ((), 30, 3, 0, 30),
 ]
 
@@ -101,6 +102,8 @@ GROUPS = [
     (1, 3, (3,), 0),
     # three are a pair and a half
     (3, 5, (3, 5, 5), 1),
+    # two more fill the half and open another
+    (2, 7, (5, 7, 7), 1),
 ]
 
 
