@@ -1,6 +1,6 @@
 """The composition root: builds each part once, from the app's settings, and wires them.
 
-It decides nothing.
+It decides nothing; it only looks up how a task type is declared.
 """
 
 from __future__ import annotations
@@ -8,12 +8,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
-from functools import cached_property, wraps
-from secrets import token_hex
+from functools import cached_property
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery
 from celery.app import utils
 
 from governor import settings as settings_
@@ -26,29 +24,19 @@ from governor.deadletter.spill import Spill
 from governor.errors import ConfigurationError, DeclarationError
 from governor.events import Emitter
 from governor.log_lines import LOG, ONE_LINE
-from governor.messages.header import NAME, Header, work_id
 from governor.policy.limits import Limit
 from governor.policy.plan import CallPlan, Governance
 from governor.policy.upstream import UpstreamDeclaration
 from governor.ports import LimiterStore
 from governor.producer.load_shedding import LoadShedding
-from governor.redaction.argument_reprs import NO_MASKS, Masks, masks_kept, shown
+from governor.producer.stamp import PublishHook
 from governor.redaction.redactor import Redactor
 from governor.settings import Settings
 from governor.stores.redis.store import RedisStore
 
 # Named, not imported: the bootstep is an interface and lies above this module.
 _BOOTSTEP = "governor.worker.bootstep:DispatcherStep"
-
-_SENT = ("name", "args", "kwargs")
-"""The first arguments of Celery's ``send_task``."""
-
 _MASKED = "GOVERNOR_REDIS_URL"
-
-_publishing: ContextVar[tuple[Any, Masks]] = ContextVar(
-    "governor_publishing", default=(None, NO_MASKS)
-)
-"""The governed app that is publishing in this context, and what its caller wants to be shown."""
 
 
 class Governor:
@@ -81,12 +69,12 @@ class Governor:
         self.dispatcher: Any = None  # the worker's, once there is one
         self._store = store
         self._governances: dict[str, Governance | None] = {}
-        self._complaint = ""
         app.governor = self
         LOG.logger.addFilter(ONE_LINE)
         app.steps["consumer"].add(_BOOTSTEP)
-        _name_publisher(app)
-        signals.before_task_publish.connect(self._before_publish)
+        self._publish_hook = PublishHook(
+            app, self.governance, lambda: self.redactor, lambda: self.door
+        )
         _mask_settings()
 
     @staticmethod
@@ -237,103 +225,6 @@ class Governor:
         plan = CallPlan.of(name, self.upstreams[routed], (), signature)
         return Governance(plan, idempotent=False, retry=None)
 
-    def _check(self, name: object, args: Any, kwargs: Any) -> None:
-        """Refuse what is about to be published in the caller's hands, where a worker could only
-        make it a dead letter. Too many that wait are no reason while a task runs: the next link
-        of a chain, a chord's body and a retry would be lost.
-
-        Raises:
-            DeclarationError: it has no cost, or a value of its arguments no name.
-            Overloaded: too many wait.
-        """
-        try:
-            governance = self.governance(str(name))
-        except Exception:
-            # Said where the message is stamped, and when the worker starts.
-            return
-        if governance is None:
-            return
-        plan, args, kwargs = governance.plan, args or (), kwargs or {}
-        # Celery itself refuses arguments of another shape.
-        shaped = isinstance(args, list | tuple) and isinstance(kwargs, Mapping)
-        if plan.signature is not None and shaped:
-            plan.check(args, kwargs)
-        if plan.upstream.max_waiting is not None and self.app.current_worker_task is None:
-            self.door.check(plan.upstream, plan.task)
-
-    def _before_publish(
-        self, sender: str = "", body: Any = None, headers: Any = None, **_: Any
-    ) -> None:
-        """The ``before_task_publish`` hook. A message it cannot stamp is sent as it is: the
-        worker computes what the header lacks."""
-        app, masks = _publishing.get()
-        if app is not self.app:
-            return
-        try:
-            if isinstance(headers, dict):
-                self._stamp(sender, body, headers, masks)
-        except ConfigurationError as exc:
-            # It would be the same for every message: said once, until something else is wrong.
-            if str(exc) != self._complaint:
-                self._complaint = str(exc)
-                LOG.error("Task %s was published without a governor header: %s", sender, exc)
-        except Exception:
-            LOG.exception("Task %s was published without a governor header", sender)
-
-    def _stamp(self, name: str, body: Any, headers: dict[str, Any], masks: Masks) -> None:
-        governance = self.governance(name)
-        if governance is None or not isinstance(body, tuple):
-            return
-        args, kwargs = body[0], body[1]
-        plan = governance.plan
-        before = Header.from_message(headers)
-        work = work_id(str(headers.get("id")), headers.get("replaced_task_nesting"))
-        # A body may pass its own headers on to other tasks; only attempts of the same task are
-        # the same work.
-        again = before.is_of(work)
-        key = before.key_of(work)
-        limits: dict[str, int] = {}
-        if plan.signature is not None or not any(limit.per for _, limit in plan.limits):
-            # Without the task's signature nobody knows which argument is the account: then the
-            # worker, which has it, computes the buckets.
-            charges, costs = plan.charges(args, kwargs), plan.costs(args, kwargs)
-            limits = {c.bucket: cost for c, cost in zip(charges, costs, strict=True)}
-        header = Header(
-            upstream=plan.upstream.name,
-            limits=limits,
-            mid=token_hex(6),
-            idem=key,
-            of=work if key != work else None,
-            began=before.began if again else None,
-            attempts=before.attempts if again else (),
-            replay_of=before.replay_of if again else self._replayed(headers),
-            fair=plan.tenant(args, kwargs) if plan.signature is not None else None,
-        )  # fmt: skip
-        kept = masks_kept(masks, self._running(headers), args, kwargs)
-        reprs = shown(self.redactor, args, kwargs, plan.names(), kept)
-        # All of it or nothing: what stands above may fail.
-        headers[NAME] = header.to_message()
-        headers["argsrepr"], headers["kwargsrepr"] = reprs
-
-    def _replayed(self, headers: Mapping[str, Any]) -> str | None:
-        """Name the dead letter that the running task replays, if this message replaces the task:
-        the replay has succeeded when what replaces it has."""
-        request = self._running(headers)
-        if request is None or headers.get("replaced_task_nesting") != _nesting(request) + 1:
-            return None
-        return Header.from_message({NAME: getattr(request, NAME, None)}).replay_of
-
-    def _running(self, headers: Mapping[str, Any]) -> Any:
-        """Return the running task's request, if the message is published under its task id."""
-        task = self.app.current_worker_task
-        request = None if task is None else task.request
-        return request if request is not None and request.id == headers.get("id") else None
-
-
-def _nesting(request: Any) -> int:
-    """Count the replacements that led to a task's request."""
-    return int(request.replaced_task_nesting or 0)
-
 
 def _mask_settings() -> None:
     """Mask the limiter's URL in ``celery report`` and ``inspect conf``. Celery masks settings whose
@@ -341,28 +232,3 @@ def _mask_settings() -> None:
     known = utils.HIDDEN_SETTINGS
     if _MASKED not in known.pattern:
         utils.HIDDEN_SETTINGS = re.compile(f"{known.pattern}|{_MASKED}", known.flags)
-
-
-def _name_publisher(app: Celery) -> None:
-    """Celery's hook hears of every app of the process and is not told whose message it sees."""
-    own = vars(app).get("send_task")
-
-    @wraps(app.send_task)
-    def send_task(*args: Any, **kwargs: Any) -> Any:
-        given = [args[at] if len(args) > at else kwargs.get(name) for at, name in enumerate(_SENT)]
-        app.governor._check(*given)
-        mark = _publishing.set((app, (kwargs.get("argsrepr"), kwargs.get("kwargsrepr"))))
-        try:
-            return (own or _of_class(app, "send_task"))(*args, **kwargs)
-        finally:
-            _publishing.reset(mark)
-
-    app.send_task = send_task
-
-
-def _of_class(app: Celery, name: str) -> Any:
-    """Return the attribute of the app's class, bound to ``app``, past one that ``app`` has itself.
-    Looked up at each call: a library that traces may replace it in the class at any time."""
-    found = inspect.getattr_static(type(app), name)
-    bind = getattr(type(found), "__get__", None)
-    return found if bind is None else bind(found, app, type(app))

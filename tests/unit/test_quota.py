@@ -94,6 +94,8 @@ FITS = [
     # the store's clock is a period ahead of the asker's: the next period counts
     (Period(200, 10), 250, 1, 250),
     (Period(300, 10), 250, 1, 300),
+    # whose period after the next is as long as the last one known
+    (Period(300, 10, 10), 250, 1, 400),
     # or one behind
     (Period(100, 10), 50, 1, 100),
     # the first instant of a period belongs to it
