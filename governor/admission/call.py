@@ -14,7 +14,7 @@ _NEVER = 1 << 62
 
 
 class Admission(NamedTuple):
-    """What an admitted call holds until it is settled.
+    """An admitted call's holdings, until it is settled.
 
     Attributes:
         leases: its leases, by the buckets of their concurrency limits.
@@ -26,7 +26,7 @@ class Admission(NamedTuple):
 
 
 class WaitsFor(NamedTuple):
-    """What a call waits for, of which the store has said when it is.
+    """The instant a call waits for, as the store has said it.
 
     Attributes:
         limit: the binding limit.

@@ -1,4 +1,4 @@
-"""What a governed body tells the worker's main process.
+"""Results that a governed body hands to the worker's main process.
 
 Decisions are values; these exceptions only carry them over Celery's border. The main
 process acts on them, because it alone has the exact message: it publishes first and

@@ -1,4 +1,4 @@
-"""What follows when a body has ended.
+"""The end of a body, and the next step after each kind of end.
 
 ==================================================  ==============================================
 it returned                                         gone: claim finished, then acknowledged
@@ -67,7 +67,7 @@ _WAIT_AFTER_LOSS = SECOND
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What follows from one end of one body.
+    """The next step after one end of one body.
 
     Attributes:
         exc_info: what Celery shall be told of, where that differs from what happened.

@@ -1,4 +1,4 @@
-"""Who waits in a worker, for people. Instants are wall-clock microseconds."""
+"""The requests that wait in a worker, for people. Instants are wall-clock microseconds."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ class Dispatcher:
         return runs
 
     def _at_its_slot(self, request: GovernedRequest, call: Call, now: int) -> bool | None:
-        """Whether what is charged for its slot runs now; ``None``: it must ask again."""
+        """Tell whether a call charged for its slot runs now; ``None``: it must ask again."""
         assert call.slot is not None
         if now < call.slot:
             self._queue.hold(request, call.slot)

@@ -40,7 +40,7 @@ class Loop(Protocol):
         ...
 
     def here(self) -> bool:
-        """Whether the caller is on the loop."""
+        """Tell whether the caller is on the loop."""
         ...
 
     def drain(self) -> None:

@@ -1,4 +1,4 @@
-"""What a worker knows of its upstreams from the store's answers, to tell of what has changed."""
+"""A worker's knowledge of its upstreams, from the store's answers; changes of it are events."""
 
 from __future__ import annotations
 

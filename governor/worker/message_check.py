@@ -47,7 +47,7 @@ dead letter and a parking lot keep as many."""
 _NAMES = ("id", "root_id", "parent_id", "group")
 _TEXTS = ("shadow", "argsrepr", "kwargsrepr")
 _NO_LIMITS = [None, None]
-"""What Celery's producers send for a task without time limits."""
+"""The time limits that Celery's producers send for a task that has none."""
 
 _NUMBERS = ("group_index", "replaced_task_nesting")
 _TIMES = ("eta", "expires")

@@ -74,7 +74,7 @@ class ParkedMessage(Message):
         )
 
     def moved(self) -> None:
-        """It waits in the lot again: acknowledging it means nothing more."""
+        """Note that the task waits in the lot again: acknowledging means nothing more."""
         self._state = "REQUEUED"
 
     def ack(self, multiple: bool = False) -> None:

@@ -263,7 +263,7 @@ class RequestQueue:
 
     @property
     def full(self) -> bool:
-        """Whether no more requests are held only because they may be woken."""
+        """Tell whether no more requests are held only because they may be woken."""
         return len(self._held) >= MOST_HELD
 
     def held(self) -> list[GovernedRequest]:

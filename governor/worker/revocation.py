@@ -21,7 +21,7 @@ from governor.ports import MessageCopy
 from governor.worker.publisher import bounded_connection
 
 _REASON = "revoked"
-"""What Celery calls it."""
+"""Celery's word for a revocation."""
 
 
 def revoke(app: Celery, task_id: str, copy: MessageCopy | None) -> None:
@@ -70,7 +70,7 @@ def announce(app: Celery, tasks: Sequence[Parked]) -> None:
 
 
 def _request(app: Celery, copy: MessageCopy) -> dict[str, Any]:
-    """What a worker would know of the message."""
+    """Make the request that a worker would make of the message."""
     properties = dict(copy.properties)
     headers = dict(copy.headers)
     headers.pop("compression", None)  # its body is not compressed here

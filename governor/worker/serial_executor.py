@@ -31,7 +31,7 @@ class SerialExecutor:
         self._jobs.put((job, done))
 
     def idle(self) -> bool:
-        """Whether everything submitted has been done; ``done`` may still be on its way."""
+        """Tell whether everything submitted has been done; ``done`` may still be on its way."""
         return self._jobs.unfinished_tasks == 0
 
     def close(self, timeout: float) -> None:

@@ -47,7 +47,7 @@ class SourceQueues:
         return str(came if came is not None else min(queues.values(), default=""))
 
     def high_first(self) -> bool:
-        """Whether the broker's most urgent priority is its highest number."""
+        """Tell whether the broker's most urgent priority is its highest number."""
         return bool(self._consumer.connection.transport.driver_type == "amqp")
 
     def _is_known(self, queue: str) -> bool:
