@@ -101,10 +101,7 @@ class Dispatcher:
         self._reception = Reception(
             governor, self.lifecycle, self.recorder, self._parking_in, identity
         )
-        self._asking = Asking(
-            governor, self._outage, self.recorder, self._queue, self._prefetch, self._pace,
-            self._ownership.step, self._act,
-        )  # fmt: skip
+        self._asking = Asking(governor, self._outage, self.recorder, self._prefetch, self._pace)
         self.handover = Handover(
             governor, consumer, slots, self.lifecycle, self.recorder, self._ownership,
             self._lateness,

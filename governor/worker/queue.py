@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from itertools import count, islice
+from itertools import count
 
 from governor.admission.call import Call
 from governor.clock import Clock
@@ -187,14 +187,6 @@ class RequestQueue:
         # Those the slot was acquired for were revoked, or went back with a lost connection.
         return None
 
-    def upcoming(self, most: int) -> Iterable[GovernedRequest]:
-        """The new requests that are next, at most ``most``."""
-        return islice(self._new, most)
-
-    def remove_new(self, request: GovernedRequest) -> None:
-        """Take a new request out."""
-        self._new.remove(request)
-
     def withdraw(self, request: GovernedRequest) -> None:
         """Take a request out of wherever it waits here."""
         for queue in (self._due, self._new):
@@ -209,8 +201,8 @@ class RequestQueue:
             other for other in self._new
             if (its := other.call) is not None and other.state is RequestState.QUEUED
             and its.lane == call.lane and its.upstream == call.upstream
-            # One that is admitted ahead of its pool slot, or holds something, keeps that.
-            and not its.header.reserved and its.admission is None
+            # One that holds something keeps it.
+            and not its.header.reserved
         ]  # fmt: skip
         for other in found:
             self._new.remove(other)
