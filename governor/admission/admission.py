@@ -126,6 +126,7 @@ class AdmissionService:
             call.local = answer.reserved
             call.slot = answer.until
             call.waits_for = WaitsFor(answer.limit)
+            call.full = answer.full
         elif isinstance(answer, Admit):
             call.local = ()
             call.slot = answer.slot
@@ -188,7 +189,7 @@ class AdmissionService:
         return Ask(
             upstream=upstream.name,
             charges=self._dated(call.charges),
-            grace=self._settings.grace,
+            grace=max(self._settings.grace, call.leeway),
             hold=hold,
             linger=max(hold, min(_LINGER * hold, self._settings.max_countdown)),
             max_wait=upstream.max_wait if patience is None else patience,
@@ -223,6 +224,7 @@ def _note(call: Call, answer: Answer, offset: int) -> None:
     first, give_up_at, reserved = header.first, header.give_up_at, header.reserved
     if first is None:
         first, give_up_at = answer.now, answer.now + call.plan.upstream.max_wait
+    call.full = isinstance(answer, Wait) and answer.full
     if isinstance(answer, Wait):
         reserved = answer.reserved
         call.waits_for = WaitsFor(answer.limit, answer.woken)

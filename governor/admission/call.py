@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from governor.messages.header import Header
-from governor.policy.decision import AnyCharge, ClaimAsk, LaneKey, LeaseCharge, Reservation
+from governor.policy.decision import (
+    AnyCharge,
+    Charge,
+    ClaimAsk,
+    LaneKey,
+    LeaseCharge,
+    Reservation,
+)
 from governor.policy.plan import CallPlan
 
 _NEVER = 1 << 62
@@ -56,6 +63,7 @@ class Call:
         waits_for: ``None`` while it waits for nothing.
         had_turn: it had a slot once: if it could not use that, it goes before others of its lane.
         late: it could not use the slot it has paid for in time, and keeps it.
+        full: its one bucket is full at the slot.
         local: what it holds in this worker's own limits while the store is away.
     """
 
@@ -73,6 +81,7 @@ class Call:
     waits_for: WaitsFor | None = None
     had_turn: bool = False
     late: bool = False
+    full: bool = False
     local: tuple[Reservation, ...] = ()
 
     @property
@@ -92,6 +101,13 @@ class Call:
             if isinstance(charge, LeaseCharge):
                 return tuple(c.bucket for c in self.charges if isinstance(c, LeaseCharge))
         return ()
+
+    @property
+    def leeway(self) -> int:
+        """Microseconds after its slot for which the calls of a full bucket are no more than its
+        burst, however many of them are made at once; 0 where the bucket may not be full."""
+        charge = self.charges[0] if self.full else None
+        return charge.capacity - charge.interval if isinstance(charge, Charge) else 0
 
     @property
     def gives_up_at(self) -> int:

@@ -25,6 +25,10 @@ paid for: no bucket is charged twice for it, however often it asks, unless there
 Its bucket is not given back anything either: slots that others were promised meanwhile stay where
 they are, and two calls would be made at one of them.
 
+Of a wait the answer says whether its one bucket is full at the slot (``full``). Between such a
+slot and a later instant the rate alone admits calls, so one that is late for it by less than the
+burst lasts takes what the burst would have, and no window holds more calls.
+
 A task that is released from the parking lot a moment ahead of its slot (``whole``) is charged in
 every limit at that slot: nobody asks for it again.
 
@@ -142,6 +146,14 @@ class _Verdict:
         if isinstance(meter, quota.Period) and isinstance(charge, QuotaCharge):
             return quota.push(meter, charge.bounds, at, now, charge.cost)
         raise TypeError(charge)
+
+    def fills(self, at: int) -> bool:
+        """Tell whether ``at`` is the first instant at which its bucket has room for the call: not
+        one that is held already, or the end of a line."""
+        if self.paid or self.lined or not isinstance(self.charge, Charge):
+            return False
+        assert isinstance(self.meter, Bucket)
+        return at == self.meter.tat + self.interval - max(self.charge.capacity, self.interval)
 
     def stood_in_line(self, until: int) -> Meter:
         """The meter after the slot ``until`` was promised."""
@@ -266,8 +278,9 @@ def decide(  # noqa: PLR0912, PLR0915 - one table, in the order in which the scr
         bucket = bound.charge.bucket
         meters[bucket] = bound.stood_in_line(until)
         held[bucket] = Reservation(bucket, until, False)
+    full = charged and not paused and len(verdicts) == 1 and bound.fills(until)
     return (
-        Wait(now, until, name, tuple(held.values()), charged, paused),
+        Wait(now, until, name, tuple(held.values()), charged, paused, full=full),
         effects(meters=meters, claim=released),
     )
 

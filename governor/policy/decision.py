@@ -231,6 +231,7 @@ class Wait:
             be charged when there is room.
         paused: the upstream itself is paused.
         woken: ``until`` is the latest instant; it may go earlier, and the store will say so.
+        full: the call's one bucket is full at ``until``: that is its first instant with room.
     """
 
     now: int
@@ -240,6 +241,7 @@ class Wait:
     charged: bool = False
     paused: bool = False
     woken: bool = False
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ class Lot:
             fresh = self._queue.join(entry, lane, front=arrival.front) or fresh
         return Parking(now, tuple(kept), self.waiting, fresh)
 
-    def release(  # noqa: PLR0912 - one table, in the order in which the script decides
+    def release(  # noqa: PLR0912, PLR0915 - one table, in the order in which the script decides
         self, ask: ReleaseAsk, now: int, decide: Callable[[Ask], Answer], version: int
     ) -> Released:
         """Release what may go.
@@ -145,8 +145,11 @@ class Lot:
             slot = _slot(answer)
             if slot is not None:
                 probe = isinstance(answer, Admit) and answer.probe
+                full = isinstance(answer, Wait) and answer.full
                 tickets.append(
-                    Ticket(turn.entry, slot, holder, entry.payload, entry.since, probe=probe)
+                    Ticket(
+                        turn.entry, slot, holder, entry.payload, entry.since, probe=probe, full=full
+                    )
                 )
                 self._queue.serve(turn, max(entry.costs, default=1))
                 self._take(turn, ask, now)

@@ -149,6 +149,7 @@ class Ticket:
         since: store time at which it was parked.
         late: it has waited too long, or has expired. Nothing was charged; it shall not run.
         probe: as of an admission.
+        full: as of a wait: its one bucket is full at ``slot``.
     """
 
     entry: str
@@ -158,6 +159,7 @@ class Ticket:
     since: int
     late: bool = False
     probe: bool = False
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True)

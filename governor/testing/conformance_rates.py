@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 from governor.clock import SECOND
@@ -97,7 +98,25 @@ class RateConformance(StoreSuite):
         wait = store.admit(ask(TEN_PER_SECOND))
         assert isinstance(wait, Wait)
         early = store.admit(ask(TEN_PER_SECOND, reserved=wait.reserved))
-        assert early == wait
+        assert early == replace(wait, full=False)
+
+    def test_a_wait_says_whether_its_bucket_is_full(self, harness: StoreHarness) -> None:
+        """It is where the slot is the bucket's own: not after a pause, behind a line, or in one of
+        several limits."""
+        store = self._empty(harness)
+        store.admit(ask(TEN_PER_SECOND, HUNDRED_PER_MINUTE))
+        own = store.admit(ask(TEN_PER_SECOND))
+        several = store.admit(ask(TEN_PER_SECOND, HUNDRED_PER_MINUTE))
+        in_line = store.admit(ask(TEN_PER_SECOND, hold=0))
+        behind = store.admit(ask(TEN_PER_SECOND))
+        assert isinstance(several, Wait)
+        store.settle(Settlement("api", pause=5 * SECOND))
+        after = store.admit(ask(TEN_PER_SECOND))
+        waits = [own, several, in_line, behind, after]
+        found = [isinstance(wait, Wait) and (wait.charged, wait.full) for wait in waits]
+        assert found == [
+            (True, True), (True, False), (False, False), (True, False), (True, False),
+        ]  # fmt: skip
 
     def test_a_reservation_is_good_until_its_grace_is_over(self, harness: StoreHarness) -> None:
         """At the last microsecond of the grace the slot is good; one later it is lost."""

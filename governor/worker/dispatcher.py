@@ -203,6 +203,7 @@ class Dispatcher:
             return False
         call.covered = False
         in_time = self.handover.in_time(call, now)
+        call.full = call.full and in_time
         if in_time or isinstance(request.message, ParkedMessage):
             call.header = call.header._replace(reserved=())
         return True if in_time else None

@@ -51,27 +51,34 @@ class Handover:
         self._handed_on: list[tuple[GovernedRequest, Any]] = []
 
     def in_time(self, call: Call, now: int) -> bool:
-        """Tell whether an admitted call may still be handed over at its slot. Many may wait for a
-        pool slot, and all as late: they have the grace, whatever the way into the pool takes."""
-        assert call.slot is not None
-        return now <= call.slot + (self._settings.latest if call.late else self._settings.grace)
+        """Tell whether an admitted call may still be handed over. Many may wait for a pool slot,
+        and all as late, so the way into the pool excuses none of that."""
+        return now <= self._good_until(call)
 
-    def _good_until(self, call: Call, now: int) -> int:
-        """Say until when, in monotonic microseconds, the body of a call handed over ``now`` may
-        start: however late the second time, but well before its claim may have run out."""
+    def _good_until(self, call: Call) -> int:
+        """Say until when, in monotonic microseconds, a slot is good: however late the second time,
+        but well before its claim may have run out."""
         assert call.slot is not None
-        latest = call.slot + self._settings.latest
+        latest = self._settings.latest
+        good = latest if call.late else max(self._settings.grace, call.leeway)
+        return call.slot + (good if call.claim is None else min(good, latest))
+
+    def _starts_until(self, call: Call, now: int) -> int:
+        """Say until when, in monotonic microseconds, the body of a call handed over ``now`` may
+        start."""
+        assert call.slot is not None
+        until = self._good_until(call)
         if call.late:
-            return latest
-        until = max(call.slot + self._settings.grace, now + self._lateness.allowed(now))
-        return until if call.claim is None else min(until, latest)
+            return until
+        until = max(until, now + self._lateness.allowed(now))
+        return until if call.claim is None else min(until, call.slot + self._settings.latest)
 
     def prepare(self, request: GovernedRequest, call: Call) -> None:
         """Tell the body what it has to know of its admission, and keep alive what it holds."""
         now = self._clock.monotonic()
         request.request_dict[RUN_KEY] = {
             "handed": now,
-            "until": self._good_until(call, now),
+            "until": self._starts_until(call, now),
             "began": call.header.began or self._clock.wall(),
             "throttles": call.header.throttles,
             "leaves_reserve": bool(call.plan.held_back),

@@ -138,6 +138,7 @@ class Reception:
             return False
         call.version = self._governor.admission.in_force.version(call.upstream)
         call.slot = request.message.slot
+        call.full = ticket.full
         call.had_turn = True
         call.admission = Admission(call.leases, ticket.probe)
         call.covered = call.claim is None

@@ -82,7 +82,9 @@ class SimulatedPool(SimulatedSlots):
 class World:
     """One worker, its store, and a producer."""
 
-    def __init__(self, random: Random, hold: int, folder: Path, *, idempotent: bool = True) -> None:
+    def __init__(
+        self, random: Random, hold: int, folder: Path, *, idempotent: bool = True, burst: int = 1
+    ) -> None:
         self.random = random
         self.clock = FakeClock()
         self.loop = SimulatedLoop(self.clock)
@@ -103,7 +105,7 @@ class World:
             governor_grace=seconds(GRACE), governor_spill_dir=str(folder),
         )  # fmt: skip
         governor = Governor(self.app, clock=self.clock, store=self.store)
-        api = Upstream("api", Limit(f"{RATE}/s"), fair_by="tenant")
+        api = Upstream("api", Limit(f"{RATE}/s", burst=burst), fair_by="tenant")
 
         @self.app.task(
             base=GovernedTask, upstream=api, idempotent=idempotent, name="call", shared=False
@@ -222,3 +224,17 @@ def test_what_waited_for_a_pool_slot_is_not_excused_by_a_long_way_into_the_pool(
     world.expected = TASKS
     world.run()
     assert world.latest <= GRACE + MILLI
+
+
+def test_a_standstill_shorter_than_the_burst_costs_no_rate(tmp_path: Path) -> None:
+    """Held tasks keep their slots in a full bucket for as long as its burst lasts."""
+    world = World(Random(0), 10, tmp_path, burst=20)
+    for number in range(TASKS):
+        world.send(number, "a")
+    world.expected = TASKS // 2
+    world.run()
+    world.clock.advance(6 * GRACE)
+    world.expected = TASKS
+    world.run()
+    assert set(world.hand_overs.values()) == {1}
+    assert max(world.calls) - min(world.calls) <= (TASKS - 1) * SECOND // RATE + MILLI

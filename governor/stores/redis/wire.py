@@ -137,8 +137,9 @@ def answer(ask: Ask, reply: int | list[int]) -> Answer:
         case 0:
             return Admit(now, at, number == 1)
         case 1 | 2 | 3:
-            reserved = _reserved(ask, status, at, number, charged)
-            return Wait(now, at, _limit(ask, number), reserved, status == 1, paused)
+            reserved = _reserved(ask, status, at, number, abs(charged))
+            limit = _limit(ask, number)
+            return Wait(now, at, limit, reserved, status == 1, paused, full=charged < 0)
         case 4:
             woken = charged == 1
             return Wait(now, at, _limit(ask, number), ask.reserved, paused=paused, woken=woken)

@@ -153,7 +153,10 @@ def released(ask: ReleaseAsk, reply: list[Any]) -> Released:
         head, _, payload = bytes(value).partition(b"\n")
         parked_at = int(head.split(b"|")[3])
         holder = "" if late else f"{ask.token}.{number}"
-        tickets.append(Ticket(entry.decode(), slot, holder, payload, parked_at, late, kind == 1))
+        ticket = Ticket(
+            entry.decode(), slot, holder, payload, parked_at, late, kind == 1, kind == 3
+        )
+        tickets.append(ticket)
     return Released(now, tuple(tickets), next_at, bool(more), waiting, stale == 1)
 
 

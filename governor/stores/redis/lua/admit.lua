@@ -36,7 +36,8 @@
 -- Reply now, when admitted without having waited; else {status, now, at, limit, charged}
 --       0 admit            at = slot; limit = 1 for a probe
 --       1 wait, charged    at = until, limit = number of the binding limit,
---                          charged = sum of 2^(number - 1) over the limits charged just now
+--                          charged = sum of 2^(number - 1) over the limits charged just now, or
+--                          -1 for the only limit, a bucket that is full at until
 --       2 wait in line, turn taken now    3 wait in line, turn taken earlier
 --       4 wait, nothing taken: for the pause (limit = 0), the breaker (-1) or a lease (number);
 --                          charged = 1: it may go earlier, and will be told
@@ -123,7 +124,8 @@ if plain > 0 and quiet and (not state[2] or state[2] + 0 <= now) then
     if until_ - now <= ARGV[4] + 0 then
       local tat = (meter > until_ and meter or until_) + interval
       call('HSET', KEYS[1], field, line and format('%.0f|%.0f', tat, line) or tat)
-      return {1, now, until_, binding, 2 ^ (binding - 1)}
+      local full = plain == 1 and until_ == meter + interval - ARGV[limits + 2]
+      return {1, now, until_, binding, full and -1 or 2 ^ (binding - 1)}
     end
     if parks then return {4, now, until_, binding, 0} end
     -- Its meter stays as it was: to make a text of a number again costs as much as a command.
@@ -437,6 +439,10 @@ for i = 1, number do
 end
 if until_ > now then
   if put[1] then call('HSET', KEYS[1], unpack(put)) end
+  if not lines_up and number == 1 and paused == 0 and (bound == 'b' or bound == 'k') and not holds[1] then
+    local capacity = math.max(ARGV[at_arg[1] + 2] + 0, interval[1])
+    if until_ == meter[1] + interval[1] - capacity then charged = -1 end
+  end
   return {(lines_up and 2 or 1) + paused, now, until_, binding, charged}
 end
 

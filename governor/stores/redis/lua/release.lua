@@ -25,7 +25,8 @@
 --                       q  four boundaries
 -- Reply {now, next, more, waiting, stale (2: a lane was set aside for a second, because a script
 --       stumbled over what is kept for it)}, then for each released task entry, slot, n, value: n is
---       1 for a probe, 2 for one that is late, else 0; value is as in the lot
+--       1 for a probe, 2 for one that is late, 3 where its bucket is full at slot, else 0; value is as
+--       in the lot
 local ceil, max, min = math.ceil, math.max, math.min
 local state, lot, lanes, flows, out = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local room, lease, prefix = ARGV[1] + 0, ARGV[3] + 0, ARGV[5]
@@ -327,8 +328,9 @@ while true do
       virtual = max(virtual, tag)
       tags[flow] = tag + ceil(g.most * ARGV[15] / weight)
       moved[flow] = true
-      release(g, lane, tags[flow], entry, behind, plain and answer or answer[3],
-        not plain and status == 0 and answer[4] or 0, value)
+      local n = 0
+      if not plain then n = status == 0 and answer[4] or answer[5] == -1 and 3 or 0 end
+      release(g, lane, tags[flow], entry, behind, plain and answer or answer[3], n, value)
     else
       local number = answer[4]
       local woken = status == 4 and answer[5] == 1
