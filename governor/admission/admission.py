@@ -1,4 +1,4 @@
-"""Asks the store for one task's admission and keeps what the answer means for the task."""
+"""Admissions: the question to the store, and what its answer means for the call."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _MOST_REFRESHES = 3
 
 
 class AdmissionService:
-    """The one way to ask: in the worker's dispatcher, or in a direct call.
+    """The one way to ask for an admission, of the worker's dispatcher and of direct calls.
 
     Attributes:
         in_force: limits as they are now.
@@ -96,7 +96,7 @@ class AdmissionService:
         return answers
 
     def without_store(self, call: Call) -> Answer | None:
-        """The answer while the store is away, by the upstream's policy; ``None``: wait for it.
+        """Answer for a store that is away, by the upstream's policy; ``None``: wait for it.
 
         Times are this worker's monotonic clock. A task that is not idempotent waits in any case:
         nobody can say whether another delivery of it has begun.
@@ -138,17 +138,17 @@ class AdmissionService:
             self._own.settle(Settlement(call.upstream, call.holder, leases=call.leases))
 
     def succeeded(self, call: Call) -> None:
-        """A call has succeeded; the store hears of it with the next question."""
+        """Count a call that succeeded; the store hears of it with the next question."""
         upstream = call.plan.upstream
         if upstream.breaker is not None or upstream.adaptive is not None:
             self._successes[upstream.name] = self._successes.get(upstream.name, 0) + 1
 
     def take_successes(self, upstream: str) -> int:
-        """The successes the store has not heard of; they go with the question that is made now."""
+        """Take the successes the store has not heard of; they go with the question made now."""
         return self._successes.pop(upstream, 0)
 
     def came_late(self, call: Call) -> None:
-        """The body of an admitted call came too late for it: it asks again, on what it has paid."""
+        """Let a call whose body came too late ask again, on what it has paid."""
         call.late = call.had_turn = True
         assert call.slot is not None
         slot = self.store_clock.of_store(call.upstream, call.slot)
@@ -162,7 +162,7 @@ class AdmissionService:
             )
 
     def _ask_again(self, call: Call) -> Answer | StoreUnavailable:
-        """The limits have changed: read those in force, and ask with them."""
+        """Read the limits in force, which have changed, and ask with them."""
         try:
             for _ in range(_MOST_REFRESHES):
                 self.in_force.refresh(call.upstream)
@@ -218,7 +218,7 @@ class AdmissionService:
 
 
 def _note(call: Call, answer: Answer, offset: int) -> None:
-    """Bring ``call`` up to date with its answer; ``offset`` makes monotonic microseconds of the
+    """Bring ``call`` up to date with its answer. ``offset`` makes monotonic microseconds of the
     store's."""
     header = call.header
     first, give_up_at, reserved = header.first, header.give_up_at, header.reserved

@@ -33,7 +33,7 @@ class Admission(NamedTuple):
 
 
 class WaitsFor(NamedTuple):
-    """The instant a call waits for, as the store has said it.
+    """Reason of a wait of which the store has said how long it is.
 
     Attributes:
         limit: the binding limit.
@@ -60,7 +60,7 @@ class Call:
         slot: monotonic microseconds of its slot, once an answer named one.
         covered: everything is paid for its slot: no second question is needed at it.
         admission: what it holds; ``None`` before it is admitted, and again once it is settled.
-        waits_for: ``None`` while it waits for nothing.
+        waits_for: the reason of its wait, or of its last one; ``None`` if it did not wait.
         had_turn: it had a slot once: if it could not use that, it goes before others of its lane.
         late: it could not use the slot it has paid for in time, and keeps it.
         full: its one bucket is full at the slot.
@@ -86,7 +86,7 @@ class Call:
 
     @property
     def limit(self) -> str | None:
-        """The limit it waits for."""
+        """The limit the call waits for, or waited for before it was admitted."""
         return None if self.waits_for is None else self.waits_for.limit
 
     @property
@@ -95,7 +95,7 @@ class Call:
 
     @property
     def leases(self) -> tuple[str, ...]:
-        """The concurrency limits in which it takes a lease, by bucket."""
+        """Buckets of the concurrency limits in which the call takes a lease."""
         # Asked at every decision, and most calls have none.
         for charge in self.charges:
             if isinstance(charge, LeaseCharge):
@@ -111,12 +111,14 @@ class Call:
 
     @property
     def gives_up_at(self) -> int:
-        """Store time beyond which it does not wait; never, before the store's first answer."""
+        """Store time beyond which the call does not wait; never, before the store's first
+        answer."""
         give_up_at = self.header.give_up_at
         return _NEVER if give_up_at is None else give_up_at
 
     def paid_at(self, slot: int) -> tuple[Reservation, ...]:
-        """Name what it holds in its limits when all but its leases is paid for ``slot``."""
+        """Make the reservations of a call that has paid all its limits, but for leases, at
+        ``slot``."""
         return tuple(
             Reservation(charge.bucket, slot, paid=True)
             for charge in self.charges
@@ -138,7 +140,7 @@ def parts_of(buckets: Iterable[str], claim: ClaimAsk | None) -> Iterator[str]:
 def charges_of(
     plan: CallPlan, header: Header, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[AnyCharge, ...]:
-    """The charges the header names, or else those computed from the arguments.
+    """Take the charges that the header names, else compute them from the arguments.
 
     Raises:
         DeclarationError: a cost function failed.

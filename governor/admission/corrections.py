@@ -46,7 +46,7 @@ class Corrections:
     def settle(
         self, plan: CallPlan, charged: Sequence[AnyCharge], cost: int, before: int | None = None
     ) -> None:
-        """A call turned out to cost ``cost``.
+        """Charge, or give back, the difference for a call that turned out to cost ``cost``.
 
         Args:
             charged: what it was charged, limit by limit.

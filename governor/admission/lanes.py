@@ -19,7 +19,7 @@ _SHOWN = 80
 
 
 def rank_of(priority: int, *, high_first: bool) -> int:
-    """The rank of a broker's priority, or the priority of a rank.
+    """Convert a broker's priority to a rank, or a rank to a priority.
 
     Args:
         high_first: the broker's most urgent priority is the highest, as RabbitMQ's is; that of
@@ -29,12 +29,12 @@ def rank_of(priority: int, *, high_first: bool) -> int:
 
 
 def group_of(plan: CallPlan, origin: str) -> Group:
-    """The lanes of tasks with these limits from this queue."""
+    """Name the group of lanes of tasks with these limits from this queue."""
     return Group(_group_name(plan.shape, origin), plan.rules)
 
 
 class Lanes:
-    """Finds lanes; each is made once.
+    """Lanes by what their tasks have in common; each is made once.
 
     Args:
         shown: hides secrets in a tenant's name.
@@ -48,7 +48,7 @@ class Lanes:
     def of(
         self, plan: CallPlan, origin: str, buckets: Sequence[str], tenant: str | None, rank: int
     ) -> tuple[Lane, LaneKey]:
-        """The lane, and its key, of a call that is charged to ``buckets``."""
+        """Find the lane, and its key, of a call that is charged to ``buckets``."""
         group = self._group(plan.shape, origin)
         weight = _weight(plan.upstream, tenant)
         return self._made(group, origin, tuple(buckets), tenant, rank, weight)
@@ -57,7 +57,7 @@ class Lanes:
         self, plan: CallPlan, charges: Sequence[AnyCharge], header: Header, args: Sequence[Any],
         kwargs: Mapping[str, Any], origin: str, rank: int,
     ) -> tuple[Lane, LaneKey]:  # fmt: skip
-        """The lane, and its key, of a task that was published with these arguments."""
+        """Find the lane, and its key, of a task that was published with these arguments."""
         tenant = header.fair
         if tenant is None:
             tenant = plan.tenant(args, kwargs)
@@ -66,7 +66,7 @@ class Lanes:
     def moved(
         self, lane: Lane, upstream: UpstreamDeclaration, *, rank: int | None, tenant: str | None
     ) -> Lane:
-        """The lane of the same limit keys with another rank, or of another tenant."""
+        """Find the lane of the same limit keys with another rank, or of another tenant."""
         if tenant is not None:
             tenant = name_of(tenant)
             weight = _weight(upstream, tenant)

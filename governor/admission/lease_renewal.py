@@ -48,7 +48,7 @@ class LeaseRenewal:
             self._some.notify()
 
     def remove(self, holder: str) -> None:
-        """Let it be: it is given back, or left to run out."""
+        """Renew a holder's leases no more: they are given back, or left to run out."""
         with self._some:
             self._held.pop(holder, None)
             self._lost.discard(holder)
@@ -101,7 +101,7 @@ _of_this_process: WeakSet[LeaseRenewal] = WeakSet()
 
 
 def _forked() -> None:
-    """The thread, and what was held, stayed with the parent."""
+    """Start anew in a forked process: the thread, and what was held, stayed with the parent."""
     for renewal in _of_this_process:
         renewal._start()
 

@@ -41,7 +41,7 @@ class LimitsInForce:
         self._plans: dict[tuple[str, str, bool], tuple[int, CallPlan]] = {}
 
     def version(self, upstream: str) -> int:
-        """The version known here."""
+        """Return the version of an upstream's limits that is known here."""
         return self._found.get(upstream, _UNCHANGED).version
 
     def refresh(self, upstream: str) -> None:
@@ -56,7 +56,7 @@ class LimitsInForce:
             self._changed(upstream, found)
 
     def plan(self, plan: CallPlan) -> CallPlan:
-        """A declared plan with the numbers in force."""
+        """Give a declared plan the numbers in force."""
         upstream = plan.upstream.name
         found = self._found.get(upstream, _UNCHANGED)
         if not found.values:
@@ -69,8 +69,8 @@ class LimitsInForce:
         return changed
 
     def not_before(self, upstream: str, charges: Sequence[AnyCharge]) -> int:
-        """Store time before which a call with these charges must not go, because one of its keys
-        is paused; 0 when none is."""
+        """Find the store time before which a call with these charges must not go, because one of
+        its keys is paused; 0 when none is."""
         values = self._found.get(upstream, _UNCHANGED).values
         if not values:
             return 0
@@ -79,7 +79,8 @@ class LimitsInForce:
         )
 
     def paused(self, upstream: str) -> dict[str, int]:
-        """Store time until which each of its paused keys is paused, by bucket."""
+        """Find the store time until which each of an upstream's paused keys is paused, by
+        bucket."""
         values = self._found.get(upstream, _UNCHANGED).values
         return {
             target.removeprefix(PAUSED_KEY): int(value)
@@ -89,7 +90,7 @@ class LimitsInForce:
 
 
 def numbers_of(found: InForce) -> dict[str, Mapping[str, Any]]:
-    """The changed numbers by bucket. What cannot be read is left out, and logged."""
+    """Read the changed numbers by bucket. What cannot be read is left out, and logged."""
     numbers: dict[str, Mapping[str, Any]] = {}
     for target, text in found.values.items():
         if target.startswith(PAUSED_KEY):

@@ -1,6 +1,6 @@
-"""The calls inside one execution of a task, as far as they are seen.
+"""Calls inside one execution of a task, as far as they are seen.
 
-It decides whether the task may be started again. Seen are the calls of ``Upstream.call``, and
+They decide whether the task may be started again. Seen are the calls of ``Upstream.call``, and
 governed tasks that are called like functions; not the call that a task's own admission is for.
 A thread of the body's own is seen when it runs in a copy of the body's context.
 """
@@ -57,7 +57,7 @@ class Began:
     inside: NestedCalls | None
 
     def refused(self, told: object = None) -> None:
-        """The upstream said that it did not take it.
+        """Note that the upstream said it did not take the call.
 
         Args:
             told: the exception or the response in which it said so, once the fleet knows.
@@ -72,7 +72,7 @@ _current: ContextVar[NestedCalls | None] = ContextVar("governor_inside", default
 
 
 def began() -> Began:
-    """A call is made from now on."""
+    """Note that a call is made from now on."""
     began = Began(_current.get())
     if began.inside is not None:
         began.inside.made.add(began)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 
 class StoreClock:
-    """How far the monotonic clock is from that of the server which keeps an upstream."""
+    """Offsets between the monotonic clock and those of the servers which keep the upstreams."""
 
     def __init__(self) -> None:
         self._offsets: dict[str, int] = {}
@@ -33,6 +33,6 @@ class StoreClock:
         return offset
 
     def of_store(self, upstream: str, moment: int) -> int | None:
-        """The store's instant of a monotonic one; ``None`` before its first answer."""
+        """Convert a monotonic instant to one of the store; ``None`` before its first answer."""
         offset = self._offsets.get(upstream)
         return None if offset is None else moment - offset

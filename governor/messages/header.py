@@ -34,7 +34,7 @@ _LONGEST_TYPE = 100
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """How one attempt failed: a line of the attempt log.
+    """One failed attempt: a line of the attempt log.
 
     Attributes:
         at: wall microseconds.
@@ -87,7 +87,7 @@ class Header(NamedTuple):
     attempts: tuple[Attempt, ...] = ()
 
     def to_message(self) -> dict[str, Any]:
-        """The wire form; what is unset is left out."""
+        """Make the wire form; what is unset is left out."""
         wire: dict[str, Any] = {"v": VERSION}
         if self.limits:
             wire["limits"] = dict(self.limits)
@@ -122,16 +122,16 @@ class Header(NamedTuple):
         return (self.of or self.idem) == work
 
     def key_of(self, work: str) -> str:
-        """The idempotency key of this work."""
+        """Return the idempotency key of this work."""
         return self.idem if self.idem and self.is_of(work) else work
 
     def failed(self, attempt: Attempt) -> Header:
-        """Add to the attempt log, whose size is bounded."""
+        """Return the header with one more line in its attempt log, whose size is bounded."""
         attempt = replace(attempt, exc_type=attempt.exc_type[:_LONGEST_TYPE])
         return self._replace(attempts=_bounded((*self.attempts, attempt)))
 
     def next_attempt(self) -> Header:
-        """For a retry: a fresh patience, the same identity."""
+        """Return the header of a retry: a fresh patience, the same identity."""
         return self._replace(give_up_at=None, first=None, deferrals=0, throttles=0, reserved=())
 
 

@@ -45,7 +45,7 @@ def was_redelivered(message: Any) -> bool:
 
 
 def pack(message: MessageCopy) -> bytes | None:
-    """The message as it is parked; ``None`` when it holds a value that could not be kept."""
+    """Make the bytes a message is parked as; ``None`` if it holds a value that cannot be kept."""
     head = encode({
         "h": message.headers, "p": message.properties,
         "x": message.exchange, "r": message.routing_key, "q": message.queue,
@@ -54,7 +54,7 @@ def pack(message: MessageCopy) -> bytes | None:
 
 
 def unpack(payload: bytes) -> MessageCopy:
-    """The message that was parked.
+    """Read the message that was parked.
 
     Raises:
         ValueError: these are not such bytes.
@@ -68,7 +68,7 @@ def unpack(payload: bytes) -> MessageCopy:
 
 
 def attempt_id(message: str, retries: int) -> str:
-    """Names one attempt of one message among all of its task id in the lot."""
+    """Name one attempt of one message among all of its task id in the lot."""
     return f"{message}.{retries}" if retries else message
 
 

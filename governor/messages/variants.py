@@ -1,4 +1,4 @@
-"""The message that waits: the same one, parked or with a countdown.
+"""Variants of a message that waits: the same one, parked or with a countdown.
 
 Id, body, chord, callbacks, root, priority, stamps and expiry are untouched; a deferral does
 not change ``retries`` either, because waiting costs no attempt.
@@ -18,17 +18,17 @@ _BROKER_HEADERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-cou
 
 
 def own_headers(message: MessageCopy) -> dict[str, Any]:
-    """The message's headers without those a broker wrote."""
+    """Copy the message's headers without those a broker wrote."""
     return {k: v for k, v in message.headers.items() if not str(k).startswith(_BROKER_HEADERS)}
 
 
 def deferred(message: MessageCopy, header: Header, eta: datetime) -> MessageCopy:
-    """``message`` to be delivered again at ``eta`` (aware, UTC)."""
+    """Make of ``message`` one to be delivered again at ``eta`` (aware, UTC)."""
     return replace(message, headers=_headers(message, header, eta))
 
 
 def parked(message: MessageCopy, header: Header) -> MessageCopy:
-    """``message`` as it waits in the parking lot: its time will have come when it leaves."""
+    """Make of ``message`` one that waits in the parking lot: its ETA is over when it leaves."""
     headers = own_headers(message)
     headers[NAME] = header.to_message()
     headers.pop("eta", None)
@@ -36,7 +36,7 @@ def parked(message: MessageCopy, header: Header) -> MessageCopy:
 
 
 def retried(message: MessageCopy, header: Header, eta: datetime) -> MessageCopy:
-    """``message`` as its next attempt at ``eta``."""
+    """Make of ``message`` its next attempt at ``eta``."""
     headers = _headers(message, header.next_attempt(), eta)
     headers["retries"] = int(headers.get("retries") or 0) + 1
     return replace(message, headers=headers)

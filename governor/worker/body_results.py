@@ -23,11 +23,11 @@ STORE_AGAIN = SECOND
 
 
 class NotNow(Ignore):  # type: ignore[misc]
-    """The body did not call: ask for another admission and run then.
+    """A body that made no call: it asks for another admission and runs then.
 
     Attributes:
-        pause: microseconds the upstream asked everyone to stay away, ``None`` when nobody
-            asked: the body was merely too late for its slot.
+        pause: microseconds for which the upstream asked the fleet to stay away; ``None`` if it did
+            not: the body was merely too late for its slot.
         wait: microseconds until this task may be admitted again, because a call inside it was
             not admitted; its upstream is not paused. ``None``: at once.
         late: microseconds by which the body came too late.
@@ -52,7 +52,7 @@ class NotNow(Ignore):  # type: ignore[misc]
 
 
 class Again(Retry):  # type: ignore[misc]
-    """The call failed and the task is idempotent: publish its next attempt.
+    """A failed call of an idempotent task: its next attempt is to be published.
 
     Attributes:
         wait: microseconds until then.

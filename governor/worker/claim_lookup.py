@@ -16,7 +16,7 @@ _STORE_AGAIN = 5 * SECOND
 
 
 class ClaimLookup:
-    """Looks at claims for the writer of dead letters, in its thread."""
+    """Lookup of claims for the writer of dead letters, in its thread."""
 
     def __init__(self, governor: Governor) -> None:
         self._governor = governor

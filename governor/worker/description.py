@@ -16,8 +16,8 @@ from governor.worker.request import GovernedRequest
 def waiting_here(
     held: Iterable[GovernedRequest], asking: Iterable[GovernedRequest], clock: Clock
 ) -> list[dict[str, Any]]:
-    """One mapping for each task that waits: those that are held until an instant, those that want a
-    pool slot, and those whose countdown runs."""
+    """Describe each task that waits by one mapping: those that are held until an instant, those
+    that want a pool slot, and those whose countdown runs."""
     wall, now = clock.wall(), clock.monotonic()
     found: list[dict[str, Any]] = []
     for where, requests in (("held", held), ("asking", asking)):

@@ -1,4 +1,4 @@
-"""The worker's dispatcher: every governed request passes here before it takes a slot of the pool.
+"""The worker's dispatcher: each governed request passes here before it takes a slot of the pool.
 
 The life of a request::
 
@@ -262,8 +262,8 @@ class Dispatcher:
         self.lifecycle.move(request, RequestState.RETURNED)
 
     def disconnected(self) -> None:
-        """The broker connection is gone, and with it every message that is not running: the
-        broker hands them out again."""
+        """Let go of all requests that do not run: the broker connection is gone, and the broker
+        hands their messages out again."""
         self._reception.epoch += 1
         self.lifecycle.window_is_new()
         for request in self.handover.take_unwritten():
@@ -274,8 +274,8 @@ class Dispatcher:
         self._slots.clear()
 
     def heard(self, upstream: str, what: str) -> None:
-        """The store says, from any thread, that requests which wait for ``upstream`` may go
-        earlier; see :meth:`~governor.ports.LimiterStore.listen`."""
+        """Wake requests that wait for ``upstream`` and may go earlier; from any thread; see
+        :meth:`~governor.ports.LimiterStore.listen`."""
         self._loop.soon(partial(self._wake, upstream, what))
         self._loop.soon(partial(self.parking_out.heard, upstream, what))
 

@@ -29,7 +29,7 @@ Work = Callable[[], object]
 
 
 class Loop(Protocol):
-    """Where the dispatcher's work happens."""
+    """Loop on which the dispatcher's work happens."""
 
     def soon(self, work: Work) -> None:
         """Run ``work`` on the loop, not from inside the caller. From any thread."""

@@ -63,7 +63,7 @@ class Failure:
 
 
 class Tracer:
-    """Where a task keeps the function by which Celery runs it, and reports how that ended."""
+    """Descriptor of the function by which Celery runs a task; it reports how a run ended."""
 
     def __get__(self, task: Any, owner: type | None = None) -> Any:
         return None if task is None else task.__dict__.get("__trace__")
@@ -134,13 +134,13 @@ def failure_of(exc_info: Any) -> Failure | None:
 
 
 def exception_of(exc_info: Any) -> BaseException:
-    """The exception, taken out of what billiard wraps it in to carry its traceback."""
+    """Take the exception out of what billiard wraps it in to carry its traceback."""
     exc = exc_info.exception
     return exc.exc if isinstance(exc, ExceptionWithTraceback) else exc  # type: ignore[no-any-return]
 
 
 def attempt_of(exc_info: Any, now: int) -> Attempt:
-    """One line of the attempt log."""
+    """Make one line of the attempt log."""
     told = failure_of(exc_info)
     if told is None:
         return Attempt(now, type_name(type(exception_of(exc_info))))
@@ -149,8 +149,8 @@ def attempt_of(exc_info: Any, now: int) -> Attempt:
 
 
 def with_attempt(request: Any, exc: Any, now: int, countdown: Any) -> Any:
-    """The governor's header for an attempt that Celery sends: with a line about this one. Celery
-    takes an exception, a class of one, or a text."""
+    """Make the governor's header of an attempt that Celery sends, with a line about this one.
+    Celery takes an exception, a class of one, or a text."""
     known = getattr(request, NAME, None)
     kind = exc if isinstance(exc, type) else type(exc)
     if not issubclass(kind, BaseException):
@@ -168,7 +168,8 @@ def with_attempt(request: Any, exc: Any, now: int, countdown: Any) -> Any:
 
 
 def _telling(task: Any, trace: Callable[..., Any]) -> Callable[..., Any]:
-    """``trace`` as Celery calls it; the end that it reports says what is known of a failure."""
+    """Wrap ``trace``, which Celery calls: the end that it reports tells what is known of a
+    failure."""
 
     def traced(uuid: Any, args: Any, kwargs: Any, request: Any = None) -> Any:
         admitted = request.get(RUN_KEY) if isinstance(request, dict) else None
@@ -205,7 +206,7 @@ def _pickles(info: Any) -> bool:
 
 
 def _named(exc: BaseException) -> BaseException:
-    """An exception in Celery's own wrapping for what cannot be pickled."""
+    """Wrap an exception that cannot be pickled as Celery does."""
     kind = type(exc)
     plain: BaseException = UnpickleableExceptionWrapper(
         kind.__module__, kind.__name__, (), kind.__name__

@@ -25,7 +25,7 @@ from governor.worker.request import GovernedRequest
 
 
 class Handover:
-    """Gives admitted requests of one worker to its pool."""
+    """Handover of one worker's admitted requests to its pool."""
 
     def __init__(  # noqa: PLR0917 - made in one place
         self,

@@ -1,4 +1,4 @@
-"""How late bodies start in this worker, and how much of that is allowed for.
+"""Lateness of bodies in this worker, and how much of it is allowed for.
 
 Between the decision that a task may run and the first line of its body lie the way into the pool,
 decoding, handlers of ``task_prerun``, sometimes the start of a process. Where that takes longer
@@ -22,7 +22,7 @@ REMEDY = (
 
 
 class Lateness:
-    """Learns from each body that came too late.
+    """Allowance for late bodies, learned from each that came too late.
 
     Args:
         grace: microseconds after its slot at which a body may start in any case.

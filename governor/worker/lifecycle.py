@@ -1,4 +1,4 @@
-"""The states of a governed request, and the one way from one state to another.
+"""States of a governed request, and the one way from one state to another.
 
 ``docs/state-machine.md`` draws the same table; a test compares the two. A request is owned from its
 reception until it is gone: a step of its life that fails is tried again, and then is a death.
@@ -75,11 +75,11 @@ ENDED = frozenset({RequestState.RETURNED, RequestState.GONE})
 
 
 class IllegalTransition(AssertionError):
-    """A request was to change from one state to another that the table does not allow."""
+    """Change of a request's state that the table does not allow."""
 
 
 class Lifecycle:
-    """Moves requests from state to state, with the prefetch window and the gauges.
+    """Changes of requests' states, with the prefetch window and the gauges.
 
     Args:
         consumer: Celery's consumer, whose prefetch window is widened for held messages: others must

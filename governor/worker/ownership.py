@@ -20,7 +20,7 @@ MOST_STUMBLES = 3
 
 
 class Ownership:
-    """Does the steps of requests' lives, so that each request has an end whatever happens.
+    """Owner of requests: does the steps of their lives, so that each has an end whatever happens.
 
     Args:
         withdraw: takes a request out of wherever it waits in this worker.

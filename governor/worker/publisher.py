@@ -1,4 +1,4 @@
-"""Broker messages: an exact copy of one that was received, and sending a copy."""
+"""Publisher of message copies, confirmed by the broker within a time budget."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUDGET = 2 * SECOND
 
 
 def bounded_connection(app: Celery, **options: Any) -> Any:
-    """A connection to the app's broker on which nobody waits longer than :data:`BUDGET`.
+    """Make a connection to the app's broker whose calls take no longer than :data:`BUDGET`.
 
     Args:
         options: further ones of the transport.
@@ -37,7 +37,7 @@ def bounded_connection(app: Celery, **options: Any) -> Any:
 
 
 class Publisher:
-    """Sends message copies on a connection of its own, within a time budget, confirmed.
+    """Sender of message copies on a connection of its own, within a time budget, confirmed.
 
     Safe between threads, which take turns.
     """
@@ -121,7 +121,7 @@ class Publisher:
 
 
 def _seconds_of(expiration: Any) -> float | None:
-    """A message's time to live as kombu takes it; it comes as a text of milliseconds."""
+    """Convert a message's time to live, a text of milliseconds, to what kombu takes."""
     try:
         milliseconds = int(expiration)
     except (TypeError, ValueError, OverflowError):

@@ -16,7 +16,7 @@ AGAIN = SECOND
 
 
 class Publishing:
-    """Publishes for one worker, from its loop.
+    """Publishing of one worker, from its loop.
 
     A thread for it was measured to be slower by far: each of its turns waits for the interpreter
     while the loop is busy. Celery's own acknowledgements block the loop in the same way; a broker
@@ -33,8 +33,8 @@ class Publishing:
         self.delays = Delays(governor)
 
     def publish(self, copy: MessageCopy, eta: int) -> Exception | None:
-        """Publish at once, and return what went wrong. It is to come back at the wall-clock
-        microsecond ``eta``, which it carries."""
+        """Publish a copy at once, and return what went wrong. The copy carries the wall-clock
+        microsecond ``eta`` at which it is to come back."""
         if self._clock.monotonic() < self._away_until:
             return TimeoutError("the broker did not answer a moment ago")
         sent = self.delays.delayed(copy, eta - self._clock.wall())

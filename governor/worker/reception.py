@@ -25,7 +25,7 @@ from governor.worker.request import Delivery, GovernedRequest
 
 
 class Reception:
-    """Receives the requests of one worker.
+    """Reception of one worker's requests.
 
     Args:
         identity: names this worker in claims and leases.

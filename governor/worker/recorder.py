@@ -1,4 +1,4 @@
-"""The end of a governed request: its outcome is recorded, and only then is its message let go."""
+"""Ends of governed requests: an outcome is recorded, and only then the message let go."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NOTHING = Admission()
 
 
 class Recorder:
-    """Records the ends of one worker's requests with the store, and lets their messages go."""
+    """Recorder of the ends of one worker's requests; it lets their messages go."""
 
     def __init__(  # noqa: PLR0917 - made in one place
         self,
@@ -102,7 +102,7 @@ class Recorder:
         self.finish(request, *self._after.pop(request, ()))
 
     def _fail(self, request: GovernedRequest, reason: Reason, why: str) -> None:
-        """A task that never ran has failed: its result, errbacks and chord hear of it."""
+        """Let a task that never ran fail: its result, errbacks and chord hear of it."""
         task_ready(request)
         request.task.backend.mark_as_failure(
             request.id,
@@ -157,7 +157,7 @@ class Recorder:
         )  # fmt: skip
 
     def resolve(self, request: GovernedRequest) -> None:
-        """A replay succeeded: its dead letter says so."""
+        """Have the dead letter of a replay that succeeded say so."""
         self._dead_letter_writer.resolve(request.id)
 
     def unused(self, call: Call) -> None:
@@ -168,7 +168,7 @@ class Recorder:
             self._send(Leavings(upstream.name, probe=True, breaker=upstream.breaker))
 
     def catch_up(self) -> None:
-        """The store answers again: tell it what it has missed."""
+        """Tell the store, which answers again, what it has missed."""
         for missed in self._missed.values():
             for _ in range(len(missed)):
                 if self._is_away(missed[0]):

@@ -35,7 +35,7 @@ class Delivery(NamedTuple):
 
 
 class GovernedRequest(Request):  # type: ignore[misc]
-    """A request whose end the dispatcher hears of before the broker does.
+    """Request whose end the dispatcher hears of before the broker does.
 
     Attributes:
         state: where it is; changed by :class:`~governor.worker.lifecycle.Lifecycle` alone.
@@ -99,8 +99,8 @@ class GovernedRequest(Request):  # type: ignore[misc]
 
 
 def governed_request(task: Any) -> type[GovernedRequest]:
-    """The class of a governed task's requests. One that the task declares is kept behind ours, so
-    that what it overrides is called where Celery would call it.
+    """Make the class of a governed task's requests. One that the task declares is kept behind ours,
+    so that what it overrides is called where Celery would call it.
 
     Raises:
         DeclarationError: it is no class of requests.

@@ -32,7 +32,7 @@ at a pass and may sleep a second, do not make it late."""
 
 
 class Resending:
-    """Defers and retries requests of one worker."""
+    """Deferrals and retries of one worker's requests."""
 
     def __init__(  # noqa: PLR0917 - made in one place
         self,

@@ -17,7 +17,7 @@ _OVER = 10 * ASK_AGAIN
 
 
 class StoreOutage:
-    """Says when to ask again, and tells the log once for each outage.
+    """Outages that one worker has met: when to ask again, and one line in the log for each.
 
     No reply concerns every upstream. A reply that says that an upstream's data cannot be used
     concerns that upstream, or only the bucket or the claim that it names.
@@ -36,7 +36,7 @@ class StoreOutage:
         self.back: Callable[[], object] = lambda: None
 
     def until(self, upstream: str, parts: Iterable[str] = ()) -> int:
-        """Monotonic microseconds before which the store is not asked about the upstream.
+        """Find the monotonic microseconds before which the store is not asked about the upstream.
 
         Args:
             parts: the buckets and the claim that the question is about.
@@ -53,7 +53,7 @@ class StoreOutage:
         return any((upstream, part) in self._broken for part in ("", *parts))
 
     def failed(self, exc: StoreUnavailable) -> None:
-        """The store did not answer, or not about one upstream."""
+        """Note that the store did not answer, or not about one upstream."""
         now = self._clock.monotonic()
         if isinstance(exc, UpstreamStateError):
             self._answers()
@@ -71,7 +71,7 @@ class StoreOutage:
             self._tell_away("", exc)
 
     def answered(self, upstream: str, parts: Iterable[str] = ()) -> None:
-        """The store did, about this upstream and these parts."""
+        """Note that the store answered about this upstream and these parts."""
         self._answers()
         if self._broken:
             over = [self._broken.pop((upstream, part), None) for part in ("", *parts)]

@@ -1,5 +1,5 @@
-"""Where a request waits that may not run yet: held in this worker, parked in its upstream's lot, or
-deferred, published again with a countdown."""
+"""Waiting places of requests that may not run yet: held in this worker, parked in its upstream's
+lot, or deferred, published again with a countdown."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from governor.worker.store_outage import ASK_AGAIN, StoreOutage
 
 
 class Waiting:
-    """Chooses where requests of one worker wait, and sees them off.
+    """Choice of the place where a request of one worker waits.
 
     Attributes:
         parking_in: takes requests into the lots.
@@ -168,7 +168,7 @@ class Waiting:
         self._admission.came_late(call)
 
     def recall(self, upstream: str) -> None:
-        """The upstream is paused: slots that were to be used without asking are asked about."""
+        """Have requests of a paused upstream ask again, which were to use their slots unasked."""
         self._prefetch.drop(upstream)
         self._queue.recall(upstream)
 
