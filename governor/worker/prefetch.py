@@ -1,13 +1,15 @@
-"""Admissions asked for in advance: together with a task's own, for those of its kind that are
-about to come.
+"""Prefetch of admissions: a task's question asks for the next few of its kind too.
 
 A worker whose tasks end within milliseconds spends a tenth of its time on waiting for answers.
-One question for the next few costs no more than a question for one.
+One question for several costs no more than a question for one.
 
 What is not used within half the grace is lost to the limit, which matters only where tasks wait
-for it. So nobody asks for more than leaks out again in that time, which is nothing at a slow limit;
-for a second after somebody had to wait nobody asks in advance; and after most of it was lost,
-nobody does for a few times as long.
+for it. So a question asks for no more than leaks out again in that time, which is nothing at a slow
+limit. It asks for nothing in advance for a second after a request had to wait, and for a few times
+half the grace after most of what was in hand was lost.
+
+What is left is not given back. A bucket leaks it meanwhile; to take back more than has not leaked
+out yet would let a call through that the limit forbids, and after half the grace that is nothing.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from governor.errors import StoreUnavailable
 from governor.messages.header import Header
 from governor.policy.decision import Admit, Answer, AnyCharge, Charge
 
-_NOT_FOR = SECOND
+_REFUSAL_BACKOFF_US = SECOND
+"""Microseconds without a question in advance after a request had to wait, or one was refused."""
 
-_LOST_FOR = 5
-"""Times half the grace."""
+_LOSS_BACKOFF_SPANS = 5
+"""Times half the grace without a question in advance after most of what was in hand was lost."""
 
 
 @dataclass(slots=True)
@@ -68,7 +71,7 @@ class Prefetch:
         assert hand.asked.slot is not None
         if now > hand.asked.slot + self.span or not same:
             if 2 * hand.left > hand.number:
-                hand.not_before = max(hand.not_before, now + _LOST_FOR * self.span)
+                hand.not_before = max(hand.not_before, now + _LOSS_BACKOFF_SPANS * self.span)
             hand.left = 0
             return False
         hand.left -= 1
@@ -120,12 +123,12 @@ class Prefetch:
             hand.asked = call
             hand.number = hand.left = number
         else:
-            hand.not_before = now + _NOT_FOR
+            hand.not_before = now + _REFUSAL_BACKOFF_US
 
     def pressed(self, upstream: str, now: int) -> None:
         """Note that a request had to wait, at monotonic microseconds ``now``."""
         if hand := self._hands.get(upstream):
-            hand.not_before = now + _NOT_FOR
+            hand.not_before = now + _REFUSAL_BACKOFF_US
 
     def drop(self, upstream: str) -> None:
         """Drop what is in hand: the upstream is paused."""

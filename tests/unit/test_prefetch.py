@@ -1,4 +1,5 @@
-"""Admissions asked for in advance: for whom, how many, how long, and what becomes of the rest."""
+"""Admissions asked for in advance: for which calls, how many, how long, and what becomes of the
+rest."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ class Worker:
         self.clock = FakeClock()
         self.store = MemoryStore(self.clock.wall)
         self.admission = AdmissionService(self.store, SETTINGS, self.clock, Emitter())
-        self.advances = Prefetch(GRACE)
+        self.prefetch = Prefetch(GRACE)
         self.plan = CallPlan.of("task", Upstream("api", *limits))
         self.expected = expected
         self.store.settle(Settlement("api"))
@@ -42,21 +43,21 @@ class Worker:
         return Call(self.plan, charges, Header(**options))  # type: ignore[arg-type]
 
     def take(self, call: Call) -> bool:
-        return self.advances.take(call, self.clock.monotonic())
+        return self.prefetch.take(call, self.clock.monotonic())
 
     def ask(self, call: Call) -> int:
-        """Ask for a call; for how many more it asked."""
+        """Ask for a call; return for how many more it asked."""
         now = self.clock.monotonic()
-        advance = self.advances.question(call, self.expected, now)
+        advance = self.prefetch.question(call, self.expected, now)
         if advance is None:
             self.admission.ask(call)
             return 0
         *_, answer = self.admission.ask_many([call, advance[0]])
-        self.advances.answered(*advance, answer, now)
+        self.prefetch.answered(*advance, answer, now)
         return advance[1]
 
     def taken(self, limit: int = 100) -> int:
-        """How many calls are admitted out of hand."""
+        """Count the calls that are admitted out of hand."""
         return next(n for n in range(limit) if not self.take(self.call()))
 
 
@@ -100,7 +101,7 @@ def test_a_call_taken_out_of_hand_knows_its_slot() -> None:
     ],
 )
 def test_no_more_are_asked_for_than_leak_out_in_half_the_grace(rate: str, number: int) -> None:
-    """What is lost when nobody comes is next to nothing, whatever the limit."""
+    """What is lost when no call comes is next to nothing, whatever the limit."""
     worker = Worker(Limit(rate, burst=1000))
     assert worker.ask(worker.call()) == number
 
@@ -113,7 +114,7 @@ def test_no_more_are_asked_for_than_the_bucket_holds(burst: int, number: int) ->
     assert worker.taken() == number
 
 
-def test_where_there_is_no_room_nobody_asks_for_a_second() -> None:
+def test_where_there_is_no_room_none_is_asked_for_in_advance_for_a_second() -> None:
     """A limit that binds costs one more question a second, and no charge."""
     worker = Worker(Limit("1000/s", burst=6, margin=0), expected=5)
     assert worker.ask(worker.call()) == 5
@@ -129,7 +130,7 @@ def test_where_there_is_no_room_nobody_asks_for_a_second() -> None:
 
 
 def test_half_the_grace_later_they_are_lost() -> None:
-    """And when most of them were, nobody asks for five times as long."""
+    """When most of them were lost, none is asked for in advance for five times as long."""
     worker = Worker(FAST)
     worker.ask(worker.call())
     worker.clock.advance(GRACE // 2 + 1)
@@ -140,12 +141,12 @@ def test_half_the_grace_later_they_are_lost() -> None:
     assert worker.ask(worker.call()) == 10
 
 
-def test_where_somebody_has_to_wait_nobody_asks_for_a_second() -> None:
-    """What would be lost then is missing to those who wait."""
+def test_where_a_request_waits_none_is_asked_for_in_advance_for_a_second() -> None:
+    """What would be lost then is missing to the requests that wait."""
     worker = Worker(FAST)
     worker.ask(worker.call())
     worker.taken()
-    worker.advances.pressed("api", worker.clock.monotonic())
+    worker.prefetch.pressed("api", worker.clock.monotonic())
     worker.clock.advance(SECOND - 1)
     assert worker.ask(worker.call()) == 0
     worker.clock.advance(1)
@@ -164,7 +165,7 @@ def test_a_few_lost_ones_do_not_count() -> None:
 
 
 def test_only_the_same_charges_are_covered() -> None:
-    """Another account's call asks for itself; who alternates never asks in advance."""
+    """Another account's call asks for itself; accounts in turn never ask in advance."""
     worker = Worker(Limit("1000/s", burst=1000, per="account"))
     assert worker.ask(worker.call("a")) == 10
     assert not worker.take(worker.call("b"))
@@ -186,7 +187,7 @@ def test_a_claim_is_never_taken_in_advance() -> None:
     assert worker.taken() == 10
 
 
-def test_who_holds_a_slot_uses_it() -> None:
+def test_a_call_that_holds_a_slot_uses_it() -> None:
     """What it holds would be charged twice otherwise."""
     worker = Worker(FAST)
     worker.ask(worker.call())
@@ -197,8 +198,8 @@ def test_who_holds_a_slot_uses_it() -> None:
 
 
 def test_a_paused_upstream_has_none() -> None:
-    """The upstream said not now: everybody asks."""
+    """The upstream said not now: each call asks."""
     worker = Worker(FAST)
     worker.ask(worker.call())
-    worker.advances.drop("api")
+    worker.prefetch.drop("api")
     assert worker.taken() == 0
