@@ -8,10 +8,11 @@ from typing import Any
 import click
 from rich.console import Console
 
-from governor.cli import printing, waiting_view
+from governor.cli import printing, waiting_json, waiting_view
 from governor.cli.dead_view import audit_as_json, printed_audit
 from governor.cli.environment import Environment
-from governor.cli.limits_view import limit_as_json, said_four, said_reason, span
+from governor.cli.limits_json import limit_as_json
+from governor.cli.limits_view import said_four, said_reason, span
 from governor.clock import SystemClock
 from governor.errors import ConfigurationError, DatabaseUnavailable, StoreUnavailable
 from governor.operations import explain as explanation
@@ -179,7 +180,7 @@ def _as_json(  # noqa: PLR0917 - called in one place
         "found": found,
         "workers": workers,
         "waiting": [_waiting_as_json(each) for each in waiting],
-        "parked": waiting_view.all_parked_as_json(parked),
+        "parked": waiting_json.all_parked_as_json(parked),
         "dead": [_dead_as_json(each) for each in dead],
         "problems": problems,
     }

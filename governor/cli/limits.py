@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from governor.cli import limits_view, options, printing
+from governor.cli import limits_json, limits_view, options, printing
 from governor.cli.environment import Environment
 from governor.cli.options import NOTHING_MATCHED, UNREACHABLE
 from governor.clock import SECOND, SystemClock
@@ -76,7 +76,7 @@ def show(
         return _watch(look, standing)
     views = look()
     if as_json:
-        printing.as_json([limits_view.upstream_as_json(view, standing) for view in views])
+        printing.as_json([limits_json.upstream_as_json(view, standing) for view in views])
     elif views:
         limits_view.upstreams(views, standing)
         for view in views:
@@ -214,7 +214,7 @@ def log(environment: Environment, upstream: str, as_json: bool) -> int:
     standing = environment.standing()
     records = standing.log(upstream)
     if as_json:
-        printing.as_json([limits_view.record_as_json(r, upstream, standing) for r in records])
+        printing.as_json([limits_json.record_as_json(r, upstream, standing) for r in records])
     elif records:
         limits_view.log(records, upstream, standing)
     else:

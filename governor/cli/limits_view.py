@@ -1,4 +1,4 @@
-"""The looks of limits: two tables, or JSON."""
+"""The looks of limits, for people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from governor.cli.printing import printable, table, when
 from governor.clock import SECOND
 from governor.operations.limit_changes import LimitsChanged
 from governor.operations.limit_status import (
-    FOREVER,
     LimitStatusReader,
     LimitView,
     Pause,
@@ -25,7 +24,6 @@ from governor.operations.limit_status import (
     said_breaker,
     said_pause,
 )
-from governor.policy.breaker import Closed, Open
 from governor.policy.limit_status import LimitStatus
 from governor.policy.limits import Quota, Window
 
@@ -68,9 +66,6 @@ def said_reason(pause: Pause, now: int) -> str:
     if pause.bucket or pause.until - now > _A_DAY:
         return "a person, before the changes that the log shows"
     return "the upstream said so"
-
-
-# ---------------------------------------------------------------------- for people
 
 
 def upstreams(views: Sequence[UpstreamView], standing: LimitStatusReader) -> None:
@@ -185,7 +180,7 @@ def log(records: Sequence[Record], upstream: str, standing: LimitStatusReader) -
         ("at", "by", "what", "of", "value", "why"),
         (
             (
-                when(record.at), record.by, record.what, _said_target(record, upstream, standing),
+                when(record.at), record.by, record.what, said_target(record, upstream, standing),
                 _said_value(record), record.why,
             )
             for record in records
@@ -193,7 +188,8 @@ def log(records: Sequence[Record], upstream: str, standing: LimitStatusReader) -
     )  # fmt: skip
 
 
-def _said_target(record: Record, upstream: str, standing: LimitStatusReader) -> str:
+def said_target(record: Record, upstream: str, standing: LimitStatusReader) -> str:
+    """Name what was changed: tasks, a limit, a bucket's value."""
     if record.what in _OF_TASKS:
         return ", ".join(record.target.split(" "))
     return standing.shown(upstream, record.target)
@@ -210,92 +206,3 @@ def _said_value(record: Record) -> str:
         return said_numbers(json.loads(record.value))
     except (ValueError, AttributeError):
         return record.value
-
-
-# ---------------------------------------------------------------------- for programs
-
-
-def upstream_as_json(view: UpstreamView, standing: LimitStatusReader) -> dict[str, Any]:
-    """An upstream for JSON. Spans are seconds; what is absent or unknown is null."""
-    return {
-        "upstream": view.name,
-        "at": when(view.now),
-        "store": {
-            "reachable": view.now is not None or view.problem is not None,
-            "problem": view.problem,
-            "when_down": view.store_down,
-        },
-        "max_wait": view.max_wait / SECOND,
-        "pauses": [_pause_as_json(pause, view, standing) for pause in view.pauses],
-        "breaker": _breaker_as_json(view),
-        "adaptive": None if view.share is None else {"share": round(view.share, 4)},
-        "limits": [limit_as_json(each) for each in view.limits],
-    }
-
-
-def limit_as_json(each: LimitView) -> dict[str, Any]:
-    """A limit for JSON."""
-    rule, found = each.declared.rule, each.numbers
-    changed = None
-    if each.changed:
-        record = each.record
-        changed = {
-            "at": None if record is None else when(record.at),
-            "by": None if record is None else record.by,
-            "why": None if record is None else record.why,
-        }
-    return {
-        "name": rule.name,
-        "key": each.declared.bucket,
-        "kind": type(rule).__name__,
-        "task": each.declared.task,
-        "per": rule.per,
-        "value": each.value,
-        "declared": rule.numbers(),
-        "in_force": dict(each.in_force),
-        "changed": changed,
-        "limit": None if found is None else found.limit,
-        "remaining": None if found is None else found.remaining,
-        "retry_after": None if found is None else _seconds(found.retry_after),
-        "reset_after": None if found is None else _seconds(found.reset_after),
-    }
-
-
-def record_as_json(record: Record, upstream: str, standing: LimitStatusReader) -> dict[str, Any]:
-    """A change for JSON."""
-    return {
-        "at": when(record.at),
-        "by": record.by,
-        "what": record.what,
-        "target": record.target,
-        "of": _said_target(record, upstream, standing),
-        "value": record.value,
-        "why": record.why,
-    }
-
-
-def _pause_as_json(pause: Pause, view: UpstreamView, standing: LimitStatusReader) -> dict[str, Any]:
-    record = pause.record
-    return {
-        "key": standing.shown(view.name, pause.bucket) if pause.bucket else None,
-        "until": None if pause.until >= FOREVER else when(pause.until),
-        "since": None if record is None else when(record.at),
-        "by": None if record is None else record.by,
-        "why": said_reason(pause, view.now or 0) if record is None else record.why,
-    }
-
-
-def _breaker_as_json(view: UpstreamView) -> dict[str, Any] | None:
-    match view.breaker:
-        case None:
-            return None
-        case Closed(ring):
-            return {"state": "closed", "failures": ring.count("1"), "of": len(ring), "until": None}
-        case Open(until):
-            return {"state": "open", "until": when(until)}
-        case half:
-            return {"state": "half-open", "level": half.level, "until": when(half.until)}
-
-
-def _seconds(micros: int | None) -> float | None:
-    return None if micros is None else micros / SECOND

@@ -9,19 +9,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
-from rich.console import Console
 
 from governor.admission.lanes import rank_of
-from governor.cli import options, printing, waiting_view
+from governor.cli import options, printing, waiting_json, waiting_view
 from governor.cli.environment import Environment
 from governor.cli.limits_view import live
 from governor.cli.options import NOTHING_MATCHED, UNREACHABLE
+from governor.cli.waiting_work import DONE, NOT_PARKED, Work, progress
 from governor.clock import SECOND, SystemClock
 from governor.errors import NothingMatched
-from governor.operations.parking_changes import AT_ONCE, ParkingChanged
-from governor.operations.parking_status import LotStatus, Parked, ParkedTasks, Turns
+from governor.operations.parking_changes import AT_ONCE
+from governor.operations.parking_status import LotStatus, ParkedTasks, Turns
 
-DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+USAGE, INTERRUPTED = 2, 130
 
 
 class _Group(options.ByDefault):
@@ -89,10 +89,10 @@ def list_(
 
     if watch:
         return _watch(look, by)
-    with _progress("Looking at the parking lots …"):
+    with progress("Looking at the parking lots …"):
         found = look()
     if as_json:
-        printing.as_json([waiting_view.lot_as_json(one, by) for one in found])
+        printing.as_json([waiting_json.lot_as_json(one, by) for one in found])
     elif found:
         waiting_view.lots(found, by)
     else:
@@ -134,21 +134,18 @@ def show(environment: Environment, task_id: str, as_json: bool) -> int:
       governor waiting show 7b0c1c1e-58d4-4b3e-a8f5-0d4c6f3a9c11
     """
     parked = environment.parked(environment.standing())
-    with _progress("Looking for the task …"):
+    with progress("Looking for the task …"):
         found = parked.find(task_id)
     if not found:
-        raise NothingMatched(_NOT_PARKED.format(task_id))
+        raise NothingMatched(NOT_PARKED.format(task_id))
     high_first = environment.high_first()
     told = [waiting_view.Told.of(parked, each, high_first=high_first) for each in found]
     if as_json:
-        printing.as_json(waiting_view.all_parked_as_json(told))
+        printing.as_json(waiting_json.all_parked_as_json(told))
     else:
         for each in told:
             waiting_view.parked(each)
     return DONE
-
-
-_NOT_PARKED = "{0} is not parked: governor explain {0} asks the workers and the dead letters"
 
 
 @waiting.command("cancel")
@@ -176,14 +173,14 @@ def cancel(
     Example:
       governor waiting cancel 7b0c1c1e-58d4-4b3e-a8f5-0d4c6f3a9c11 --why "sent by mistake"
     """
-    work = _Work(environment, task_ids, as_json=as_json)
+    work = Work(environment, task_ids, as_json=as_json)
     if not work.tasks:
         return work.report("cancelled")
     waiting_view.preview(work.tasks)
     if not yes and not _confirmed(len(work.tasks)):
         return USAGE
     try:
-        with _interrupts() as heard, _progress("Taking them out …"):
+        with _interrupts() as heard, progress("Taking them out …"):
             for at in range(0, len(work.tasks), AT_ONCE):
                 if heard:
                     break
@@ -208,7 +205,7 @@ def front(environment: Environment, task_ids: tuple[str, ...], why: str, as_json
     Example:
       governor waiting front 7b0c1c1e-58d4-4b3e-a8f5-0d4c6f3a9c11 --why "they called"
     """
-    work = _Work(environment, task_ids, as_json=as_json)
+    work = Work(environment, task_ids, as_json=as_json)
     if work.tasks:
         work.did(work.steering.front(work.tasks, why))
     return work.report("at the front of its lane" if len(work.tasks) == 1 else "at the front")
@@ -248,66 +245,10 @@ def move(
     rank = None
     if priority is not None:
         rank = rank_of(priority, high_first=environment.high_first())
-    work = _Work(environment, task_ids, as_json=as_json)
+    work = Work(environment, task_ids, as_json=as_json)
     if work.tasks:
         work.did(work.steering.move(work.tasks, why, rank=rank, tenant=tenant))
     return work.report("moved")
-
-
-class _Work:
-    """The tasks a command was given: those that are parked, and what becomes of them."""
-
-    def __init__(self, environment: Environment, task_ids: Sequence[str], *, as_json: bool) -> None:
-        standing = environment.standing()
-        parked = environment.parked(standing)
-        self.steering = environment.parked_steering(standing, options.actor())
-        self.tasks: list[Parked] = []
-        self._as_json = as_json
-        self._done = ParkingChanged()
-        self._not_done: dict[str, str] = {}
-        with _progress("Looking for the tasks …"):
-            for task_id in dict.fromkeys(task_ids):
-                found = parked.find(task_id)
-                if not found:
-                    self._leave(task_id, _NOT_PARKED.format(task_id))
-                elif any(each.released for each in found):
-                    self._leave(task_id, _RELEASED.format(task_id))
-                self.tasks += [each for each in found if not each.released]
-
-    def did(self, steered: ParkingChanged) -> None:
-        """Part of it was done."""
-        self._done.done += steered.done
-        self._done.gone += steered.gone
-        self._done.problems |= steered.problems
-
-    def report(self, said: str) -> int:
-        """Say what was done, and of which tasks it was not: the exit code."""
-        done, problems = self._done.done, self._done.problems
-        if self.tasks and not self._as_json:
-            click.echo(f"{len(done)} {said}.")
-        for task in self._done.gone:
-            why = f"{task.task_id}: it waits there already, or was released meanwhile"
-            self._leave(task.task_id, why)
-        for task_id, problem in problems.items():
-            click.echo(printing.printable(f"{task_id}: {problem}"), err=True)
-        if self._as_json:
-            printing.as_json(
-                {
-                    "done": [task.task_id for task in done],
-                    "not_done": self._not_done,
-                    "problems": problems,
-                }
-            )
-        if not self.tasks:
-            return NOTHING_MATCHED
-        return SOME_FAILED if self._not_done or problems else DONE
-
-    def _leave(self, task_id: str, why: str) -> None:
-        self._not_done[task_id] = why
-        click.echo(printing.printable(why), err=True)
-
-
-_RELEASED = "{0} is released already: stop it with celery -A APP control revoke {0}"
 
 
 @contextmanager
@@ -319,10 +260,6 @@ def _interrupts() -> Iterator[list[Any]]:
         yield heard
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _progress(said: str) -> Any:
-    return Console(stderr=True).status(said)
 
 
 def _confirmed(count: int) -> bool:

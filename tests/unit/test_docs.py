@@ -38,7 +38,7 @@ from governor import (
     Window,
     __version__,
 )
-from governor.cli import dead, limits, waiting
+from governor.cli import dead, limits, waiting, waiting_work
 from governor.cli.main import governor as command_line
 from governor.clock import SECOND, micros, seconds
 from governor.deadletter.models import State
@@ -430,7 +430,7 @@ EXIT_CODES: list[tuple[str, click.Group, tuple[int, ...]]] = [
     ("docs/limits.md", limits.limits, (
         limits.DONE, limits.USAGE, limits.NOTHING_MATCHED, limits.UNREACHABLE, limits.INTERRUPTED)),
     ("docs/waiting.md", waiting.waiting, (
-        waiting.DONE, waiting.SOME_FAILED, waiting.USAGE, waiting.NOTHING_MATCHED,
+        waiting.DONE, waiting_work.SOME_FAILED, waiting.USAGE, waiting.NOTHING_MATCHED,
         waiting.UNREACHABLE, waiting.INTERRUPTED)),
 ]  # fmt: skip
 
