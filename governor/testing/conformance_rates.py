@@ -101,7 +101,7 @@ class RateConformance(StoreSuite):
         assert early == replace(wait, full=False)
 
     def test_a_wait_says_whether_its_bucket_is_full(self, harness: StoreHarness) -> None:
-        """It is where the slot is the bucket's own: not after a pause, behind a line, or in one of
+        """A wait for the bucket's own slot says so: not after a pause, behind a line, or in one of
         several limits."""
         store = self._empty(harness)
         store.admit(ask(TEN_PER_SECOND, HUNDRED_PER_MINUTE))

@@ -6,8 +6,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import Mock
 
-import pytest
-
 from governor import Limit, Upstream
 from governor.admission.call import Call
 from governor.admission.lanes import Lanes
@@ -24,34 +22,28 @@ from governor.worker.store_outage import StoreOutage
 from tests.unit.simulated_loop import SimulatedLoop
 
 MILLI = SECOND // 1_000
-ENOUGH = 1_000
+MANY = 100_000
 
 
-@pytest.mark.parametrize(
-    ("late", "waiting", "since", "pause"),
-    [
-        # a little late, as of several that are due at once
-        (1 * MILLI, ENOUGH, 0, 0),
-        # late
-        (10 * MILLI, ENOUGH, 0, 20 * MILLI),
-        # very late: the broker is emptied all the same
-        (10 * SECOND, ENOUGH, 0, 50 * MILLI),
-        # too few wait to live of
-        (10 * MILLI, ENOUGH - 1, 0, 0),
-        # nothing was due for a while
-        (10 * MILLI, ENOUGH, 101 * MILLI, 0),
-        # early, which no task is, but a clock may be
-        (-10 * MILLI, ENOUGH, 0, 0),
-    ],
-)
-def test_arrivals_wait_twice_as_long_as_tasks_are_late(
-    late: int, waiting: int, since: int, pause: int
-) -> None:
-    """Only while tasks are late, others wait to be run, and never for long."""
+def paused(late: int, *, waiting: int = MANY, since: int = 0) -> int:
+    """How long arrivals wait when tasks were late by so much all along, the last one ``since``."""
     backpressure, now = Backpressure(), SECOND
     for _ in range(100):
         backpressure.told(now - late, now)
-    assert backpressure.pause(waiting, now + since) == pytest.approx(pause, abs=100)
+    return backpressure.pause(waiting, now + since)
+
+
+def test_arrivals_wait_while_tasks_are_late() -> None:
+    """The later the tasks, the longer the wait; a worker whose tasks are very late fetches too."""
+    not_late, late, later, very_late = map(paused, (0, 10 * MILLI, 15 * MILLI, 10 * SECOND))
+    assert not_late == 0 < late < later < very_late < SECOND
+
+
+def test_arrivals_do_not_wait_for_nothing() -> None:
+    """Not when tasks are early, when too few are parked to live of, or when none was due lately."""
+    assert paused(-10 * MILLI) == 0
+    assert paused(10 * MILLI, waiting=1) == 0
+    assert paused(10 * MILLI, since=10 * SECOND) == 0
 
 
 def test_what_goes_back_does_not_wait() -> None:
@@ -63,7 +55,7 @@ def test_what_goes_back_does_not_wait() -> None:
 
     def park(_: str, arrivals: Any) -> Parking:
         parked.extend(arrival.task_id for arrival in arrivals)
-        return Parking(clock.now, (True,) * len(arrivals), ENOUGH, fresh=False)
+        return Parking(clock.now, (True,) * len(arrivals), MANY, fresh=False)
 
     governor = Mock(clock=clock, events=Emitter(), store=Mock(lots=Mock(park=park)))
     pauses = iter([0, 20 * MILLI])

@@ -157,16 +157,10 @@ def test_the_decision_table_and_its_bars() -> None:
     text = shown(decision.tables(figures))
     assert re.search(r"other +│ +1\.50 \(0\.50\) │", text)
     assert "x is left out" in text
-    assert decision.bars(figures) == {
-        "one limit, under: at most 0.60 B": True,
-        "one limit, over: at most 0.60 B": True,
-        "three limits: at most 0.70 B": True,
-        "all kinds at once: at most 1.00 B": True,
-        "batch of 10: at most 0.20 B": False,
-        "processes on one key: at least 1.6 × B's decisions": True,
-        "script, one limit: at most 4.5 µs": True,
-        "script, three limits: at most 6.5 µs": False,
-    }
+    bars = decision.bars(figures)
+    missed = {name.partition(":")[0] for name, kept in bars.items() if not kept}
+    assert missed == {"batch of 10", "script, three limits"}
+    assert any(bars.values())
 
 
 def test_accuracy_is_judged_after_whole_windows() -> None:

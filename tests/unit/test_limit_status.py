@@ -75,6 +75,8 @@ def test_a_bucket() -> None:
 OTHERS: list[tuple[AnyCharge, Meter | None, dict[str, Any], LimitStatus]] = [
     # a call of three waits until three are there
     (of(3), Bucket(NOW + 2 * HALF), {}, LimitStatus(4, 2, HALF, 2 * HALF)),
+    # the fastest bucket there is: one call each microsecond
+    (Charge("s", "1000000/s", 1, 4), Bucket(NOW + 1), {}, LimitStatus(4, 3, None, 1)),
     # an upstream that the store has only just seen has its burst used up
     (of(1), None, {"since": NOW}, LimitStatus(4, 0, HALF, 4 * HALF)),
     # at half the rate half as many are left, and a call takes twice as long

@@ -164,7 +164,21 @@ TABLE: list[tuple[Ask, UpstreamState, Answer, Effects]] = [
             }
         ),
     ),
-    # one does not: a short wait is charged in it alone
+    # a bucket alone that has no room: its slot is its first instant with room, and it is full there
+    (
+        asked(S),
+        meters(s=FULL),
+        Wait(NOW, NOW + 10, "10/s", (paid("s", NOW + 10),), charged=True, full=True),
+        Effects({"s": Bucket(NOW + 20)}),
+    ),
+    # not behind a line: others may have their slots between
+    (
+        asked(S),
+        meters(s=Bucket(NOW + 10, NOW + 30)),
+        Wait(NOW, NOW + 30, "10/s", (paid("s", NOW + 30),), charged=True),
+        Effects({"s": Bucket(NOW + 40, NOW + 30)}),
+    ),
+    # one of two does not allow it: a short wait is charged in it alone
     (
         asked(S, M),
         meters(s=FULL),

@@ -16,7 +16,8 @@ RELEASED = [
     (115, 1, 14, 15),
     # the count before the last is forgotten
     (120, 1, 5, 10),
-    # after a silence everything is
+    # after twenty seconds everything is, and after a silence
+    (140, 4, 4, 0.000001),
     (200, 2, 2, 0.000001),
 ]
 
