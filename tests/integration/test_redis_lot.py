@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -265,6 +266,28 @@ def test_a_limit_that_cannot_be_read_loses_no_task(scripted: ScriptedRedis) -> N
     assert [t.entry for t in lots.release(question).tickets] == ["task-2"]
     left = [waiting for n in (3, 4) for waiting in lots.find("api", f"task-{n}")]
     assert [waiting.position for waiting in left] == [1, 2]
+
+
+def test_a_queue_that_cannot_be_read_loses_no_task_of_another_lane(scripted: ScriptedRedis) -> None:
+    """A release that fails in the middle tells nothing of the tasks before: they come back when
+    their lease is over."""
+    lots = scripted.store.lots
+    scripted.store.settle(Settlement("api"))
+    scripted.advance(3600 * SECOND)
+    well, broken = (lane("plain", "a", 0, flow) for flow in ("a", "b"))
+    lots.park("api", [arrival(1, well, 1), arrival(2, broken, 1), arrival(3, well, 1)])
+    queue = f"gov:{{api}}:@q:{broken.name}"
+    scripted.client.rename(queue, "aside")
+    scripted.client.set(queue, "not a queue")
+    question = ReleaseAsk("api", (GROUPS["plain"],), 5, 0, SECOND, "t")
+    with pytest.raises(UpstreamStateError):
+        lots.release(question)
+    scripted.client.rename("aside", queue)
+    scripted.advance(SECOND)
+    released = [*lots.release(question).tickets]
+    scripted.advance(SECOND)
+    released += lots.release(replace(question, left=tuple(t.entry for t in released))).tickets
+    assert sorted(ticket.entry for ticket in released) == ["task-1", "task-2", "task-3"]
 
 
 def test_what_all_lanes_share_that_cannot_be_read_loses_no_task(scripted: ScriptedRedis) -> None:
