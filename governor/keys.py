@@ -132,12 +132,12 @@ def changes_key(prefix: str, upstream: str) -> str:
 
 
 def log_key(prefix: str, upstream: str) -> str:
-    """The record of who changed the upstream, and why."""
+    """The record of people's changes of the upstream, and their reasons."""
     return f"{state_key(prefix, upstream)}:log"
 
 
 def channel(prefix: str, upstream: str) -> str:
-    """Where those who wait for the upstream are told that they may go earlier."""
+    """The channel on which workers that wait for the upstream hear that calls may go earlier."""
     return f"{state_key(prefix, upstream)}:wake"
 
 

@@ -119,7 +119,7 @@ class Death:
 
 
 class DeadLetters(Protocol):
-    """Where deaths are written. Called from a thread, never from the worker's event loop."""
+    """The table of deaths. Called from a thread, never from the worker's event loop."""
 
     def record(self, death: Death) -> str:
         """Write one row and return its id; writing the same (task_id, delivery, message) again
@@ -191,8 +191,8 @@ class Look:
 
 
 class ParkingLots(Protocol):
-    """Where tasks wait outside broker and worker, one lot for each upstream. All calls are bounded
-    by a timeout.
+    """Parking lots outside broker and worker, one for each upstream. All calls are bounded by a
+    timeout.
 
     Each raises :class:`~governor.errors.StoreUnavailable` when there was no answer in time; what
     was asked for may or may not have been done.
@@ -203,8 +203,11 @@ class ParkingLots(Protocol):
         ...
 
     def release(self, ask: ReleaseAsk) -> Released:
-        """Let out what may go now. What was let out is still kept: it comes back to the front of
-        its lane when nobody says for ``ask.lease`` that it is alive."""
+        """Let out what may go now.
+
+        A task that was let out is still kept: it comes back to the front of its lane when it was
+        not renewed for ``ask.lease``.
+        """
         ...
 
     def overdue(self, upstream: str, groups: Sequence[str], at: int, lease: int) -> Overdue:
@@ -213,11 +216,11 @@ class ParkingLots(Protocol):
         ...
 
     def renew(self, upstream: str, entries: Sequence[str], lease: int) -> None:
-        """Released entries are alive."""
+        """Keep released entries alive."""
         ...
 
     def steer(self, upstream: str, steering: Steering) -> Sequence[bytes]:
-        """Do something to entries; the messages of those it was done to."""
+        """Change entries; return the messages of those that were changed."""
         ...
 
     def find(self, upstream: str, task_id: str) -> Sequence[ParkedTask]:
@@ -238,7 +241,7 @@ class ParkingLots(Protocol):
 
 
 class LimiterStore(Protocol):
-    """Where limits are kept, shared by the fleet. All calls are bounded by a timeout.
+    """The keeper of limits, shared by the fleet. All calls are bounded by a timeout.
 
     What concerns one upstream only is raised as
     :class:`~governor.errors.UpstreamStateError`, a ``StoreUnavailable``.
@@ -258,8 +261,9 @@ class LimiterStore(Protocol):
         ...
 
     def admit_many(self, asks: Sequence[Ask]) -> Sequence[Answer | StoreUnavailable]:
-        """Several decisions in the order given, one after the other, in one round trip; in the
-        place of one that was refused the error it would raise alone.
+        """Decide several questions in the order given, in one round trip.
+
+        In the place of one that was refused stands the error it would raise alone.
 
         Raises:
             StoreUnavailable: no complete answer in time; any of them may have been charged.
@@ -284,8 +288,9 @@ class LimiterStore(Protocol):
         ...
 
     def claimed_by(self, upstream: str, task_id: str, attempt: int, message: str) -> str | None:
-        """Which delivery of this message has claimed it, so that its body may have begun: its
-        token, ``""`` once it has ended or was buried; ``None``: none has.
+        """Return the token of the delivery that has claimed this message: its body may have begun.
+
+        ``""`` once it has ended or was buried; ``None``: none has.
 
         Raises:
             StoreUnavailable: no answer in time.
@@ -327,9 +332,10 @@ class LimiterStore(Protocol):
         ...
 
     def listen(self, heard: Callable[[str, str], None]) -> Callable[[], None]:
-        """From now on call ``heard(upstream, what)``, from a thread of the store's, whenever who
-        waits for the upstream may go earlier: ``what`` is the bucket in which a lease came free,
-        ``"breaker"``, ``"change"`` or ``"lot"``. Both are empty when news may have been missed.
+        """Call ``heard(upstream, what)`` from now on, whenever calls that wait may go earlier.
+
+        ``what`` is the bucket in which a lease came free, ``"breaker"``, ``"change"`` or
+        ``"lot"``; both are empty when news may have been missed. The thread is the store's.
 
         Returns:
             what ends it.

@@ -38,7 +38,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Stands where a value could not be kept; encoding it again loses it again."""
+    """A mark where a value could not be kept; encoding it again loses it again."""
 
     type_name: str
 

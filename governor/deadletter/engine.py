@@ -147,7 +147,7 @@ def _postgres(url: URL, timeout: float) -> Engine:
     from psycopg.waiting import READY_NONE
 
     class BoundedConnection(psycopg.Connection[Any]):
-        """Closes itself when the transaction's deadline passes without an answer."""
+        """A connection that closes itself when the transaction's deadline passes unanswered."""
 
         def wait(self, gen: Generator[Any, Any, Any], *args: Any, **options: Any) -> Any:
             until = _deadline.get()

@@ -189,7 +189,7 @@ class Spill:
 
 
 def drain(directory: str | Path, dead_letters: DeadLetters) -> Drained:
-    """:meth:`Spill.drain` for whoever only drains.
+    """Drain a folder without writing to it; see :meth:`Spill.drain`.
 
     Raises:
         DatabaseUnavailable: as there.

@@ -20,7 +20,7 @@ _ENTRY_FIELDS = 20
 
 
 class Texts:
-    """Makes the texts of one row, and remembers what was cut.
+    """The texts of one row, and a record of what was cut.
 
     Attributes:
         notes: what was cut, in words, for the row's ``truncated`` column.

@@ -22,7 +22,7 @@ MOVABLE = ("id", "state", "version", "idempotent", "replay_task_id", "lease_unti
 
 
 class Transitions:
-    """Changes rows inside a transaction that the caller began."""
+    """The edges, made inside a transaction that the caller began."""
 
     def __init__(self, redact: Redact) -> None:
         self._redact = redact
@@ -51,7 +51,7 @@ class Transitions:
     def locked(
         self, connection: Connection, dead_letter_id: str, *, with_message: bool = False
     ) -> RowMapping:
-        """The row, nobody else's until the transaction ends.
+        """Read a row and lock it until the transaction ends.
 
         Raises:
             UnknownDeadLetter

@@ -51,7 +51,7 @@ def dictionary(dialect: str, answer: Answer) -> Iterator[QuotaReport]:
 
 
 def triple(dialect: str, prefix: str) -> Dialect:
-    """A row for drafts 0 to 6, whose three headers everybody writes a little differently.
+    """Make a row for drafts 0 to 6, whose three headers everywhere look a little different.
 
     The limit may be followed by policies (``10, 10;w=1, 600;w=60``), and both numbers by their
     window (``76;w=21600``). When the quota resets is guessed by the number's size.

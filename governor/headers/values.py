@@ -49,7 +49,7 @@ _FIRST_EPOCH_MILLISECOND = 10**11  # in March 1973; as seconds it is in the year
 
 
 class UnreadableError(ValueError):
-    """A header is there, and what it says is not what it should say."""
+    """A header that is there and cannot be read."""
 
 
 def count(text: str) -> int:

@@ -50,8 +50,10 @@ class Attempt:
 
 
 class Header(NamedTuple):
-    """Facts that the governor knows about one message. A tuple: it is replaced as facts are
-    learned, several times for each task, and a frozen dataclass takes four times as long to.
+    """Facts that the governor knows about one message.
+
+    A tuple: it is replaced as facts are learned, several times for each task, and to make a frozen
+    dataclass takes four times as long.
 
     Attributes:
         upstream: its name.

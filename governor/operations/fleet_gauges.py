@@ -53,7 +53,7 @@ GAUGES: tuple[Gauge, ...] = (
 
 
 class FleetGauges:
-    """Reads the gauges.
+    """A reader of the gauges.
 
     Args:
         upstreams: their names.

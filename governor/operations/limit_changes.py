@@ -60,7 +60,7 @@ class LimitsChanged:
 
 
 class LimitChanges:
-    """Makes changes ready, for a person to see what they do, and writes them.
+    """Changes of limits: made ready, for a person to see what they do, and then written.
 
     Every method raises :class:`StoreUnavailable` when the store does not answer.
 
@@ -150,7 +150,7 @@ class LimitChanges:
     def pause(
         self, upstream: str, key: Key | None, span: int | None, until: int | None, why: str
     ) -> LimitsChanged:
-        """Nobody calls the upstream, or calls it for this key, until then.
+        """Let no call of the upstream, or of this key, be made until then.
 
         Args:
             span: microseconds from now; with neither, the pause has no end.

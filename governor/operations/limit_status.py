@@ -133,7 +133,7 @@ class UpstreamView:
 
 
 class LimitStatusReader:
-    """Looks at the limits of an application.
+    """A reader of an application's limits.
 
     Args:
         upstreams: by name.

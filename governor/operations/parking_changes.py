@@ -33,7 +33,7 @@ class ParkingChanged:
 
 
 class ParkingChanges:
-    """Does something to parked tasks, and keeps who did it and why.
+    """Changes of parked tasks, each kept with its person and reason.
 
     Every method raises :class:`StoreUnavailable` when the store does not answer; what was asked for
     may or may not have been done.

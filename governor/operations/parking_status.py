@@ -157,7 +157,7 @@ class ReleaseEstimate:
 
 
 class ParkedTasks:
-    """Looks at the parking lots of an application.
+    """A reader of an application's parking lots.
 
     Args:
         standing: of the same store.

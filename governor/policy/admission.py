@@ -70,7 +70,7 @@ BURIED = "x"
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """One leaky bucket's state: its TAT, and the end of its line (0: nobody waits in it)."""
+    """One leaky bucket's state: its TAT, and the end of its line (0: it is empty)."""
 
     tat: int
     line: int = 0

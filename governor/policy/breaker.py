@@ -46,7 +46,7 @@ class BreakerPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """Calls pass.
+    """A breaker that lets calls pass.
 
     Attributes:
         ring: the latest outcomes, oldest first: ``0`` a success, ``1`` a failure. Empty when
@@ -80,7 +80,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """No call passes before ``until``.
+    """A breaker that lets no call pass before ``until``.
 
     Attributes:
         times: how often in a row it has opened.
@@ -98,7 +98,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class HalfOpen:
-    """Probes pass, a few at a time.
+    """A breaker that lets probes pass, a few at a time.
 
     Attributes:
         level: how many are let through at this step of the ramp.

@@ -116,7 +116,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class ClaimAsk:
-    """Asks to mark (task id, attempt, message) as begun, together with the admission.
+    """The wish to mark (task id, attempt, message) as begun, together with the admission.
 
     Attributes:
         task_id, attempt, message: what is claimed. Another message under the same task id is
@@ -260,7 +260,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class AlreadyDone:
-    """This message has been run to its end elsewhere: drop this delivery."""
+    """The message has been run to its end elsewhere: this delivery is dropped."""
 
     now: int
 
@@ -275,14 +275,14 @@ class OutcomeUnknown:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """The limits were changed meanwhile: read those in force and ask again. Nothing was charged."""
+    """The limits were changed meanwhile: the question is made anew. Nothing was charged."""
 
     now: int
 
 
 @_value
 class Park:
-    """Others wait for the same in the parking lot: it goes behind them. Nothing was charged."""
+    """The call goes behind those in the parking lot that wait for the same. Nothing was charged."""
 
     now: int
 

@@ -175,7 +175,7 @@ class Lot:
         return Released(now, tuple(tickets), min(moments, default=0), more, self.waiting)
 
     def overdue(self, groups: Iterable[str], at: int, lease: int, now: int) -> Overdue:
-        """Take out the tasks whose time is over of lanes of these groups, whoever releases them.
+        """Take out the tasks whose time is over, in lanes of these groups.
 
         Args:
             at: lanes that were looked at before.

@@ -38,8 +38,10 @@ class Lane:
 
     @property
     def name(self) -> str:
-        """Names it within its upstream. Begins with the rank, because equal tags are served in
-        the order of the names."""
+        """The lane's name within its upstream.
+
+        It begins with the rank, because equal tags are served in the order of the names.
+        """
         return f"{self.rank:03d}{digest(str((self.group, self.buckets, self.flow)))}"
 
 

@@ -21,7 +21,7 @@ _NAMED = frozenset({str, int, float, bool, type(None)})
 
 @dataclass(frozen=True, slots=True)
 class CallPlan:
-    """How the calls of one task type are charged: its upstream's limits, and its own.
+    """The limits to which calls of one task type are charged: its upstream's, and its own.
 
     Attributes:
         task: the task type's name.
@@ -69,7 +69,7 @@ class CallPlan:
         return cls(task, upstream, tuple(limits), signature)
 
     def leaving_reserve(self) -> CallPlan:
-        """This plan for a task that is not urgent."""
+        """Return this plan for a task that is not urgent."""
         reserve = self.upstream.reserve
         if not reserve:
             return self
@@ -182,7 +182,7 @@ class CallPlan:
         return tuple(charges)
 
     def changed(self, numbers: Mapping[str, Mapping[str, Any]]) -> CallPlan:
-        """This plan with other numbers for the limits of these buckets.
+        """Return this plan with other numbers for the limits of these buckets.
 
         Raises:
             DeclarationError: they are no numbers of that limit.
@@ -195,8 +195,10 @@ class CallPlan:
         return changed.leaving_reserve() if self.held_back else changed
 
     def recharged(self, charges: Sequence[AnyCharge]) -> tuple[AnyCharge, ...]:
-        """Charges that were made of an earlier form of this plan, with its numbers of now. What
-        costs more than is left of a limit takes all of it."""
+        """Charge anew what an earlier form of this plan charged, with the numbers of now.
+
+        A call that costs more than is left of a limit takes all of it.
+        """
         return tuple(
             limit.charge_on(charge.bucket, min(charge.cost, limit.most))
             for (_, limit), charge in zip(self.rules, charges, strict=True)

@@ -39,7 +39,7 @@ class Period:
     line: int = 0
 
     def at(self, bounds: tuple[int, int, int, int], now: int) -> tuple[Period, int, int]:
-        """This quota as it stands at ``now``, and its period's start and end."""
+        """Return the quota as it stands at ``now``, and its period's start and end."""
         start, end = next(((a, b) for a, b in pairwise(bounds) if now < b), bounds[-2:])
         if self.end == end:
             return self, start, end

@@ -79,7 +79,7 @@ def read(meters: Sequence[Meter], reports: Sequence[QuotaReport], now: int) -> t
 
 
 def _about(meters: Sequence[Meter], report: QuotaReport, now: int) -> Sequence[Meter]:
-    """The limit whose numbers these are. Two of them are none: who knows which?"""
+    """Find the limit whose numbers these are; none if two have the same."""
     same = [meter for meter in meters if _is_about(meter.declared, report, now)]
     return same if len(same) == 1 else []
 

@@ -20,7 +20,7 @@ _PROBE = 30 * SECOND
 
 
 class Breaker:
-    """Stops calling an upstream that fails; tasks wait meanwhile, and spend no retry.
+    """A circuit breaker: an upstream that fails is not called; tasks wait, and spend no retry.
 
     A call fails when the upstream could not be reached, did not answer in time or answered with
     5xx, or when its exception is one of the task's ``Retry(on=…)``.
@@ -52,7 +52,7 @@ class Breaker:
 
 
 class Adaptive:
-    """Lowers the rates of an upstream when it drops calls, and raises them again, up to what is
+    """Rates that are lowered when the upstream drops calls, and raised again, up to what is
     declared, while calls have to wait.
 
     Args:

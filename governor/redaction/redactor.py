@@ -125,7 +125,7 @@ _CARD = re.compile(
 
 
 class Redactor:
-    """Replaces what looks like a secret with ``[redacted]``.
+    """A filter that replaces what looks like a secret with ``[redacted]``.
 
     Args:
         keys: further names whose values are secret, in any spelling (``customerRef`` covers

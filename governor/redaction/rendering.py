@@ -31,7 +31,7 @@ _PLAIN = (bool, float, complex, date, time, timedelta, Decimal, Fraction, UUID)
 
 
 class Renderer:
-    """Renders one call's arguments.
+    """A rendering of one call's arguments.
 
     Args:
         secret_key: whether a value under this name is hidden.

@@ -38,7 +38,7 @@ from governor.stores.memory_parking import MemoryLots
 
 
 class MemoryStore:
-    """Keeps every upstream's state in dictionaries.
+    """A limiter store that keeps every upstream's state in dictionaries.
 
     Args:
         now: the store's clock, microseconds. It must be shared by all users of the store.

@@ -20,9 +20,16 @@ from governor.policy.parking_values import (
 
 
 class MemoryLots:
-    """The parking lots of a :class:`~governor.stores.memory.MemoryStore`, which gives what it is
-    made of: its clock, its lock, how it decides, which limits are in force, its record of what
-    people did, and how it tells those who listen."""
+    """The parking lots of a :class:`~governor.stores.memory.MemoryStore`, whose parts it is given.
+
+    Args:
+        now: the store's clock.
+        lock: the store's lock.
+        decide: the store's admission, at an instant.
+        version: of the limits in force.
+        record: keeps what a person did.
+        tell: tells those who listen.
+    """
 
     def __init__(  # noqa: PLR0917 - made in one place
         self,
