@@ -37,6 +37,8 @@ class Settings:
         governed: whether there is a governor at all.
         parking, fair_by, reserve, urgent, max_wait: of the upstream, as in ``Upstream``.
         upstream_url: of the stand-in upstream that ``call`` calls.
+        stats: whether the worker counts for the benchmark.
+        metrics_port: where it serves metrics for Prometheus.
     """
 
     redis_url: str
@@ -52,6 +54,8 @@ class Settings:
     urgent: tuple[int, ...] = ()
     max_wait: float = 3600.0
     upstream_url: str = ""
+    stats: bool = True
+    metrics_port: int | None = None
 
     def environment(self) -> Mapping[str, str]:
         """The environment of a process that has these settings."""
@@ -100,7 +104,8 @@ def build(settings: Settings) -> Celery:
             governor_database_url=f"sqlite:///{settings.folder}/dead.sqlite",
             governor_spill_dir=f"{settings.folder}/spill",
             governor_hold=settings.hold,
-            governor_stats_file=f"{settings.folder}/stats",
+            governor_stats_file=f"{settings.folder}/stats" if settings.stats else None,
+            governor_metrics_port=settings.metrics_port,
         )
         Governor(app)
         _governed(app, settings)

@@ -30,9 +30,11 @@ def measure(tasks: int, rounds: int) -> dict[str, Any]:
 
 def run(tasks: int, rounds: int, pool: str) -> dict[str, Any]:
     with Fleet() as fleet:
+        # As it is by default: nothing counts, nothing listens.
+        quiet = replace(fleet.settings, stats=False)
         ungoverned = replace(fleet.settings, governed=False)
         for kind in KINDS:
-            settings = fleet.settings if kind == "governed" else ungoverned
+            settings = quiet if kind == "governed" else ungoverned
             fleet.worker(pool=pool, queue=kind, settings=settings)
         for kind, task in KINDS.items():
             fleet.send(task, tasks, queue=f"{kind}-shelf")
