@@ -24,7 +24,7 @@ _EXACT = 1 << 53
 
 _SCALARS = (
     "upstream", "mid", "idem", "of", "give_up_at", "first", "deferrals", "throttles", "began",
-    "replay_of", "fair",
+    "replay_of", "fair", "limit",
 )  # fmt: skip
 
 
@@ -70,6 +70,7 @@ class Header(NamedTuple):
         began: wall time at which its first attempt began.
         replay_of: the dead letter it replays.
         fair: whose turn it takes while tasks are parked: the value of the upstream's ``fair_by``.
+        limit: the limit for which it was parked or deferred last, where that is known.
         attempts: how the first attempt failed, and the latest fifty.
     """
 
@@ -86,6 +87,7 @@ class Header(NamedTuple):
     began: int | None = None
     replay_of: str | None = None
     fair: str | None = None
+    limit: str | None = None
     attempts: tuple[Attempt, ...] = ()
 
     def to_message(self) -> dict[str, Any]:
@@ -134,7 +136,13 @@ class Header(NamedTuple):
 
     def next_attempt(self) -> Header:
         """Return the header of a retry: a fresh patience, the same identity."""
-        return self._replace(give_up_at=None, first=None, deferrals=0, throttles=0, reserved=())
+        return self._replace(
+            give_up_at=None, first=None, deferrals=0, throttles=0, reserved=(), limit=None
+        )
+
+    def waiting_elsewhere(self, limit: str | None) -> Header:
+        """Return the header of a message that is parked or deferred once more, for this limit."""
+        return self._replace(deferrals=self.deferrals + 1, limit=limit or self.limit)
 
 
 def work_id(task_id: str, nesting: Any) -> str:
@@ -208,6 +216,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "began": ("began", _number_or_none),
     "replay_of": ("replay_of", _text_or_none),
     "fair": ("fair", _text_or_none),
+    "limit": ("limit", _text_or_none),
     "log": ("attempts", _attempts),
 }
 """The attribute of each field of the wire form, and how it is read; most messages have three."""

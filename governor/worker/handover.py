@@ -101,7 +101,8 @@ class Handover:
         trace = said.get("traceparent")
         self._lifecycle.tell(
             request, TaskAdmitted, int(said.get("retries") or 0), waited, header.deferrals,
-            call.limit or "", trace if isinstance(trace, str) else "", header.replay_of or "",
+            call.limit or header.limit or "", trace if isinstance(trace, str) else "",
+            header.replay_of or "",
         )  # fmt: skip
 
     def run(self, request: GovernedRequest) -> None:

@@ -108,7 +108,7 @@ class ParkingIn:
         message = request.message
         assert lane is not None
         assert call.lane is not None
-        header = call.header._replace(deferrals=call.header.deferrals + 1)
+        header = call.header.waiting_elsewhere(call.limit)
         payload = pack(parked(copy_of(message), header))
         if payload is None or self._outage.on(call.upstream, call.parts()):
             self._fall_back(request, call)

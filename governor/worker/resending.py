@@ -59,7 +59,7 @@ class Resending:
         now = self._clock.monotonic()
         delay = call.slot - now - min(self._settings.hold, _LONGEST_LEAD)
         delay = max(0, min(delay, self._settings.max_countdown))
-        call.header = call.header._replace(deferrals=call.header.deferrals + 1)
+        call.header = call.header.waiting_elsewhere(call.limit)
         eta = self._clock.wall() + delay
         copy = deferred(copy_of(request.message), call.header, as_datetime(eta))
         if (error := self._publishing.publish(copy, eta)) is not None:

@@ -175,12 +175,12 @@ class SimulatedWorker:
         self.dispatcher.publishing.publish = self._publish  # type: ignore[method-assign]
         self.dispatcher.parking_out.begin()
 
-    def send(self, task: str, how: str, tenant: str = "a") -> str:
-        """Deliver a task from the broker; its id."""
+    def send(self, task: str, how: str, tenant: str = "a", **headers: Any) -> str:
+        """Deliver a task from the broker, with further headers; its id."""
         task_id = f"{task}-{how}-{self.broker.published}"
         sent = self.app.amqp.as_task_v2(task_id, task, (how, tenant), {})
         content_type, encoding, body = dumps(sent.body, "json")
-        self._deliver(body, content_type, encoding, sent.headers)
+        self._deliver(body, content_type, encoding, {**sent.headers, **headers})
         return task_id
 
     def received(self, message: Any) -> None:

@@ -28,6 +28,7 @@ FULL = Header(
     reserved=(Reservation("s", 1_767_225_650_000_000, False), Reservation("m", 5, True)),
     began=1_767_225_600_000_001,
     replay_of="dead-letter",
+    limit="100/s",
 )
 ETA = datetime(2026, 1, 1, 0, 0, 1, 500, tzinfo=UTC)
 MESSAGE = MessageCopy(
