@@ -66,7 +66,6 @@ MOST_LINES = {"worker": 300, "": 400}
 DRIVEN_BY = {
     "admission/blocking.py": "unit/test_calls.py",
     "admission/corrections.py": "unit/test_http.py",
-    "admission/lease_renewal.py": "unit/test_calls.py",
     "calls.py": "unit/test_calls.py",
     "cli/dead_replay.py": "unit/test_cli_dead.py",
     "cli/demo.py": "acceptance/test_demo.py",
