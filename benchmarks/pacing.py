@@ -41,7 +41,7 @@ MARGIN = 0.05
 """Seconds: the default of a limit's ``margin``."""
 
 PLACES = {"alone": 0, "beside": 2}
-"""Where each is run: beside so many processes that only count."""
+"""Surroundings of each run: so many processes beside it that only count."""
 
 _COUNT = "n = 0\nwhile True: n += 1"
 

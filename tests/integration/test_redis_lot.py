@@ -274,7 +274,8 @@ def test_a_queue_that_cannot_be_read_loses_no_task_of_another_lane(scripted: Scr
     lots = scripted.store.lots
     scripted.store.settle(Settlement("api"))
     scripted.advance(3600 * SECOND)
-    well, broken = (lane("plain", "a", 0, flow) for flow in ("a", "b"))
+    # At equal tags the lane whose name is less has its turn first.
+    well, broken = sorted((lane("plain", "a", 0, f) for f in ("a", "b")), key=lambda one: one.name)
     lots.park("api", [arrival(1, well, 1), arrival(2, broken, 1), arrival(3, well, 1)])
     queue = f"gov:{{api}}:@q:{broken.name}"
     scripted.client.rename(queue, "aside")
