@@ -26,6 +26,9 @@ Each class's docstring is its default message.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class GovernorError(Exception):
     """The governor failed."""
@@ -49,6 +52,14 @@ class DeclarationError(ConfigurationError, ValueError):
 
     def __reduce__(self) -> tuple[type[DeclarationError], tuple[str, str, str]]:
         return type(self), (self.field, self.problem, self.remedy)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Name the word that was meant, or all there are."""
+    names = sorted(known)
+    lower = {name.lower(): name for name in names}
+    close = get_close_matches(word.lower(), lower, n=1)
+    return f"Did you mean {lower[close[0]]}?" if close else f"Known: {', '.join(names)}"
 
 
 class StoreUnavailable(GovernorError):

@@ -25,6 +25,7 @@ from governor.errors import ConfigurationError, DeclarationError
 from governor.events import Emitter
 from governor.log_lines import LOG, ONE_LINE
 from governor.policy.limits import Limit
+from governor.policy.options import checked
 from governor.policy.plan import CallPlan, Governance
 from governor.policy.upstream import UpstreamDeclaration
 from governor.ports import LimiterStore
@@ -39,6 +40,7 @@ _BOOTSTEP = "governor.worker.bootstep:DispatcherStep"
 _MASKED = "GOVERNOR_REDIS_URL"
 
 
+@checked
 class Governor:
     """Governs one Celery app.
 
@@ -61,6 +63,10 @@ class Governor:
     def __init__(
         self, app: Celery, *, clock: Clock | None = None, store: LimiterStore | None = None
     ) -> None:
+        if not isinstance(app, Celery):
+            raise ConfigurationError(
+                f"Governor(app): {app!r} is not a Celery app. Give the app itself"
+            )
         if getattr(app, "governor", None) is not None:
             raise ConfigurationError("Governor(app): this app already has a governor. Create one")
         self.app = app
@@ -169,7 +175,7 @@ class Governor:
             DeclarationError: two declarations share a name.
         """
         found: dict[str, UpstreamDeclaration] = {}
-        declared: list[Any] = [getattr(task, "upstream", None) for task in self.app.tasks.values()]
+        declared = [_upstream_of(task) for task in self.app.tasks.values()]
         for upstream in [*self.settings.upstreams, *declared]:
             if upstream is None or found.setdefault(upstream.name, upstream) is upstream:
                 continue
@@ -206,7 +212,7 @@ class Governor:
             task = self.app.tasks[name]
         except KeyError:
             task = None
-        upstream: UpstreamDeclaration | None = getattr(task, "upstream", None)
+        upstream = _upstream_of(task)
         signature = None if task is None else inspect.signature(task.run)
         if upstream is not None:
             own: Sequence[Limit] = getattr(task, "limits", ())
@@ -224,6 +230,25 @@ class Governor:
             )
         plan = CallPlan.of(name, self.upstreams[routed], (), signature)
         return Governance(plan, idempotent=False, retry=None)
+
+
+def _upstream_of(task: Any) -> UpstreamDeclaration | None:
+    """The upstream that a task declares; an attribute of this name may also be something else.
+
+    Raises:
+        DeclarationError: the task is no governed one, and would run with no limit.
+    """
+    upstream = getattr(task, "upstream", None)
+    if not isinstance(upstream, UpstreamDeclaration):
+        return None
+    if not hasattr(task, "retry_policy"):
+        raise DeclarationError(
+            "base",
+            f"task {task.name} declares an upstream but is no GovernedTask: it would run with no "
+            "limit",
+            "Add base=GovernedTask",
+        )
+    return upstream
 
 
 def _mask_settings() -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from copy import copy
+from datetime import timedelta
 from fractions import Fraction
 from typing import Any, Self
 from zoneinfo import ZoneInfo
 
-from governor.clock import SECOND, micros
+from governor.clock import SECOND
 from governor.errors import DeclarationError
 from governor.keys import digest, name_of
 from governor.policy import quota, window
@@ -24,6 +25,7 @@ from governor.policy.decision import (
     QuotaCharge,
     WindowCharge,
 )
+from governor.policy.options import checked, span
 from governor.policy.rate import Rate
 
 Cost = int | Callable[..., int]
@@ -32,7 +34,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _WAITED_FOR = frozenset({CLAIM, "pause", "breaker"})
 _PERIODS = {1: "s", 60: "m", 3600: "h", 86_400: "d"}
 _LONGEST_BURST = 100 * 86_400 * SECOND
-_LONGEST_SPAN = 30 * 86_400.0
+_LONGEST_SPAN = 30 * 86_400
 _MOST = 10_000_000
 
 
@@ -68,7 +70,7 @@ class Rule:
                 f"{cost} is above the limit's {most}: such a call could never be made",
                 f"Declare {most_word(self)}={cost} or more",
             )
-        if name is not None and not NAME.fullmatch(name):
+        if name is not None and not (isinstance(name, str) and NAME.fullmatch(name)):
             raise DeclarationError(
                 "name", f"{name!r} is not a name", "Use letters, digits and . _ - (64 at most)"
             )
@@ -145,6 +147,7 @@ def most_word(rule: Rule) -> str:
     return "burst" if isinstance(rule, Limit) else "most"
 
 
+@checked
 class Limit(Rule):
     """A leaky bucket: at most ``rate`` on average, at most ``burst`` at once, fleet-wide.
 
@@ -174,7 +177,7 @@ class Limit(Rule):
         burst: int = 1,
         per: str | None = None,
         cost: Cost = 1,
-        margin: float = 0.05,
+        margin: float | timedelta = 0.05,
         name: str | None = None,
     ) -> None:
         self.rate = Rate.parse(rate)
@@ -182,7 +185,7 @@ class Limit(Rule):
         period = _PERIODS.get(self.rate.period // SECOND, str(self.rate.period))
         super().__init__(period, name, str(self.rate), per, cost, burst)
         self.burst = burst
-        self.margin = _margin(margin)
+        self.margin = span("margin", margin, 0, 10)
 
     def charge_on(self, bucket: str, cost: int) -> AnyCharge:
         interval = self.rate.interval(cost)
@@ -212,6 +215,7 @@ class Limit(Rule):
         return f"Limit({str(self.rate)!r}, burst={self.burst}{per})"
 
 
+@checked
 class Window(Rule):
     """Never more than ``most`` calls in any span of ``per_seconds`` seconds, fleet-wide.
 
@@ -236,23 +240,18 @@ class Window(Rule):
         self,
         most: int,
         *,
-        per_seconds: float,
+        per_seconds: float | timedelta,
         per: str | None = None,
         cost: Cost = 1,
-        margin: float = 0.05,
+        margin: float | timedelta = 0.05,
         name: str | None = None,
     ) -> None:
         _check_most(most)
-        if isinstance(per_seconds, bool) or not isinstance(per_seconds, int | float):
-            raise DeclarationError("per_seconds", f"{per_seconds!r} is not a span", "Give seconds")
-        if not 0.001 <= per_seconds <= _LONGEST_SPAN:
-            raise DeclarationError(
-                "per_seconds", f"{per_seconds!r} is out of range", "Give 0.001 s to 30 days"
-            )
-        shown = f"{most} in any {per_seconds:g} s"
-        super().__init__(f"w{per_seconds:g}", name, shown, per, cost, _kept(most))
-        self.margin = _margin(margin)
-        self.span = micros(per_seconds)
+        self.span = span("per_seconds", per_seconds, 0.001, _LONGEST_SPAN)
+        length = f"{self.span / SECOND:g}"
+        shown = f"{most} in any {length} s"
+        super().__init__(f"w{length}", name, shown, per, cost, _kept(most))
+        self.margin = span("margin", margin, 0, 10)
 
     def charge_on(self, bucket: str, cost: int) -> AnyCharge:
         return WindowCharge(bucket, self.name, self.most, self.span + self.margin, cost)
@@ -265,6 +264,7 @@ class Window(Rule):
         return f"Window({self.most}, per_seconds={self.span / SECOND:g})"
 
 
+@checked
 class Quota(Rule):
     """At most ``most`` calls in each calendar period, fleet-wide.
 
@@ -312,6 +312,7 @@ class Quota(Rule):
         return f"Quota({self.most}, each={self.each!r}, zone={self.zone!r})"
 
 
+@checked
 class Concurrency(Rule):
     """At most ``most`` calls in flight at once, fleet-wide.
 
@@ -365,11 +366,3 @@ def _check_most(most: object) -> None:
         raise DeclarationError(
             "most", f"{most!r} is not a number of calls", f"Give an integer, 1 to {_MOST}"
         )
-
-
-def _margin(margin: float) -> int:
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin <= 10:
-        raise DeclarationError(
-            "margin", f"{margin!r} is not between 0 and 10 seconds", "Give seconds, like 0.05"
-        )
-    return micros(margin)

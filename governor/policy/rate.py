@@ -74,7 +74,12 @@ class Rate:
         unit = _UNITS.get(form["unit"])
         if unit is None:
             raise DeclarationError("rate", f"{form['unit']!r} is not a unit of time", _REMEDY)
-        return cls(Fraction(form["count"]), int(form["times"] or 1) * unit)
+        times = int(form["times"] or 1)
+        if not times:
+            raise DeclarationError(
+                "rate", f"{_shown(text)} never allows a call: it is per no time at all", _REMEDY
+            )
+        return cls(Fraction(form["count"]), times * unit)
 
     def interval(self, cost: int = 1) -> int:
         """Whole microseconds that ``cost`` calls take at this rate.

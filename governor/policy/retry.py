@@ -7,7 +7,7 @@ redelivers. Its loop, which would sleep inside the task, is never used.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -17,6 +17,7 @@ import tenacity
 from governor.clock import SECOND, micros, seconds
 from governor.errors import DeclarationError, Throttled
 from governor.foreign import is_from_outside, text_of
+from governor.policy.options import checked
 
 WaitStrategy = Callable[[tenacity.RetryCallState], float]
 StopStrategy = Callable[[tenacity.RetryCallState], bool]
@@ -56,12 +57,13 @@ class GiveUp:
     detail: str
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Retry:
     """When a failed call is made again. For idempotent task types only.
 
     Attributes:
-        on: the exception type, or tuple of types, worth another attempt.
+        on: the exception type, or several of them, worth another attempt.
         attempts: how often the task may run in all, the first time included.
         wait: tenacity wait strategy; full jitter by default.
         stop: a further tenacity stop strategy, asked with the coming wait known.
@@ -72,13 +74,15 @@ class Retry:
         DeclarationError: a field cannot work.
     """
 
-    on: type[Exception] | tuple[type[Exception], ...]
+    on: type[Exception] | Collection[type[Exception]]
     attempts: int = 5
     wait: WaitStrategy = FULL_JITTER
     stop: StopStrategy | None = None
     within: float | timedelta | None = 3600.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.on, list | set | frozenset):
+            object.__setattr__(self, "on", tuple(self.on))
         _check_exceptions(self.on)
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int):
             raise DeclarationError(
@@ -110,7 +114,8 @@ class Retry:
         ``elapsed`` is microseconds since the first attempt began. Never raises: a strategy that
         fails is a reason to give up, named in the detail.
         """
-        if not isinstance(exc, self.on):
+        on: Any = self.on
+        if not isinstance(exc, on):
             return GiveUp("not_retryable", f"{type(exc).__name__} is not in the retry policy")
         if attempt >= self.attempts:
             return _exhausted(f"attempt {attempt} of {self.attempts} failed")

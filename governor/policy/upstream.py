@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Literal
 
-from governor.clock import SECOND, micros
+from governor.clock import SECOND
 from governor.errors import DeclarationError
 from governor.policy.adaptive import WHOLE, AdaptivePolicy
 from governor.policy.breaker import BreakerPolicy
 from governor.policy.limits import NAME, Rule, value_name
+from governor.policy.options import checked, span
 
 StoreDown = Literal["closed", "open", "local"]
 Parking = Literal["store", "broker"]
@@ -19,6 +21,7 @@ _PROBE = 30 * SECOND
 """A probe that was not heard of for so long counts as lost."""
 
 
+@checked
 class Breaker:
     """A circuit breaker: an upstream that fails is not called; tasks wait, and spend no retry.
 
@@ -39,18 +42,19 @@ class Breaker:
     __slots__ = ("policy",)
 
     def __init__(
-        self, failures: int = 10, *, of: int = 20, open_for: float = 30.0, ramp: int = 8
+        self, failures: int = 10, *, of: int = 20, open_for: float | timedelta = 30.0, ramp: int = 8
     ) -> None:
         _integer("of", of, 1, 1_000)
         _integer("failures", failures, 1, of)
         _integer("ramp", ramp, 1, 1_024)
-        _seconds("open_for", open_for, 0.1, 3_600)
-        self.policy = BreakerPolicy(failures, of, micros(open_for), ramp, _PROBE)
+        doubled_from = span("open_for", open_for, 0.1, 3_600)
+        self.policy = BreakerPolicy(failures, of, doubled_from, ramp, _PROBE)
 
     def __repr__(self) -> str:
         return f"Breaker({self.policy.failures}, of={self.policy.of})"
 
 
+@checked
 class Adaptive:
     """Rates that are lowered when the upstream drops calls, and raised again, up to what is
     declared, while calls have to wait.
@@ -66,15 +70,17 @@ class Adaptive:
 
     __slots__ = ("policy",)
 
-    def __init__(self, floor: float = 0.1, *, cut: float = 0.7, recovery: float = 60.0) -> None:
+    def __init__(
+        self, floor: float = 0.1, *, cut: float = 0.7, recovery: float | timedelta = 60.0
+    ) -> None:
         for field, value in (("floor", floor), ("cut", cut)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
                 raise DeclarationError(field, f"{value!r} is no share", "Give one between 0 and 1")
-        _seconds("recovery", recovery, 1, 86_400)
+        whole_in = span("recovery", recovery, 1, 86_400)
         self.policy = AdaptivePolicy(
             floor=max(math.ceil(floor * WHOLE), WHOLE // 20),
             cut=max(int(cut * WHOLE), 1),
-            step=max(int(WHOLE / recovery), 1),
+            step=max(WHOLE * SECOND // whole_in, 1),
         )
 
     def __repr__(self) -> str:
@@ -86,19 +92,15 @@ def _integer(field: str, value: object, low: int, high: int) -> None:
         raise DeclarationError(field, f"{value!r} is out of range", f"Give {low} to {high}")
 
 
-def _seconds(field: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise DeclarationError(field, f"{value!r} is no span", f"Give {low:g} to {high:g} seconds")
-
-
+@checked
 class UpstreamDeclaration:
     """A third-party API as the fleet sees it.
 
     Args:
         name: unique in the fleet; all its keys share the hash tag ``{name}``.
         limits: every one of them must allow a call.
-        max_wait: seconds a task may wait for its slot in total, over all deferrals; beyond
-            it the task becomes a dead letter (``deferral_budget_exhausted``).
+        max_wait: seconds, or a timedelta, that a task may wait for its slot in total, over all
+            deferrals; beyond it the task becomes a dead letter (``deferral_budget_exhausted``).
         breaker: stops calling while the upstream fails; none by default.
         adaptive: lowers the declared rates while the upstream drops calls; not by default.
         store_down: what happens while the limiter store does not answer. ``"closed"``: tasks
@@ -130,7 +132,7 @@ class UpstreamDeclaration:
         self,
         name: str,
         *limits: Rule,
-        max_wait: float = 3600.0,
+        max_wait: float | timedelta = 3600.0,
         breaker: Breaker | None = None,
         adaptive: Adaptive | None = None,
         store_down: StoreDown = "closed",
@@ -144,10 +146,6 @@ class UpstreamDeclaration:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise DeclarationError(
                 "upstream", f"{name!r} is not a name", "Use letters, digits and . _ - (64 at most)"
-            )
-        if not 0 < max_wait <= 30 * 86_400:
-            raise DeclarationError(
-                "max_wait", f"{max_wait!r} is not a wait", "Give seconds, at most 30 days"
             )
         check_limits(limits)
         if breaker is not None and not isinstance(breaker, Breaker):
@@ -178,7 +176,7 @@ class UpstreamDeclaration:
         self.adaptive = None if adaptive is None else adaptive.policy
         self.store_down = store_down
         self.limits = limits
-        self.max_wait = micros(max_wait)
+        self.max_wait = span("max_wait", max_wait, 0.001, 30 * 86_400)
 
     def __repr__(self) -> str:
         return f"UpstreamDeclaration({', '.join([repr(self.name), *map(repr, self.limits)])})"

@@ -16,11 +16,11 @@ from governor.errors import DeclarationError
 from governor.governor import Governor
 from governor.messages.header import NAME, Header, work_id
 from governor.policy.limits import Limit
-from governor.policy.plan import CallPlan
 from governor.policy.retry import Retry
 from governor.policy.upstream import UpstreamDeclaration
 from governor.worker.body import governed_body
 from governor.worker.body_results import RUN_KEY
+from governor.worker.declaration_check import check_governed, check_ungoverned
 from governor.worker.failures import Tracer, with_attempt
 
 
@@ -166,60 +166,10 @@ def declare(task: GovernedTask) -> None:
         DeclarationError: naming the field and the remedy.
     """
     if task.upstream is None:
-        _refuse_leftovers(task)
+        check_ungoverned(task)
     elif not _is_governed(task):
-        check_declaration(task)
+        check_governed(task)
         govern(task)
-
-
-def _refuse_leftovers(task: GovernedTask) -> None:
-    for field in ("limits", "idempotent", "retry_policy"):
-        if getattr(task, field):
-            name = "retry" if field == "retry_policy" else field
-            raise DeclarationError(
-                name, f"task {task.name} declares it but no upstream", "Add upstream=…"
-            )
-
-
-def check_declaration(task: GovernedTask) -> None:
-    """Refuse a declaration that cannot keep its promises.
-
-    Raises:
-        DeclarationError: naming the field and the remedy.
-    """
-    if not isinstance(task.upstream, UpstreamDeclaration):
-        raise DeclarationError(
-            "upstream",
-            f"{task.upstream!r} is not an UpstreamDeclaration",
-            'Write UpstreamDeclaration("stripe", …)',
-        )
-    CallPlan.of(str(task.name), task.upstream, task.limits, inspect.signature(task.run))
-    if not task.idempotent and (task.retry_policy or getattr(task, "autoretry_for", None)):
-        raise DeclarationError(
-            "retry" if task.retry_policy else "autoretry_for",
-            f"task {task.name} is not idempotent: a retry could make its call twice",
-            "Declare idempotent=True if calling twice does no harm, or remove the policy",
-        )
-    options = {
-        name: value
-        for cls in reversed(type(task).__mro__)
-        if issubclass(cls, GovernedTask)
-        for name, value in vars(cls).items()
-    }
-    if options.get("acks_late") is False:
-        raise DeclarationError(
-            "acks_late",
-            f"task {task.name} would be acknowledged before it runs, and lost with its worker",
-            "Remove acks_late=False: governed tasks are acknowledged late",
-        )
-    for name, bad in (("reject_on_worker_lost", True), ("acks_on_failure_or_timeout", False),
-                      ("acks_on_timeout", False), ("acks_on_failure", False)):  # fmt: skip
-        if options.get(name) is bad:
-            raise DeclarationError(
-                name,
-                f"task {task.name} would be delivered again after its dead letter was written",
-                f"Remove {name}={bad}: the governor decides what runs again",
-            )
 
 
 def govern(task: Any) -> None:

@@ -22,9 +22,9 @@ PURE = ("policy", "headers", "keys.py", "errors.py")
 """Places whose modules compute and do nothing else."""
 
 ARITHMETIC = {
-    "__future__", "collections", "copy", "dataclasses", "datetime", "decimal", "email", "enum",
-    "fractions", "functools", "hashlib", "inspect", "itertools", "json", "math", "re", "sysconfig",
-    "traceback", "typing", "zoneinfo",
+    "__future__", "collections", "copy", "dataclasses", "datetime", "decimal", "difflib", "email",
+    "enum", "fractions", "functools", "hashlib", "inspect", "itertools", "json", "math", "re",
+    "sysconfig", "traceback", "typing", "zoneinfo",
 }  # fmt: skip
 """The standard library's modules that pure code may import: none reads a clock, a file, the
 network, chance or the environment while a decision is made."""
@@ -109,6 +109,7 @@ DRIVEN_BY = {
     "worker/body.py": "unit/test_body.py",
     "worker/body_check.py": "unit/test_message_check.py",
     "worker/bootstep.py": "integration/test_worker.py",
+    "worker/declaration_check.py": "unit/test_declarations.py",
     "worker/description.py": "unit/test_dispatcher_claims.py",
     "worker/entrance.py": "unit/test_message_check.py",
     "worker/envelopes.py": "unit/test_message_check.py",

@@ -213,7 +213,8 @@ def test_when_it_gives_up(
         ("on", {"on": ()}),  # nothing
         ("on", {"on": "OSError"}),  # a name instead of a type
         ("on", {"on": OSError()}),  # an instance instead of a type
-        ("on", {"on": [OSError]}),  # a list, which except does not take either
+        ("on", {"on": []}),  # a list of nothing
+        ("on", {"on": [OSError, 500]}),  # a list with a status among types
         ("on", {"on": int}),  # a type that is no exception
         ("on", {"on": BaseException}),  # everything, SystemExit included
         ("on", {"on": (OSError, SystemExit)}),  # the end of a worker among others
