@@ -239,7 +239,7 @@ def _note(call: Call, answer: Answer, offset: int) -> None:
             call.waits_for = WaitsFor(call.waits_for.limit)
         leases = call.leases
         call.slot = answer.slot + offset
-        call.covered = call.claim is None and not leases and not answer.probe
+        call.covered = False
         call.admission = Admission(leases, answer.probe) if leases or answer.probe else _NOTHING
         call.had_turn = True
     else:
