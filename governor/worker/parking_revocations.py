@@ -10,6 +10,7 @@ from celery.worker.state import revoked as revoked_tasks
 from governor.clock import SECOND
 from governor.errors import StoreUnavailable
 from governor.governor import Governor
+from governor.log_lines import LOG
 from governor.policy.parking_values import Steering, Ticket
 from governor.worker.adoption import Deliver
 from governor.worker.event_loop import Loop
@@ -68,20 +69,24 @@ class ParkingRevocations:
         fresh = revoked - self._revoked
         if not fresh:
             return
-        found = True
-        for lot in lots:
-            if self._clock.monotonic() < self._outage.until(lot.upstream.name):
-                found = False
-                continue
-            try:
-                taken = self._store.lots.steer(lot.upstream.name, Steering("revoke", tuple(fresh)))
-            except StoreUnavailable as exc:
-                self._outage.failed(exc)
-                found = False
-                continue
-            self._outage.answered(lot.upstream.name)
-            for payload in taken:
-                self._deliver(lot.upstream.name, Ticket("", 0, "", payload, 0, late=True))
-        if found:
+        sought = [self._take_out(lot.upstream.name, tuple(fresh)) for lot in lots]
+        if all(sought):
             # Otherwise they are sought again at the next look.
             self._revoked = revoked
+
+    def _take_out(self, upstream: str, task_ids: tuple[str, ...]) -> bool:
+        """Take tasks out of one lot and deliver them; tell whether the lot answered."""
+        if self._clock.monotonic() < self._outage.until(upstream):
+            return False
+        try:
+            taken = self._store.lots.steer(upstream, Steering("revoke", task_ids))
+        except StoreUnavailable as exc:
+            self._outage.failed(exc)
+            return False
+        except Exception:
+            LOG.exception("The lot of %s was not searched for revoked tasks", upstream)
+            return False
+        self._outage.answered(upstream)
+        for payload in taken:
+            self._deliver(upstream, Ticket("", 0, "", payload, 0, late=True))
+        return True
