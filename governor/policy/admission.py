@@ -147,6 +147,14 @@ class _Verdict:
             return quota.push(meter, charge.bounds, at, now, charge.cost)
         raise TypeError(charge)
 
+    def fits(self, at: int, now: int, since: int) -> int:
+        """Return the first instant from ``at`` on at which a quota has room, if it is not paid; the
+        other kinds have room from their own instant on."""
+        charge, meter = self.charge, self.meter
+        if self.paid or not isinstance(charge, QuotaCharge) or not isinstance(meter, quota.Period):
+            return at
+        return quota.earliest(meter, charge.bounds, at, now, charge.cost, charge.most, since)
+
     def fills(self, at: int) -> bool:
         """Tell whether ``at`` is the first instant at which its bucket has room for the call: not
         one that is held already, or the end of a line."""
@@ -219,6 +227,12 @@ def decide(  # noqa: PLR0912, PLR0915 - one table, in the order in which the scr
         first = binding < 0 and verdict.at > now and not ask.whole
         if not broken and (verdict.at > until or first):
             until, binding = verdict.at, index
+    if until > now and not broken:
+        # A slot in a quota's next period is one only while that is not promised away.
+        for index, verdict in enumerate(verdicts):
+            at = verdict.fits(until, now, state.since)
+            if at > until:
+                until, binding = at, index
 
     if until <= now:
         meters: dict[str, Meter] = {}

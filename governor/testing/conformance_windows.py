@@ -11,7 +11,9 @@ from governor.policy.decision import (
     WindowCharge,
 )
 from governor.policy.settlement import ClaimAction, Settlement
+from governor.ports import Change
 from governor.testing.conformance_harness import (
+    MS,
     TEN_PER_SECOND,
     StoreHarness,
     StoreSuite,
@@ -123,6 +125,22 @@ class WindowConformance(StoreSuite):
         harness.advance(5 * SECOND)
         again = [store.admit(ask(two, reserved=w.reserved)) for w in waits if isinstance(w, Wait)]
         assert [type(answer) for answer in again] == [Admit] * 2 + [Wait] * 3
+
+    def test_a_slot_in_a_period_that_is_promised_away_is_none(self, harness: StoreHarness) -> None:
+        """A call whose bucket has room only in the quota's next period waits for the one after when
+        that one has been promised to others, although this one is not used up."""
+        store = self._empty(harness)
+        now = store.settle(Settlement("api")).now
+        bounds = (now - 20 * SECOND, now - 10 * SECOND, now + 50 * MS, now + 60 * SECOND)
+        two = QuotaCharge("q", "2 each day", 2, "day", "UTC", bounds=bounds)
+        store.admit(ask(TEN_PER_SECOND))
+        store.settle(Settlement("api", pause=60 * MS))
+        for _ in range(2):
+            assert isinstance(store.admit(ask(two)), Wait)
+        version = store.change(Change("api", "resume", "", "", "ann", "over")).version
+        wait = store.admit(ask(TEN_PER_SECOND, two, version=version))
+        assert isinstance(wait, Wait)
+        assert (wait.until, wait.limit, wait.charged) == (bounds[3], "2 each day", False)
 
     def test_a_quota_that_was_forgotten_grows_evenly(self, harness: StoreHarness) -> None:
         """Half way through the rest of a period, half of the quota is there: what was used before

@@ -46,6 +46,8 @@ CHARGED = [
     ([CALLS, TOKENS], None, [1, 7]),
     # one is given: for those that are measured
     ([CALLS, FIXED], 5, [5, 3]),
+    # all of the burst
+    ([CALLS, FIXED], 10, [10, 3]),
     ([CALLS, TOKENS], 500, [1, 500]),
 ]
 

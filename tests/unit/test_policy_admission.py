@@ -22,11 +22,13 @@ from governor.policy.decision import (
     LeaseCharge,
     OutcomeUnknown,
     Park,
+    QuotaCharge,
     Refuse,
     Reservation,
     Stale,
     Wait,
 )
+from governor.policy.quota import LINE, Period
 
 NOW = 1_000
 S = Charge("s", "10/s", 10, 10)
@@ -36,6 +38,7 @@ M = Charge("m", "1/s", 100, 100)
 """One call each hundred."""
 
 L = LeaseCharge("l", "2 in flight", 2)
+Q = QuotaCharge("q", "2 each day", 2, "day", "UTC", bounds=(-900, 0, NOW + 5, NOW + 105))
 CLAIM = ClaimAsk("task", 0, "m1", "mine", lease=30, keep=500)
 BREAKER = BreakerPolicy(failures=2, of=4, open_for=50, ramp=4, probe=20)
 LANE = LaneKey("group", "lane")
@@ -315,6 +318,20 @@ TABLE: list[tuple[Ask, UpstreamState, Answer, Effects]] = [
                 "l": Leases({"me": NOW + 30}),
             }
         ),
+    ),
+    # --- a bucket's slot lies in a quota's next period, which is promised away: the one after it
+    (
+        asked(S, Q, hold=10),
+        meters(s=FULL, q=Period(NOW + 5, 0, 2)),
+        Wait(NOW, NOW + 105, "2 each day", (lined("q", NOW + 105),)),
+        Effects({"q": Period(NOW + 5, 0, 2, NOW + 105 + LINE)}),
+    ),
+    # with one left it is charged there
+    (
+        asked(S, Q, whole=True),
+        meters(s=FULL, q=Period(NOW + 5, 0, 1)),
+        Wait(NOW, NOW + 10, "10/s", (paid("s", NOW + 10), paid("q", NOW + 10)), charged=True),
+        Effects({"s": Bucket(NOW + 20), "q": Period(NOW + 5, 0, 2)}),
     ),
     # --- successes that were not told yet are counted first: here they forget a failure
     (

@@ -223,6 +223,7 @@ local number, p, k, shared = 0, limits, parks and 3 or 1, buckets
 -- else it is made of (calls in a w's open group, a q's next period), and what the task holds in it:
 -- 'paid', or a turn in the line that is near, 'turn', or 'lined'.
 local at_arg, at_key, interval, meter, line, more, holds = {}, {}, {}, {}, {}, {}, {}
+local promised
 while p < first do
   number = number + 1
   local kind = ARGV[p]
@@ -310,6 +311,10 @@ while p < first do
       at = since > begins and since + (used + cost) * math.ceil((ends - begins) / most) or start
     end
     if at >= ends then at = ahead + cost <= most and ends or after end
+    if ahead + cost > most then
+      promised = promised or {}
+      promised[number] = after
+    end
     if start > at then at = start end
   else
     local most = ARGV[p + 1] + 0
@@ -342,6 +347,15 @@ while p < first do
   end
   if not broken and (at > until_ or (binding == 0 and at > now and not whole)) then
     until_, binding, bound = at, number, kind
+  end
+end
+-- A slot in a quota's next period is one only while that is not promised away.
+if promised and until_ > now and not broken then
+  for i = 1, number do
+    local after = promised[i]
+    if after and holds[i] ~= 'paid' and until_ >= interval[i] and after > until_ then
+      until_, binding, bound = after, i, 'q'
+    end
   end
 end
 
