@@ -195,6 +195,7 @@ def replay(
             outcome,
             dead_letters=dead_letters,
             publish=publish,
+            events=environment.events(),
             clock=clock,
             reason=(reason or "").strip(),
             confirm_not_idempotent=confirm_not_idempotent,

@@ -15,6 +15,7 @@ from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.rows import DeadLetter
 from governor.deadletter.verdict import Verdict
 from governor.errors import Changed, DatabaseUnavailable, ReplayRefused, UnknownDeadLetter
+from governor.events import Emitter, TaskReplayed
 from governor.operations.replay import replay_message
 from governor.ports import MessageCopy
 
@@ -125,6 +126,7 @@ def run(
     *,
     dead_letters: SqlDeadLetters,
     publish: Callable[[MessageCopy], None],
+    events: Emitter,
     clock: Clock,
     reason: str,
     confirm_not_idempotent: bool,
@@ -166,11 +168,18 @@ def run(
                 outcome.failed[letter.id] = f"{why}; it is {state.value} now"
             else:
                 outcome.replayed[letter.id] = claim.replay_task_id
+                if events.listeners:
+                    events.emit(_replayed(letter, claim.replay_task_id, clock.wall(), actor))
                 dead_letters.mark_replayed(claim, clock.wall(), actor)
         except DatabaseUnavailable as error:
             # The claim's lease ends by itself; a success seen resolves the row.
             outcome.unreachable = str(error)
             return
+
+
+def _replayed(letter: DeadLetter, task_id: str, now: int, by: str) -> TaskReplayed:
+    task, upstream = letter.task_name or "", letter.upstream or ""
+    return TaskReplayed(now, task_id, task, upstream, letter.id, by)
 
 
 def report(outcome: ReplayOutcome, *, as_json: bool, dry_run: bool) -> None:

@@ -15,6 +15,7 @@ from celery.app.utils import find_app
 from governor.deadletter.history import DeadLetterHistory
 from governor.deadletter.repository import SqlDeadLetters
 from governor.errors import ConfigurationError
+from governor.events import Emitter
 from governor.governor import Governor
 from governor.operations.fleet_gauges import FleetGauges
 from governor.operations.limit_changes import LimitChanges
@@ -187,6 +188,10 @@ class Environment:
                 )
                 or []
             )
+
+    def events(self) -> Emitter:
+        """Tells the application's listeners what is done here."""
+        return self.governor().events
 
     def publisher(self) -> Callable[[MessageCopy], None]:
         """Publishes one message to the application's broker, confirmed."""

@@ -14,10 +14,11 @@ from celery.worker.request import Request
 from kombu.utils.imports import symbol_by_name
 
 from governor.admission.call import Call
+from governor.clock import as_datetime
 from governor.errors import DeclarationError
 from governor.policy.parking_values import Lane
 from governor.worker.event_loop import guarded
-from governor.worker.lifecycle import RequestState
+from governor.worker.lifecycle import WAITING, RequestState
 
 
 class Delivery(NamedTuple):
@@ -86,6 +87,23 @@ class GovernedRequest(Request):  # type: ignore[misc]
         dispatcher = self._dispatcher()
         if dispatcher is not None and dispatcher.lifecycle.events.listeners:
             guarded(partial(dispatcher.handover.started, self, time_accepted))
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """Describe it for Celery's ``inspect``, with its state here and what it waits for."""
+        found: dict[str, Any] = super().info(safe)
+        call, dispatcher = self.call, self._dispatcher()
+        if call is not None and dispatcher is not None:
+            waits = self.state in WAITING
+            slot = call.slot if waits else None
+            until = None if slot is None else dispatcher.lifecycle.wall_of(slot)
+            found["governor"] = {
+                "state": self.state.value,
+                "upstream": call.upstream,
+                "limit": call.limit if waits else None,
+                "until": None if until is None else as_datetime(until).isoformat(),
+                "deferrals": call.header.deferrals,
+            }
+        return found
 
     def acknowledge(self) -> None:
         dispatcher = self._dispatcher()

@@ -22,6 +22,7 @@ from governor.deadletter.models import State
 from governor.deadletter.repository import SqlDeadLetters
 from governor.deadletter.spill import Spill
 from governor.errors import DatabaseUnavailable
+from governor.events import Event, TaskReplayed
 from governor.ports import MessageCopy, Reason
 from tests.deaths import BODY, DEAD_AT, death, message
 
@@ -198,10 +199,14 @@ def test_a_terminal_gets_a_table(
 
 def test_replay(env: People) -> None:
     """A confirmed replay publishes the same body under the claimed id and marks the row."""
-    row_id = env.letters.record(death())
+    row_id, heard = env.letters.record(death()), list[Event]()
+    env.events().listen(heard.append)
     done = env.run("replay", row_id, "--reason", "bank is back", "--yes", "--json")
     assert done.exit_code == 0, done.output
     (sent,) = env.sent
+    (told,) = heard
+    assert isinstance(told, TaskReplayed)
+    assert (told.task_id, told.dead_letter) == (sent.headers["id"], row_id)
     letter = env.letters.get(row_id)
     assert json.loads(done.stdout)["replayed"] == {row_id: letter.replay_task_id}
     assert (letter.state, sent.headers["id"]) == (State.REPLAYED, letter.replay_task_id)
