@@ -83,6 +83,15 @@ def test_a_reserve_is_left_to_urgent_tasks(reserve: float, urgent: bool, bursts:
     assert len(plan.charges(("acme",), {})) == len(bursts)
 
 
+def test_a_call_dearer_than_what_is_left_takes_all_of_it() -> None:
+    """Half of a burst of ten is kept: a call of eight takes the other half, whoever computes it."""
+    dear = Limit("10/s", burst=10, cost=8, margin=0, name="dear", per="account")
+    plan = planned(upstream=Upstream("api", dear, reserve=0.5, urgent=[9])).leaving_reserve()
+    computed = plan.charges(("acme",), {})
+    assert [one.cost for one in computed] == [8, 5]
+    assert plan.charges_named({computed[0].bucket: 8}) == computed
+
+
 def test_only_buckets_keep_a_reserve() -> None:
     """A window, a quota and leases have none to keep."""
     upstream = Upstream("api", SHARED, Concurrency(4), reserve=0.5, urgent=[9])

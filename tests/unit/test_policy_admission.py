@@ -257,6 +257,13 @@ TABLE: list[tuple[Ask, UpstreamState, Answer, Effects]] = [
         Admit(NOW, NOW - 5),
         Effects(),
     ),
+    # of two slots the earlier one says for how long the admission is good
+    (
+        asked(S, M, reserved=(paid("s", NOW - 2), paid("m", NOW - 4))),
+        meters(s=FULL, m=Bucket(NOW + 96)),
+        Admit(NOW, NOW - 4),
+        Effects(),
+    ),
     # a moment later it is lost: the task waits like any other, ahead of the line
     (
         asked(S, reserved=(paid("s", NOW - 6),)),
@@ -332,6 +339,13 @@ TABLE: list[tuple[Ask, UpstreamState, Answer, Effects]] = [
         meters(s=FULL, q=Period(NOW + 5, 0, 1)),
         Wait(NOW, NOW + 10, "10/s", (paid("s", NOW + 10), paid("q", NOW + 10)), charged=True),
         Effects({"s": Bucket(NOW + 20), "q": Period(NOW + 5, 0, 2)}),
+    ),
+    # a probe is not sent ahead of its slot
+    (
+        asked(S, whole=True, breaker=BREAKER),
+        replace(meters(s=FULL), breaker=Open(NOW, 1)),
+        Refuse(NOW, NOW + 10, "10/s"),
+        Effects(),
     ),
     # --- successes that were not told yet are counted first: here they forget a failure
     (
