@@ -116,7 +116,6 @@ DRIVEN_BY = {
     "worker/handover.py": "unit/test_every_end.py",
     "worker/ownership.py": "unit/test_every_end.py",
     "worker/pace.py": "unit/test_prefetch.py",
-    "worker/parking_delivery.py": "unit/test_parking_out.py",
     "worker/reception.py": "unit/test_message_check.py",
     "worker/resending.py": "unit/test_every_end.py",
     "worker/revocation.py": "unit/test_cli_waiting.py",
