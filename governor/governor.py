@@ -106,10 +106,13 @@ class Governor:
             ConfigurationError: naming the setting and the remedy.
         """
         conf = self.app.conf
-        known = {
-            key for mapping in conf.maps for key in mapping if key.startswith(settings_.PREFIX)
-        }
-        return settings_.load(conf, known)
+        settings = settings_.load(conf, {key for mapping in conf.maps for key in mapping})
+        for each in settings.upstreams:
+            if not isinstance(each, UpstreamDeclaration):
+                raise ConfigurationError(
+                    f"governor_upstreams: {each!r} is not an Upstream. Write [Upstream(…)]"
+                )
+        return settings
 
     @cached_property
     def store(self) -> LimiterStore:

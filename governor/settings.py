@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from governor.clock import SECOND, micros
-from governor.errors import ConfigurationError
+from governor.errors import ConfigurationError, did_you_mean
 from governor.keys import DEFAULT_PREFIX
 from governor.redis_address import RedisAddress, is_redis
 
@@ -80,18 +81,13 @@ def load(conf: Mapping[str, Any], known: Iterable[str]) -> Settings:
     """Read the settings.
 
     Args:
-        conf: Celery's configuration; only ``get`` is used.
-        known: the ``governor_`` keys that are set in it.
+        conf: Celery's configuration; only ``get`` is used, and ``prefix``, its namespace.
+        known: the keys that are set in it; those of others are left alone.
 
     Raises:
         ConfigurationError: naming the setting and the remedy.
     """
-    names = {PREFIX + field.name for field in fields(Settings)} - {PREFIX + "claim_keep"}
-    for key in known:
-        if key not in names:
-            close = get_close_matches(key, names, n=1)
-            hint = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(sorted(names))}"
-            raise ConfigurationError(f"{key}: there is no such setting. {hint}")
+    _check_names([*known], getattr(conf, "prefix", None) or "")
 
     def get(name: str, default: Any) -> Any:
         value = conf.get(PREFIX + name)
@@ -99,8 +95,12 @@ def load(conf: Mapping[str, Any], known: Iterable[str]) -> Settings:
 
     def duration(name: str, default: float, low: float, high: float) -> int:
         value = get(name, default)
+        if isinstance(value, timedelta):
+            value = value.total_seconds()
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigurationError(f"{PREFIX}{name}: {value!r} is not a number of seconds")
+            raise ConfigurationError(
+                f"{PREFIX}{name}: {value!r} is not a span of time. Give seconds, or a timedelta"
+            )
         if not low <= value <= high:
             raise ConfigurationError(
                 f"{PREFIX}{name}: {value:g} s is out of range. Give {low:g} to {high:g} seconds"
@@ -132,11 +132,34 @@ def load(conf: Mapping[str, Any], known: Iterable[str]) -> Settings:
         workers=_workers(get("workers", 1)),
         prefix=_text("prefix", get("prefix", DEFAULT_PREFIX)),
         redact=_names("redact", get("redact", ())),
-        stats_file=get("stats_file", None),
+        stats_file=_optional_text("stats_file", get("stats_file", None)),
         log=_log(get("log", None)),
         metrics_port=_port(get("metrics_port", None)),
         tracing=_flag("tracing", get("tracing", False)),
     )
+
+
+def _check_names(keys: Sequence[str], namespace: str) -> None:
+    """Refuse keys that are meant for the governor and that it would not find."""
+    bare = {field.name for field in fields(Settings)} - {"claim_keep"}
+    # As Celery looks them up: with the namespace in the namespace's case, or without it.
+    as_is = not namespace or not namespace.isupper()
+    spelled = {
+        name: f"{namespace}{PREFIX}{name}" if as_is else f"{namespace}{PREFIX}{name}".upper()
+        for name in bare
+    }
+    for key in keys:
+        word = key.lower().removeprefix(namespace.lower()) if isinstance(key, str) else ""
+        name = word.removeprefix(PREFIX)
+        if not word.startswith(PREFIX) or key in spelled.values():
+            continue
+        if name not in bare:
+            hint = re.sub(r"\w+", lambda at: spelled.get(at[0], at[0]), did_you_mean(name, bare))
+            raise ConfigurationError(f"{key}: there is no such setting. {hint}")
+        if not {spelled[name], word} & {*keys}:
+            raise ConfigurationError(
+                f"{key}: a setting of this spelling is not read. Write {spelled[name]}"
+            )
 
 
 def _workers(value: Any) -> int:
@@ -204,8 +227,13 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
+def _optional_text(name: str, value: Any) -> str | None:
+    return None if value is None else _text(name, value)
+
+
 def _names(name: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+    several = isinstance(value, list | tuple | set | frozenset)
+    if not several or not all(isinstance(item, str) for item in value):
         raise ConfigurationError(f'{PREFIX}{name}: {value!r} is no list. Write ["a_name"]')
     return tuple(value)
 
@@ -216,8 +244,20 @@ def _routes(routes: Any) -> tuple[tuple[str, str], ...]:
             f"{PREFIX}routes: {type(routes).__name__} is not a dictionary. "
             'Write {"vendor.tasks.*": "stripe"}'
         )
-    return tuple((str(pattern), str(upstream)) for pattern, upstream in routes.items())
+    for pattern, upstream in routes.items():
+        if not (isinstance(pattern, str) and isinstance(upstream, str)):
+            raise ConfigurationError(
+                f"{PREFIX}routes: {pattern!r}: {upstream!r} is no pattern with an upstream's name. "
+                'Write {"vendor.tasks.*": "stripe"}'
+            )
+    return tuple(routes.items())
 
 
 def _upstreams(upstreams: Any) -> tuple[Any, ...]:
-    return tuple(upstreams.values() if isinstance(upstreams, Mapping) else upstreams)
+    if isinstance(upstreams, Mapping):
+        return tuple(upstreams.values())
+    if not isinstance(upstreams, list | tuple | set | frozenset):
+        raise ConfigurationError(
+            f"{PREFIX}upstreams: {upstreams!r} is no list. Write [Upstream(…)]"
+        )
+    return tuple(upstreams)
