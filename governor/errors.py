@@ -29,6 +29,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from click import ClickException
+
 
 class GovernorError(Exception):
     """The governor failed."""
@@ -37,8 +39,11 @@ class GovernorError(Exception):
         super().__init__(message or (type(self).__doc__ or "").strip().partition("\n")[0])
 
 
-class ConfigurationError(GovernorError):
-    """A governor setting cannot work."""
+class ConfigurationError(GovernorError, ClickException):
+    """A governor setting cannot work.
+
+    A command that it ends, be it ``celery worker``, says its sentence and ends with 1.
+    """
 
 
 class DeclarationError(ConfigurationError, ValueError):

@@ -36,7 +36,7 @@ from governor.settings import Settings
 from governor.stores.redis.store import RedisStore
 
 # Named, not imported: the bootstep is an interface and lies above this module.
-_BOOTSTEP = "governor.worker.bootstep:DispatcherStep"
+BOOTSTEP = "governor.worker.bootstep:DispatcherStep"
 _MASKED = "GOVERNOR_REDIS_URL"
 
 
@@ -77,7 +77,7 @@ class Governor:
         self._governances: dict[str, Governance | None] = {}
         app.governor = self
         LOG.logger.addFilter(ONE_LINE)
-        app.steps["consumer"].add(_BOOTSTEP)
+        app.steps["consumer"].add(BOOTSTEP)
         self._publish_hook = PublishHook(
             app, self.governance, lambda: self.redactor, lambda: self.door
         )

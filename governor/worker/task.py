@@ -13,7 +13,7 @@ from celery import Task
 
 from governor.admission.call import charges_of
 from governor.errors import DeclarationError
-from governor.governor import Governor
+from governor.governor import BOOTSTEP, Governor
 from governor.messages.header import NAME, Header, work_id
 from governor.policy.limits import Limit
 from governor.policy.retry import Retry
@@ -38,6 +38,9 @@ class _Bind:
             try:
                 # Before Celery gives the class the app's defaults, which are not declared.
                 declare(task)
+                if task.upstream is not None:
+                    # A worker without a governor would fail each of its tasks: so it refuses.
+                    app.steps["consumer"].add(BOOTSTEP)
             except DeclarationError:
                 # Celery has it in its registry already, and would hand it out ungoverned.
                 if app._tasks.get(task.name) is task:

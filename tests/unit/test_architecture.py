@@ -30,6 +30,7 @@ ARITHMETIC = {
 network, chance or the environment while a decision is made."""
 
 PURE_LIBRARIES = {
+    "click": "an error that ends a command is one of its own, so that the sentence alone is shown",
     "tenacity": "its strategies are arithmetic; its loop, which sleeps, is not used",
     "http_sf": "parses structured fields of RFC 9651",
 }
