@@ -4,8 +4,8 @@ Prometheus, and in one that nobody listens to.
 Each worker has two prefork processes and stays up; they take turns, so that a busy machine is as
 busy for all. The time is that of the main process and of its pool, read from the kernel. A ratio
 is of two rounds that ran next to each other; its median and quartiles over all rounds are given.
-That is less than a busy machine moves it, so beside it stands the time of the events of one such task
-alone, as a dispatcher with a simulated clock tells them; the bar is of their share.
+A busy machine moves it by more than that, so beside it stands the time of the events of one such
+task alone, as a dispatcher with a simulated clock tells them; the bar is of their share.
 
     python -m benchmarks.events --tasks 3000 --rounds 7
 """
@@ -21,7 +21,7 @@ from statistics import median, quantiles
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pytest import MonkeyPatch
+import pytest
 
 from benchmarks.fleet import Fleet, main, wait_until
 from governor.events import Emitter, TaskStarted
@@ -65,7 +65,7 @@ def told(tasks: int = 1_000, turns: int = 5) -> float:
     spent: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(2 * turns):
         heard = bool(turn % 2)
-        with TemporaryDirectory() as folder, MonkeyPatch.context() as patch:
+        with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
             worker = SimulatedWorker(Path(folder), patch)
             governor = worker.governor
             metrics = Metrics(governor.app.tasks, governor.governed(), dict)

@@ -8,7 +8,6 @@ the two. Nothing in the governor depends on an event being heard.
 from governor.events.emitter import Emitter, Listener
 from governor.events.tasks import (
     ClaimLost,
-    DecisionMade,
     Event,
     TaskAdmitted,
     TaskDeferred,
@@ -42,7 +41,6 @@ from governor.events.upstreams import (
 __all__ = (
     "BreakerMoved",
     "ClaimLost",
-    "DecisionMade",
     "Emitter",
     "Event",
     "LeaseExpired",

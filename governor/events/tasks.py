@@ -45,6 +45,8 @@ class TaskAdmitted(TaskEvent):
         limit: the limit it waited for last; empty if it waited for none, or that is not known.
         traceparent: the header of that name on its message (W3C Trace Context), else empty.
         replay_of: the id of the dead letter that it replays, else empty.
+        took: the decision, from the pool slot that the task asked with; the store's round trip
+            included.
     """
 
     kind: ClassVar[str] = "admitted"
@@ -55,6 +57,7 @@ class TaskAdmitted(TaskEvent):
     limit: str
     traceparent: str
     replay_of: str
+    took: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,21 +124,6 @@ class TaskDeferred(TaskEvent):
     until: int
     limit: str
     deferrals: int
-
-
-@dataclass(frozen=True, slots=True)
-class DecisionMade(TaskEvent):
-    """A worker has decided about one queued task.
-
-    Attributes:
-        took: from the pool slot that it asked with, the store's round trip included.
-        verdict: the task's state afterwards, as in ``docs/state-machine.md``.
-    """
-
-    kind: ClassVar[str] = "decided"
-
-    took: int
-    verdict: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from governor.clock import as_datetime, seconds
 from governor.events import (
-    DecisionMade,
     Event,
     StoreAnswered,
     TaskEvent,
@@ -21,7 +20,7 @@ from governor.log_lines import ONE_LINE, SafeLogger
 
 Form = Literal["text", "json"]
 
-_UNLOGGED = frozenset({DecisionMade, StoreAnswered, TaskStarted, TaskSucceeded})
+_UNLOGGED = frozenset({StoreAnswered, TaskStarted, TaskSucceeded})
 """Measurements, and what Celery logs itself."""
 
 _INSTANTS = frozenset({"at", "until"})

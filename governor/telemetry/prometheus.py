@@ -6,7 +6,7 @@ task id, and no task type that is not registered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -17,7 +17,6 @@ from governor.clock import SECOND, seconds
 from governor.events import (
     BreakerMoved,
     ClaimLost,
-    DecisionMade,
     Event,
     LeaseExpired,
     LimitChanged,
@@ -83,12 +82,12 @@ COUNTERS: Mapping[type[Event], tuple[str, tuple[str, ...], str]] = {
 }
 """Of each event that is counted: the counter, without prefix and suffix, its labels, its help."""
 
-HISTOGRAMS: Mapping[type[Event], tuple[str, tuple[str, ...], str, str, tuple[float, ...]]] = {
-    TaskAdmitted: ("wait", _TASK, "waited", "From the first decision to the admission", _WAITS),
-    TaskStarted: ("slot_lateness", ("upstream",), "late", "From the slot to the start", _LATE),
-    DecisionMade: ("decision", ("upstream",), "took", "One decision in the worker", _FAST),
-    StoreAnswered: ("store", ("call",), "took", "One round trip to the limiter store", _FAST),
-}
+HISTOGRAMS: Sequence[tuple[type[Event], str, tuple[str, ...], str, str, tuple[float, ...]]] = (
+    (TaskAdmitted, "wait", _TASK, "waited", "From the first decision to the admission", _WAITS),
+    (TaskStarted, "slot_lateness", ("upstream",), "late", "From the slot to the start", _LATE),
+    (TaskAdmitted, "decision", ("upstream",), "took", "A decision that admits a task", _FAST),
+    (StoreAnswered, "store", ("call",), "took", "One round trip to the limiter store", _FAST),
+)
 """Of each event that is measured: the histogram, its labels, its field, its help, its bounds."""
 
 _FIELDS = {"state": "after"}
@@ -126,7 +125,7 @@ class Metrics:
             # A series that begins with its first event has no increase there.
             for key in zeros.get(labels, ()):
                 counter.labels(*key)
-        for kind, (name, labels, field, said, bounds) in HISTOGRAMS.items():
+        for kind, name, labels, field, said, bounds in HISTOGRAMS:
             histogram = Histogram(
                 f"governor_{name}_seconds", said, labels, registry=self.registry, buckets=bounds
             )

@@ -163,8 +163,7 @@ class Dispatcher:
         """Decide about the next queued request, then use our pool slot or give it back. Called by
         Celery's semaphore: nothing gets out."""
         request = self._queue.next()
-        decide = self.lifecycle.measured(self._decide)
-        if request is None or not self._ownership.step(request, decide):
+        if request is None or not self._ownership.step(request, self._decide):
             self._slots.give_back()
         else:
             self.handover.run(request)
@@ -190,7 +189,7 @@ class Dispatcher:
         if runs is None:
             runs = self._prefetch.take(call, now) or self._asked(request, call, now)
         if runs:
-            self.handover.prepare(request, call)
+            self.handover.prepare(request, call, now)
             if call.admission is not None and call.admission.probe:
                 self._known_upstreams.probes(call.upstream)
         return runs

@@ -73,8 +73,9 @@ class Handover:
         until = max(until, now + self._lateness.allowed(now))
         return until if call.claim is None else min(until, call.slot + self._settings.latest)
 
-    def prepare(self, request: GovernedRequest, call: Call) -> None:
-        """Tell the body what it has to know of its admission, and keep alive what it holds."""
+    def prepare(self, request: GovernedRequest, call: Call, since: int) -> None:
+        """Tell the body what it has to know of its admission, and keep alive what it holds. The
+        decision began at monotonic microseconds ``since``."""
         now = self._clock.monotonic()
         request.request_dict[RUN_KEY] = {
             "handed": now,
@@ -92,17 +93,17 @@ class Handover:
                 )
             )  # fmt: skip
         if self._lifecycle.events.listeners:
-            guarded(partial(self._tell_admission, request, call))
+            guarded(partial(self._tell_admission, request, call, now - since, now))
 
-    def _tell_admission(self, request: GovernedRequest, call: Call) -> None:
+    def _tell_admission(self, request: GovernedRequest, call: Call, took: int, at: int) -> None:
         header, said = call.header, request.request_dict
-        now = self._store_clock.of_store(call.upstream, self._clock.monotonic())
+        now = self._store_clock.of_store(call.upstream, at)
         waited = 0 if now is None or header.first is None else max(now - header.first, 0)
         trace = said.get("traceparent")
         self._lifecycle.tell(
             request, TaskAdmitted, int(said.get("retries") or 0), waited, header.deferrals,
             call.limit or header.limit or "", trace if isinstance(trace, str) else "",
-            header.replay_of or "",
+            header.replay_of or "", took,
         )  # fmt: skip
 
     def run(self, request: GovernedRequest) -> None:

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from governor.clock import Clock
-from governor.events import DecisionMade, Emitter, TaskEvent, TransitionRefused
+from governor.events import Emitter, TaskEvent, TransitionRefused
 from governor.log_lines import LOG
 from governor.worker.event_loop import guarded
 from governor.worker.parked_message import ParkedMessage
@@ -147,22 +147,6 @@ class Lifecycle:
             self.events.emit(event(wall, request.id, request.name, upstream, *own, **named))
         except Exception:
             LOG.exception("Task %s[%s]: an event was not told", request.name, request.id)
-
-    def measured(
-        self, decide: Callable[[GovernedRequest], bool]
-    ) -> Callable[[GovernedRequest], bool]:
-        """Make ``decide``, which tells whether a request runs, tell listeners how long it took."""
-        if not self.events.listeners:
-            return decide
-
-        def decided(request: GovernedRequest) -> bool:
-            began = self._clock.monotonic()
-            runs = decide(request)
-            took = self._clock.monotonic() - began
-            self.tell(request, DecisionMade, took, "running" if runs else request.state.value)
-            return runs
-
-        return decided
 
     def wall_of(self, moment: int) -> int:
         """Make a wall-clock instant of a monotonic one."""

@@ -14,7 +14,6 @@ from governor.admission.lease_renewal import LeaseRenewal
 from governor.clock import SECOND
 from governor.errors import DatabaseUnavailable, StoreUnavailable, UpstreamStateError
 from governor.events import (
-    DecisionMade,
     Emitter,
     Event,
     LeaseExpired,
@@ -66,7 +65,7 @@ def of(worker: SimulatedWorker, kind: type[_E], task_id: str | None = None) -> l
 
 def kinds(worker: SimulatedWorker, task_id: str) -> list[str]:
     mine = [e for e in worker.heard if isinstance(e, TaskEvent) and e.task_id == task_id]
-    return [event.kind for event in mine if not isinstance(event, DecisionMade)]
+    return [event.kind for event in mine]
 
 
 def busy(worker: SimulatedWorker, task: str = "again") -> None:
@@ -76,15 +75,13 @@ def busy(worker: SimulatedWorker, task: str = "again") -> None:
 
 
 def test_a_task_that_runs_at_once(worker: SimulatedWorker) -> None:
-    """It is admitted, and succeeds; the decision, and the store's answer, are measured."""
+    """It is admitted, and succeeds; the store's answer is measured."""
     task_id = worker.send("again", "returns")
     worker.run_for(1)
     assert kinds(worker, task_id) == ["admitted", "succeeded"]
     (admitted,) = of(worker, TaskAdmitted)
     assert (admitted.task, admitted.upstream) == ("again", "api")
     assert (admitted.waited, admitted.deferrals, admitted.limit) == (0, 0, "")
-    (decided,) = of(worker, DecisionMade)
-    assert decided.verdict == "running"
     assert [answered.call for answered in of(worker, StoreAnswered)] == ["admit"]
 
 

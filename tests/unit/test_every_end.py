@@ -34,7 +34,7 @@ OWNER = {
     "next", "_let_go", "_hand_back", "_is_parked", "run", "_has_slot", "bury", "on_failure",
     "acknowledge", "failed", "_dispatcher", "monotonic", "wall", "_wake", "_take_in",
     "_take_all_in", "_write_until_kept", "done", "_follow", "failure_info", "log", "emit", "tell",
-    "__len__", "__reduce__", "measured",
+    "__len__", "__reduce__",
 }  # fmt: skip
 """The owner itself, and the ways into it: what it calls may fail, it may not."""
 

@@ -24,7 +24,6 @@ from governor.clock import SECOND
 from governor.errors import ConfigurationError
 from governor.events import (
     BreakerMoved,
-    DecisionMade,
     Emitter,
     Event,
     StateLost,
@@ -51,7 +50,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 WHO = ("id-1", "billing.charge", "stripe")
 
-ADMITTED = TaskAdmitted(AT, *WHO, 0, 3 * SECOND, 2, "100/s", PARENT, "")
+ADMITTED = TaskAdmitted(AT, *WHO, 0, 3 * SECOND, 2, "100/s", PARENT, "", 700)
 HELD = TaskHeld(AT, *WHO, AT + SECOND, "100/s")
 DIED = TaskDied(AT, *WHO, "expired", 1, 7 * SECOND, 2, "", "database")
 
@@ -96,7 +95,6 @@ def test_an_event_counts_where_it_belongs() -> None:
     for event in (
         ADMITTED, HELD, DIED, BreakerMoved(AT, "stripe", "open", "half_open"),
         TaskStarted(AT, *WHO, 20_000), StoreAnswered(AT, "admit", 3, 400),
-        DecisionMade(AT, *WHO, 700, "running"),
     ):  # fmt: skip
         served(event)
     value = served.registry.get_sample_value
@@ -188,7 +186,7 @@ def test_a_line_of_text(caplog: pytest.LogCaptureFixture) -> None:
     (line,) = logged("text", ADMITTED, caplog)
     assert line == (
         "Task billing.charge[id-1] admitted: upstream=stripe attempt=0 waited=3.0 deferrals=2 "
-        f"limit=100/s traceparent={PARENT}"
+        f"limit=100/s traceparent={PARENT} took=0.0007"
     )
 
 
@@ -212,9 +210,7 @@ def test_a_line_hides_secrets_and_stays_one(form: str, caplog: pytest.LogCapture
     assert "\n" not in line
 
 
-@pytest.mark.parametrize(
-    "event", [DecisionMade(AT, *WHO, 1, "running"), StoreAnswered(AT, "admit", 1, 1)]
-)
+@pytest.mark.parametrize("event", [TaskStarted(AT, *WHO, 1), StoreAnswered(AT, "admit", 1, 1)])
 def test_measurements_are_no_lines(event: Event, caplog: pytest.LogCaptureFixture) -> None:
     """Nobody looks for one among thousands."""
     assert logged("text", event, caplog) == []
@@ -252,9 +248,9 @@ def test_a_wait_is_a_span_of_the_tasks_trace() -> None:
     "event",
     [
         # admitted at once
-        TaskAdmitted(AT, *WHO, 0, 0, 0, "", PARENT, ""),
+        TaskAdmitted(AT, *WHO, 0, 0, 0, "", PARENT, "", 0),
         # its message carries no trace
-        TaskAdmitted(AT, *WHO, 0, SECOND, 0, "100/s", "", ""),
+        TaskAdmitted(AT, *WHO, 0, SECOND, 0, "100/s", "", "", 0),
     ],
 )
 def test_what_has_no_wait_or_no_trace_has_no_span(event: Event) -> None:
