@@ -25,7 +25,7 @@ from governor.policy.decision import (
     QuotaCharge,
     WindowCharge,
 )
-from governor.policy.options import checked, span
+from governor.policy.options import checked, parameters_by_name, span
 from governor.policy.rate import Rate
 
 Cost = int | Callable[..., int]
@@ -47,9 +47,10 @@ class Rule:
         per: the task argument each of whose values has a bucket of its own.
         cost: cost units of one call, or a function of the task's arguments.
         most: the cost units that can ever be taken at once.
+        asks: the parameters of a cost function that is called with arguments by name.
     """
 
-    __slots__ = ("cost", "key", "most", "name", "per")
+    __slots__ = ("asks", "cost", "key", "most", "name", "per")
 
     def __init__(  # noqa: PLR0917 - called by the kinds below only
         self, key: str, name: str | None, shown: str, per: str | None, cost: Cost, most: int
@@ -80,6 +81,7 @@ class Rule:
             )
         self.per = per
         self.cost = cost
+        self.asks = parameters_by_name(cost)
         self.most = most
         self.name = name or (f"{shown} per {per}" if per else shown)
         self.key = name or (f"{key}.{per}" if per else key)

@@ -16,6 +16,9 @@ Declared = TypeVar("Declared", bound=type)
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
+_NOT_BY_NAME = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+
+
 def checked(cls: Declared) -> Declared:
     """Have a class answer wrong options with a :class:`DeclarationError` that names the one that
     was meant."""
@@ -87,6 +90,17 @@ def span(field: str, value: object, low: float, high: float) -> int:
             f"Give {low:g} s to {_length(high)}: seconds, or a timedelta",
         )
     return micros(length)
+
+
+def parameters_by_name(function: object) -> tuple[inspect.Parameter, ...] | None:
+    """Return the parameters of a function that can be called with arguments by name; ``None`` for
+    what cannot, or does not say, as some builtins."""
+    try:
+        parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    by_name = all(each.kind not in _NOT_BY_NAME for each in parameters)
+    return tuple(parameters) if by_name else None
 
 
 def _length(seconds: float) -> str:

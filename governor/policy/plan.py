@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -64,6 +64,8 @@ class CallPlan:
         for _, limit in limits:
             if limit.per is not None and signature is not None:
                 _check_argument("per", task, limit.per, signature)
+            if limit.asks and signature is not None:
+                _check_cost(task, limit, signature)
         if upstream.fair_by is not None and signature is not None:
             _check_argument("fair_by", task, upstream.fair_by, signature)
         return cls(task, upstream, tuple(limits), signature)
@@ -136,7 +138,7 @@ class CallPlan:
         if not callable(limit.cost):
             return limit.cost
         try:
-            cost = limit.cost(*args, **kwargs)
+            cost = self._ask(limit, limit.cost, args, kwargs)
         except Exception as exc:
             raise DeclarationError(
                 "cost",
@@ -150,6 +152,17 @@ class CallPlan:
                 f"It must answer an integer from 1 to the limit's {limit.most}",
             )
         return cost
+
+    def _ask(
+        self, limit: Rule, cost: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Call a cost function with the arguments that it names, wherever the task has them."""
+        if limit.asks is None or (self.signature is None and args):
+            return cost(*args, **kwargs)
+        arguments = self._arguments(args, kwargs)
+        if any(each.kind is each.VAR_KEYWORD for each in limit.asks):
+            return cost(**arguments)
+        return cost(**{e.name: arguments[e.name] for e in limit.asks if e.name in arguments})
 
     def charges(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[AnyCharge, ...]:
         """Return the charges of one call with these arguments, limit by limit.
@@ -207,6 +220,9 @@ class CallPlan:
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         if self.upstream.fair_by is None and not any(limit.per for _, limit in self.limits):
             return {}
+        return self._arguments(args, kwargs)
+
+    def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         if self.signature is None:
             return kwargs
         try:
@@ -241,6 +257,23 @@ def _check_argument(field: str, task: str, argument: str, signature: inspect.Sig
         f"task {task} has no argument {argument!r} (it has: {known})",
         f"Name one of its arguments, or add {argument!r} to the task",
     )
+
+
+def _check_cost(task: str, limit: Rule, signature: inspect.Signature) -> None:
+    """Refuse a cost function that asks for an argument the task does not have."""
+    known = signature.parameters
+    if any(each.kind is each.VAR_KEYWORD for each in known.values()):
+        return
+    for each in limit.asks or ():
+        needed = each.default is each.empty and each.kind is not each.VAR_KEYWORD
+        if needed and each.name not in known:
+            has = ", ".join(known) or "none"
+            raise DeclarationError(
+                "cost",
+                f"the cost function of {limit.name} asks for {each.name!r}, which task {task} does "
+                f"not have (it has: {has})",
+                "Name its parameters like the task's arguments",
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from types import EllipsisType
 from typing import Literal
 
 from governor.clock import SECOND
 from governor.errors import DeclarationError
 from governor.policy.adaptive import WHOLE, AdaptivePolicy
 from governor.policy.breaker import BreakerPolicy
-from governor.policy.limits import NAME, Rule, value_name
+from governor.policy.limits import NAME, Limit, Rule, Window, value_name
 from governor.policy.options import checked, span
 
 StoreDown = Literal["closed", "open", "local"]
 Parking = Literal["store", "broker"]
 
+_WAIT = 3_600 * SECOND
+_LONGEST_WAIT = 30 * 86_400 * SECOND
 _PROBE = 30 * SECOND
 """A probe that was not heard of for so long counts as lost."""
 
@@ -100,7 +103,8 @@ class UpstreamDeclaration:
         name: unique in the fleet; all its keys share the hash tag ``{name}``.
         limits: every one of them must allow a call.
         max_wait: seconds, or a timedelta, that a task may wait for its slot in total, over all
-            deferrals; beyond it the task becomes a dead letter (``deferral_budget_exhausted``).
+            deferrals; an hour, or as long as the slowest limit takes to earn its burst, unless it
+            is given. Beyond it the task becomes a dead letter (``deferral_budget_exhausted``).
         breaker: stops calling while the upstream fails; none by default.
         adaptive: lowers the declared rates while the upstream drops calls; not by default.
         store_down: what happens while the limiter store does not answer. ``"closed"``: tasks
@@ -132,7 +136,7 @@ class UpstreamDeclaration:
         self,
         name: str,
         *limits: Rule,
-        max_wait: float | timedelta = 3600.0,
+        max_wait: float | timedelta | EllipsisType = ...,
         breaker: Breaker | None = None,
         adaptive: Adaptive | None = None,
         store_down: StoreDown = "closed",
@@ -176,10 +180,24 @@ class UpstreamDeclaration:
         self.adaptive = None if adaptive is None else adaptive.policy
         self.store_down = store_down
         self.limits = limits
-        self.max_wait = span("max_wait", max_wait, 0.001, 30 * 86_400)
+        if max_wait is ...:
+            self.max_wait = _enough_wait(limits)
+        else:
+            self.max_wait = span("max_wait", max_wait, 0.001, 30 * 86_400)
 
     def __repr__(self) -> str:
         return f"UpstreamDeclaration({', '.join([repr(self.name), *map(repr, self.limits)])})"
+
+
+def _enough_wait(limits: Sequence[Rule]) -> int:
+    """An hour, or as long as the slowest limit takes to earn its burst, or for one span of it."""
+    slowest = _WAIT
+    for limit in limits:
+        if isinstance(limit, Limit):
+            slowest = max(slowest, limit.rate.interval(limit.burst))
+        elif isinstance(limit, Window):
+            slowest = max(slowest, limit.span)
+    return min(slowest, _LONGEST_WAIT)
 
 
 def _weights(weights: Mapping[str, int], fair_by: str | None) -> dict[str, int]:

@@ -24,7 +24,7 @@ PURE = ("policy", "headers", "keys.py", "errors.py")
 ARITHMETIC = {
     "__future__", "collections", "copy", "dataclasses", "datetime", "decimal", "difflib", "email",
     "enum", "fractions", "functools", "hashlib", "inspect", "itertools", "json", "math", "re",
-    "sysconfig", "traceback", "typing", "zoneinfo",
+    "sysconfig", "traceback", "types", "typing", "zoneinfo",
 }  # fmt: skip
 """The standard library's modules that pure code may import: none reads a clock, a file, the
 network, chance or the environment while a decision is made."""

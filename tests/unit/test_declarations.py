@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -26,6 +27,7 @@ from governor import (
 from governor.clock import SECOND
 from governor.errors import ConfigurationError
 from governor.policy.options import checked, span
+from governor.policy.plan import CallPlan
 
 api = Upstream("api", Limit("10/s", burst=5))
 RETRY = Retry(on=ConnectionError)
@@ -394,8 +396,8 @@ COSTS = [
     (lambda account, amount: amount, "answered 9"),
     (lambda account, amount: 0, "answered 0"),
     (lambda account, amount: True, "answered True"),
-    # it does not accept the task's arguments
-    (lambda account: 1, "failed with TypeError"),
+    # it does not accept these values
+    (lambda account, amount: account + amount, "failed with TypeError"),
 ]
 
 
@@ -408,3 +410,62 @@ def test_a_cost_that_cannot_be_paid_fails_at_the_producer(
     with pytest.raises(DeclarationError, match=said) as caught:
         task.delay("acct", 9)
     assert caught.value.field == "cost"
+
+
+# the cost function of a task (account, amount), what a call ("acct", 3) costs
+COSTS_BY_NAME: list[tuple[Callable[..., int], int]] = [
+    # some of the arguments, in any order
+    (lambda amount: amount, 3),
+    (lambda amount, account: amount + len(account), 7),
+    (lambda: 2, 2),
+    # with a default for what the task does not have
+    (lambda amount, factor=1: amount * factor, 3),
+    # all of them by name, or as the task is called
+    (lambda **arguments: len(arguments), 2),
+    (lambda *args, **kwargs: len(args) + len(kwargs), 2),
+    (lambda account, /, amount: amount, 3),
+]
+
+
+@pytest.mark.parametrize(("cost", "expected"), COSTS_BY_NAME)
+@pytest.mark.parametrize("kwargs", [{}, {"amount": 3}])
+def test_a_cost_function_gets_the_arguments_it_names(
+    cost: Callable[..., int], expected: int, kwargs: dict[str, int]
+) -> None:
+    """It need not ask for those it does not use."""
+    declared = Upstream("u", Limit("10/s", burst=9, cost=cost))
+    declare(charge, upstream=declared)
+    plan = CallPlan.of("billing.charge", declared, (), inspect.signature(charge))
+    assert plan.costs(("acct",) if kwargs else ("acct", 3), kwargs) == (expected,)
+
+
+@pytest.mark.parametrize("cost", [lambda prompt: 1, lambda account, *, tokens: 1])
+def test_a_cost_function_that_asks_for_more_is_refused(cost: Callable[..., int]) -> None:
+    """Said when the task is declared, not at each call."""
+    declared = Upstream("u", Limit("10/s", burst=9, cost=cost))
+    with pytest.raises(DeclarationError, match="has: account, amount") as caught:
+        declare(charge, upstream=declared)
+    assert caught.value.field == "cost"
+    declare(anything, upstream=declared)
+
+
+# the limits of an upstream without a max_wait, the seconds that its tasks may wait
+DEFAULT_WAITS = [
+    # an hour
+    ([], 3_600),
+    ([Limit("10/s", burst=100)], 3_600),
+    # until the whole burst has been earned
+    ([Limit("10/day", burst=10)], 86_400),
+    ([Limit("1/s"), Limit("1/3h")], 10_800),
+    # a whole span, in which calls are spaced evenly at first
+    ([Window(10, per_seconds=86_400)], 86_400),
+    # the most there is
+    ([Limit("1/day", burst=60)], 30 * 86_400),
+]
+
+
+@pytest.mark.parametrize(("limits", "expected"), DEFAULT_WAITS)
+def test_the_default_of_max_wait_follows_the_slowest_limit(limits: Any, expected: int) -> None:
+    """The first tasks of a slow limit do not die before their first slot."""
+    assert Upstream("u", *limits).max_wait == expected * SECOND
+    assert Upstream("u", *limits, max_wait=5).max_wait == 5 * SECOND

@@ -107,7 +107,7 @@ COSTS: list[Callable[..., Any]] = [
     # no number
     lambda account: "many",
     # it fails
-    lambda: 1,
+    lambda account: 1 // 0,
 ]
 
 
