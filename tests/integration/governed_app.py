@@ -50,7 +50,9 @@ governor = Governor(app, clock=clock)
 RATE = os.environ.get("RATE", "100/s")
 BURST = int(os.environ.get("BURST", "1"))
 PARKING: Any = os.environ.get("PARKING", "store")
-api = Upstream("api", Limit(RATE, burst=BURST), parking=PARKING)
+MAX_WAIT = float(os.environ.get("MAX_WAIT", "3600"))
+
+api = Upstream("api", Limit(RATE, burst=BURST), parking=PARKING, max_wait=MAX_WAIT)
 free = Upstream("free", Limit("1000/s", burst=100), parking=PARKING)
 AGAIN = Retry(on=ConnectionError, attempts=3, wait=tenacity.wait_fixed(0.05))
 

@@ -10,18 +10,18 @@ from celery import Celery
 app = Celery("plain")
 
 
-@app.task
+@app.task(shared=False)
 def add(x: int, y: int) -> int:
     return x + y
 
 
-@app.task
+@app.task(shared=False)
 def pool_process() -> int:
     """Id of the pool's process that ran it."""
     return os.getpid()
 
 
-@app.task
+@app.task(shared=False)
 def nap(seconds: float) -> str:
     print("napping", flush=True)
     time.sleep(seconds)

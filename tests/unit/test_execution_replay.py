@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from celery import Celery
@@ -129,7 +130,7 @@ def test_what_replaces_a_replay_names_its_dead_letter(send: Any, named: str | No
     """A task that a replay replaces itself with resolves the dead letter when it succeeds; other
     tasks that the replay sends do not."""
     with Celery("app", broker="memory://", set_as_current=False) as app:
-        app.conf.governor_redis_url = "redis://unused"
+        app.conf.update(governor_redis_url="redis://unused", task_default_queue=uuid4().hex)
         Governor(app, clock=FakeClock(), store=MemoryStore(lambda: 0))
         upstream = Upstream("api", Limit("1/s"))
 
@@ -145,6 +146,9 @@ def test_what_replaces_a_replay_names_its_dead_letter(send: Any, named: str | No
         finally:
             _task_stack.pop()
             task.pop_request()
-        with app.connection_for_read() as connection, connection.SimpleQueue("celery") as queue:
+        with (
+            app.connection_for_read() as connection,
+            connection.SimpleQueue(app.conf.task_default_queue) as queue,
+        ):
             message = queue.get(timeout=1)
     assert Header.from_message(message.headers).replay_of == named
