@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -48,6 +49,15 @@ class OwnRequest(Request):
     def acknowledge(self) -> None:
         seen.append("acknowledge")
         super().acknowledge()
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """Leave the level of the root logger, which a worker sets for all of its process, as it was."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
 
 
 @pytest.fixture(params=["redis", "memory"])
