@@ -1,4 +1,4 @@
-"""What events cost: processor time of a governed no-op task in a worker that serves metrics for
+"""The cost of events: processor time of a governed no-op task in a worker that serves metrics for
 Prometheus, and in one that nobody listens to.
 
 Each worker has two prefork processes and stays up; they take turns, so that a busy machine is as

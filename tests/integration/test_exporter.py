@@ -98,7 +98,7 @@ def exported(redis_url: str, tmp_path: Path) -> Iterator[Exported]:
 
 
 def test_once_prints_the_metrics(exported: Exported) -> None:
-    """What Redis, the database and the spill folder know is printed, with bounded labels only."""
+    """Gauges of Redis, the database and the spill folder are printed, with bounded labels only."""
     exported.park("acme")
     exported.park("globex")
     exported.letters.record(death("t1", task_name="order"))

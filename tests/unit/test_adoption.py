@@ -120,7 +120,7 @@ def test_many_are_adopted_in_parts(world: World) -> None:
 def test_tasks_of_a_queue_of_others_become_dead_letters_when_their_time_is_over(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They are never adopted; their dead letter names the queue that no worker consumes."""
+    """Such tasks are never adopted; their dead letter names the queue that no worker consumes."""
     world.groups = {"theirs": OTHERS, "theirs too": OTHERS}
     world.overdue = Overdue(0, (ticket("t1", late=True),), 0, False, 0)
     world.loop.run_for(SHORTEST)

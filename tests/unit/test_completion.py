@@ -1,4 +1,4 @@
-"""What follows from each end of a body, with the worker's real dispatcher on a simulated loop."""
+"""The consequence of each end of a body, with the worker's real dispatcher on a simulated loop."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ MEASURED = [
 
 @pytest.mark.parametrize(("limits", "counts"), MEASURED)
 def test_which_limits_are_measured(limits: list[Any], counts: tuple[bool, ...]) -> None:
-    """Those with a cost function; without any, those that count a call as one."""
+    """Limits with a cost function are measured; without any, those that count a call as one."""
     assert cost.measured(plan(*limits)) == counts
 
 

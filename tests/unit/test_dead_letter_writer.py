@@ -189,7 +189,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def test_nothing_is_acknowledged_before_it_is_written(world: World) -> None:
-    """What follows a death is called once, on the loop, when the row is there."""
+    """The step after a death is called once, on the loop, when the row is there."""
     world.record.side_effect = lambda _: world.then.assert_not_called()
     world.die()
     world.then.assert_not_called()

@@ -432,7 +432,7 @@ COSTS_BY_NAME: list[tuple[Callable[..., int], int]] = [
 def test_a_cost_function_gets_the_arguments_it_names(
     cost: Callable[..., int], expected: int, kwargs: dict[str, int]
 ) -> None:
-    """It need not ask for those it does not use."""
+    """A cost function need not ask for arguments that it does not use."""
     declared = Upstream("u", Limit("10/s", burst=9, cost=cost))
     declare(charge, upstream=declared)
     plan = CallPlan.of("billing.charge", declared, (), inspect.signature(charge))

@@ -66,7 +66,7 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("of", "expression"), [*expressions()])
 def test_every_metric_and_label_is_served(of: str, expression: str) -> None:
-    """What an expression asks for is a metric that is served, selected and summed by its labels."""
+    """Each metric of an expression is served, and is selected and summed by labels that it has."""
     named = re.findall(r"\b(governor_\w+)(?:\{([^}]*)\})?", expression)
     assert named, of
     known: set[str] = set()
